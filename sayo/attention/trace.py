@@ -1,0 +1,70 @@
+"""What a metric, a reward or a picture receives: the attention of one completion, read once and exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Rows = Literal["of_token", "deciding"]
+"""The two readings of "attention at response token t" (both exist in the field, so every consumer names its own).
+
+- `"of_token"`: the query is the generated token itself, position `P + t` (what the SAYO and Look-Back releases read).
+- `"deciding"`: the query is the position whose logits chose the token, `P + t - 1`.
+"""
+
+
+@dataclass(frozen=True)
+class AttentionTrace:
+    """Attention of one completion of `T` tokens after a prompt of `P` tokens, averaged over query heads.
+
+    Row `i` of every array is the query position `P - 1 + i`, so there are `T + 1` rows: the row that decided the
+    first token, then the row of every token.
+
+    Attributes:
+        masses: key group -> `(L, T + 1)` float32, the attention that the group received: `sum_k A[q, k] * w[k]`.
+            Groups of the trainer: `"image"` (every visual token), `"target"` (the region's visual tokens, with
+            their coverage weights; absent for a sample without a region).
+        sizes: key group -> sum of the group's key weights (its number of tokens when the weights are 1).
+        entropy: `(T,)` float32, nats: entropy of the distribution that chose each token (after temperature).
+        layers: the `L` decoder layers that were read, as non-negative indices.
+        maps: `(L, T + 1, N)` float32 or None: attention on each of the sample's `N` visual tokens.
+    """
+
+    masses: dict[str, np.ndarray]
+    sizes: dict[str, float]
+    entropy: np.ndarray
+    layers: tuple[int, ...]
+    maps: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        """Number of response tokens `T`."""
+        return len(self.entropy)
+
+    @property
+    def has_region(self) -> bool:
+        """Whether the sample has a target region to look at."""
+        return self.sizes.get("target", 0.0) > 0
+
+    def mass(self, group: str, rows: Rows) -> np.ndarray:
+        """`(L, T)` attention mass on `group` for each response token."""
+        return select_rows(self._group(group), rows)
+
+    def mean(self, group: str, rows: Rows) -> np.ndarray:
+        """`(L, T)` attention per key of `group` (mass / size): SAYO's `a` for the target, `v` for the image."""
+        return self.mass(group, rows) / self.sizes[group]
+
+    def _group(self, group: str) -> np.ndarray:
+        if group not in self.masses:
+            raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
+        return self.masses[group]
+
+
+def select_rows(array: np.ndarray, rows: Rows) -> np.ndarray:
+    """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them."""
+    if rows == "of_token":
+        return array[:, 1:]
+    if rows == "deciding":
+        return array[:, :-1]
+    raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
