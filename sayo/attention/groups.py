@@ -1,0 +1,93 @@
+"""From a padded batch to key groups, and from a reading back to one trace per completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from sayo.attention.capture import AttentionNotCaptured, Reading
+from sayo.attention.trace import AttentionTrace
+
+
+def key_groups(
+    input_ids: torch.Tensor, completion_length: int, samples: Sequence[Mapping], image_token_id: int
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Key groups of a batch of padded prompts and completions.
+
+    Positions are found per row by id, so left padding and several images need no care. Only the prompt is searched:
+    a vision id in a completion would be no image.
+
+    Args:
+        input_ids: `(B, S)` int64, prompts (left-padded) followed by `completion_length` completion positions.
+        samples: one mapping per row with `region_tokens` and `region_weights` (indices among the sample's visual
+            tokens, and their coverage) and `num_visual_tokens` (per image); each may be absent or None.
+        image_token_id: `model.config.image_token_id`.
+
+    Returns:
+        groups `{"image", "target"}`, each `(B, S)` float32; and `(B, N)` int64 positions of the visual tokens,
+        padded with 0 where a sample has fewer than the longest.
+
+    Raises:
+        AttentionNotCaptured: a prompt holds another number of visual tokens than its row was prepared for.
+    """
+    image = input_ids == image_token_id
+    image[:, input_ids.shape[1] - completion_length :] = False
+    counts = image.sum(dim=1).tolist()
+    index = torch.zeros(len(counts), max(counts, default=0), dtype=torch.long, device=input_ids.device)
+    target = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+    for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+        positions = image[row].nonzero()[:, 0]
+        index[row, :count] = positions
+        expected = sample.get("num_visual_tokens")
+        if expected is not None and sum(expected) != count:
+            raise AttentionNotCaptured(
+                f"Sample {sample.get('id', row)!r}: the prompt holds {count} visual tokens, but the data were prepared "
+                f"for {sum(expected)}. Was the prompt truncated, or the processor's pixel limits changed? Map the data "
+                "again with this model's processor (`sayo prepare ... --processor MODEL`)."
+            )
+        tokens = sample.get("region_tokens")
+        if tokens:
+            if max(tokens) >= count:
+                raise AttentionNotCaptured(
+                    f"Sample {sample.get('id', row)!r}: region token {max(tokens)} lies outside its {count} visual tokens."
+                )
+            weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=target.device)
+            target[row, positions[torch.tensor(tokens, device=positions.device)]] = weights
+    return {"image": image.float(), "target": target}, index
+
+
+def completion_traces(
+    reading: Reading,
+    groups: Mapping[str, torch.Tensor],
+    entropies: torch.Tensor,
+    completion_mask: torch.Tensor,
+    image_index: torch.Tensor,
+) -> list[AttentionTrace]:
+    """One [`AttentionTrace`] per row of the batch.
+
+    Args:
+        reading: rows `P - 1 .. P + T_max - 1` of every sample.
+        groups: as given to the reading.
+        entropies: `(B, T_max)` nats.
+        completion_mask: `(B, T_max)`; its sum is a completion's number of tokens.
+        image_index: `(B, N)` as of `key_groups`; used where the reading kept maps.
+    """
+    masses = {name: value.float().cpu().numpy() for name, value in reading.masses.items()}
+    sizes = {name: value.sum(dim=1).tolist() for name, value in groups.items()}
+    num_visual = (groups["image"] > 0).sum(dim=1).tolist()
+    entropies = entropies.float().cpu().numpy()
+    maps = None if reading.maps is None else reading.maps.float().cpu().numpy()
+    traces = []
+    for row, length in enumerate(completion_mask.sum(dim=1).tolist()):
+        present = [name for name in masses if sizes[name][row] > 0]
+        traces.append(
+            AttentionTrace(
+                masses={name: masses[name][row, :, : length + 1] for name in present},
+                sizes={name: sizes[name][row] for name in present},
+                entropy=entropies[row, :length],
+                layers=reading.layers,
+                maps=None if maps is None else maps[row, :, : length + 1, : num_visual[row]],
+            )
+        )
+    return traces

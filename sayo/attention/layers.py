@@ -1,0 +1,87 @@
+"""Which modules of a model attend, and which of them a user means by `"last"`, `-1`, `"all"`, `0.5` or `"4-7"`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+LayerSpec = str | int | float | Sequence[str | int | float]
+
+
+def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
+    """Decoder layer index -> its self-attention module, for any transformers causal or vision-language model.
+
+    Works through DDP, DeepSpeed, FSDP and PEFT wrappers, because they all keep the original modules. Layers without
+    attention weights (linear attention, state space) are left out.
+
+    Raises:
+        ValueError: no decoder layer with a `self_attn` was found.
+    """
+    num_layers = model_config(model).get_text_config().num_hidden_layers
+    for name, module in model.named_modules():
+        layers = getattr(module, "layers", None)
+        is_vision = any(part in name for part in ("visual", "vision"))
+        if isinstance(layers, nn.ModuleList) and not is_vision and len(layers) == num_layers:
+            found = {index: layer.self_attn for index, layer in enumerate(layers) if hasattr(layer, "self_attn")}
+            if found:
+                return found
+    raise ValueError(
+        f"No decoder layers with a `self_attn` module were found in {type(model).__name__}. sayo reads attention of "
+        "transformers models whose text decoder is a ModuleList named `layers`."
+    )
+
+
+def model_config(model: nn.Module):
+    """The transformers config of a model inside any wrapper (DDP and DeepSpeed engines have none of their own)."""
+    while not hasattr(model, "config") or not hasattr(model.config, "get_text_config"):
+        if not hasattr(model, "module"):
+            raise ValueError(f"{type(model).__name__} has no transformers config: pass a transformers model.")
+        model = model.module
+    return model.config
+
+
+def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Turn a layer spec into sorted layer indices.
+
+    Args:
+        spec: an index (negative counts from the end), `"last"`, `"all"`, an inclusive range `"4-7"`, a fraction of
+            the depth in (0, 1) such as `0.5`, or a list of those.
+        readable: the layers that have attention weights.
+        num_layers: depth of the decoder.
+
+    Raises:
+        ValueError: unknown spec, index out of range, or a layer that has no attention weights.
+    """
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        if not spec:
+            raise ValueError("The list of layers is empty: name at least one, e.g. 'last'.")
+        return tuple(sorted({layer for item in spec for layer in resolve_layers(item, readable, num_layers)}))
+    if spec == "all":
+        return tuple(readable)
+    if spec == "last":
+        return (max(readable),)
+    indices = [index + num_layers if index < 0 else index for index in _numbers(spec, num_layers)]
+    for index in indices:
+        if not 0 <= index < num_layers:
+            raise ValueError(f"Layer {spec!r} is out of range: the decoder has {num_layers} layers.")
+        if index not in readable:
+            raise ValueError(
+                f"Layer {index} has no attention weights (linear attention or state space). Readable: {list(readable)}"
+            )
+    return tuple(indices)
+
+
+def _numbers(spec: str | int | float, num_layers: int) -> list[int]:
+    if isinstance(spec, bool) or not isinstance(spec, (int, float, str)):
+        raise ValueError(f"Unknown layer spec {spec!r}.")
+    if isinstance(spec, int):
+        return [spec]
+    if isinstance(spec, float):
+        if not 0 < spec < 1:
+            raise ValueError(f"A fractional layer must lie between 0 and 1, got {spec}.")
+        return [int(spec * num_layers)]
+    first, dash, last = spec.partition("-")
+    if first.isdigit() and (not dash or last.isdigit()):
+        return list(range(int(first), int(last if dash else first) + 1))
+    raise ValueError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction like 0.5.")
