@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sayo.attention.trace import AttentionTrace, Rows, select_rows
 from sayo.geometry import VisualCells
@@ -50,7 +50,7 @@ def raster(cells: VisualCells, values: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def save_sheet(panels: Sequence[Mapping], path: str | Path, title: str) -> None:
-    """Write a sheet of panels, each the image with its attention, its regions and the words said about it.
+    """Write a sheet with one column per panel: the picture with its regions, below it where the response looked.
 
     Args:
         panels: mappings with `image` (PIL), `cells`, `map` (`(N,)`), `regions` (`box` in pixels xyxy, `role`),
@@ -60,28 +60,55 @@ def save_sheet(panels: Sequence[Mapping], path: str | Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.2 * len(panels), 4.6), layout="constrained", dpi=110)
+    figure = Figure(figsize=(3.0 * len(panels), 6.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, panel)
-    figure.savefig(path, format="png")
+    for (above, below), panel in zip(figure.subplots(2, len(panels), squeeze=False).T, panels, strict=True):
+        _draw_picture(above, panel)
+        _draw_attention(below, panel)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # an untrained policy may say anything, fonts may not
+        figure.savefig(path, format="png")
 
 
-def _draw(axes, panel: Mapping) -> None:
+def _draw_picture(axes, panel: Mapping) -> None:
+    axes.imshow(panel["image"].convert("RGB"), extent=_extent(panel))
+    _draw_regions(axes, panel["regions"])
+    axes.set_title(_wrapped(panel["question"], 36), fontsize=8)
+
+
+def _draw_attention(axes, panel: Mapping) -> None:
+    # The picture in grey below, so that every colour is attention.
+    axes.imshow(panel["image"].convert("L"), extent=_extent(panel), cmap="gray", vmin=0, vmax=255)
+    heat = raster(panel["cells"], panel["map"], panel["image"].size)
+    axes.imshow(heat, extent=_extent(panel), cmap=COLORMAP, alpha=0.6, vmin=0, vmax=max(float(heat.max()), 1e-12))
+    _draw_regions(axes, panel["regions"])
+    axes.text(
+        0.5,
+        -0.03,
+        f"{_wrapped(panel['completion'][:200], 44)}\n{panel['caption']}",
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=7,
+    )
+
+
+def _draw_regions(axes, regions: Sequence[Mapping]) -> None:
     from matplotlib.patches import Rectangle
 
-    image: Image.Image = panel["image"].convert("RGB")
-    extent = (0, image.width, image.height, 0)
-    axes.imshow(image, extent=extent)
-    heat = raster(panel["cells"], panel["map"], image.size)
-    axes.imshow(heat, extent=extent, cmap=COLORMAP, alpha=0.55, vmin=0, vmax=max(float(heat.max()), 1e-12))
-    for region in panel["regions"]:
+    for region in regions:
         left, top, right, bottom = region["box"]
         color = REGION_COLORS.get(region["role"], "white")
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=2))
     axes.set_axis_off()
-    axes.set_title(textwrap.fill(panel["question"], 38), fontsize=8)
-    words = "\n".join(textwrap.fill(part, 46) for part in (panel["completion"][:300], panel["caption"]))
+
+
+def _extent(panel: Mapping) -> tuple[int, int, int, int]:
+    width, height = panel["image"].size
+    return 0, width, height, 0
+
+
+def _wrapped(text: str, width: int) -> str:
     # Model output is text, never mathematics: a dollar sign must not start TeX.
-    axes.text(0.5, -0.03, words.replace("$", r"\$"), transform=axes.transAxes, ha="center", va="top", fontsize=7)
+    return textwrap.fill("".join(c if c.isprintable() else " " for c in text), width).replace("$", r"\$")

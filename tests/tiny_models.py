@@ -21,6 +21,7 @@ TEXT = {
     "bos_token_id": None,
     "tie_word_embeddings": False,
 }
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 IDS = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
@@ -29,10 +30,15 @@ IDS = {
 }
 
 
-def qwen3_vl(attn_implementation: str = "sdpa", seed: int = 0, sharpness: float = 20.0) -> transformers.PreTrainedModel:
+def qwen3_vl(
+    attn_implementation: str = "sdpa", seed: int = 0, sharpness: float = 20.0
+) -> transformers.PreTrainedModel:
     """Qwen3-VL: patch 4, merge 2, q/k norm, deepstack."""
     config = transformers.Qwen3VLConfig(
-        text_config={**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+        text_config={
+            **TEXT,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        },
         vision_config={
             "depth": 2,
             "hidden_size": 16,
@@ -49,10 +55,15 @@ def qwen3_vl(attn_implementation: str = "sdpa", seed: int = 0, sharpness: float 
     return _build(transformers.Qwen3VLForConditionalGeneration, config, attn_implementation, seed, sharpness)
 
 
-def qwen2_5_vl(attn_implementation: str = "sdpa", seed: int = 0, sharpness: float = 20.0) -> transformers.PreTrainedModel:
+def qwen2_5_vl(
+    attn_implementation: str = "sdpa", seed: int = 0, sharpness: float = 20.0
+) -> transformers.PreTrainedModel:
     """Qwen2.5-VL: patch 4, merge 2, windowed vision tower, biased q/k/v."""
     config = transformers.Qwen2_5_VLConfig(
-        text_config={**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+        text_config={
+            **TEXT,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        },
         vision_config={
             "depth": 2,
             "hidden_size": 16,

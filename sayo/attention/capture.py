@@ -1,9 +1,9 @@
-"""Exact attention of chosen layers, rows and key groups, read beside any kernel while the model runs as it always does.
+"""Exact attention of chosen layers, rows and key groups, read beside any kernel while the model runs as always.
 
 transformers sends every attention layer through `AttentionInterface`. While a capture is open, the entry of the
-model's own kernel is wrapped: the stock function is called unchanged and, for a chosen module, the wanted rows are read
-from the same queries, keys and mask. The model's config never changes, so masks, flash checks and saved configs stay
-as they were; vision towers and other models that share the kernel pass straight through.
+model's own kernel is wrapped: the stock function is called unchanged and, for a chosen module, the wanted rows are
+read from the same queries, keys and mask. The model's config never changes, so masks, flash checks and saved configs
+stay as they were; vision towers and other models that share the kernel pass straight through.
 """
 
 from __future__ import annotations

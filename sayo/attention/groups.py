@@ -42,15 +42,16 @@ def key_groups(
         expected = sample.get("num_visual_tokens")
         if expected is not None and sum(expected) != count:
             raise AttentionNotCaptured(
-                f"Sample {sample.get('id', row)!r}: the prompt holds {count} visual tokens, but the data were prepared "
-                f"for {sum(expected)}. Was the prompt truncated, or the processor's pixel limits changed? Map the data "
-                "again with this model's processor (`sayo prepare ... --processor MODEL`)."
+                f"Sample {sample.get('id', row)!r}: the prompt holds {count} visual tokens, but the data were "
+                f"prepared for {sum(expected)}. Was the prompt truncated, or the processor's pixel limits changed? "
+                "Map the data again with this model's processor (`sayo prepare ... --processor MODEL`)."
             )
         tokens = sample.get("region_tokens")
         if tokens:
             if max(tokens) >= count:
                 raise AttentionNotCaptured(
-                    f"Sample {sample.get('id', row)!r}: region token {max(tokens)} lies outside its {count} visual tokens."
+                    f"Sample {sample.get('id', row)!r}: region token {max(tokens)} lies outside its {count} visual "
+                    "tokens. Map the data again with this model's processor."
                 )
             weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=target.device)
             target[row, positions[torch.tensor(tokens, device=positions.device)]] = weights

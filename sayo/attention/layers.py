@@ -84,4 +84,4 @@ def _numbers(spec: str | int | float, num_layers: int) -> list[int]:
     first, dash, last = spec.partition("-")
     if first.isdigit() and (not dash or last.isdigit()):
         return list(range(int(first), int(last if dash else first) + 1))
-    raise ValueError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction like 0.5.")
+    raise ValueError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction.")

@@ -35,7 +35,7 @@ def additive_mask(
     if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2):
         raise TypeError(
             f"sayo does not know the attention mask format {type(attention_mask).__name__} "
-            f"{tuple(getattr(attention_mask, 'shape', ()))}: use one of sdpa, eager, flex_attention, flash_attention_2/3."
+            f"{tuple(getattr(attention_mask, 'shape', ()))}: use sdpa, eager, flex_attention or flash_attention_2/3."
         )
     visible = _causal(rows, query_length, key_length, is_causal, sliding_window, top_left)
     if attention_mask is not None:

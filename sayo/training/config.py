@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 @dataclass
 class RegionGRPOConfig(GRPOConfig):
-    """TRL's [`~trl.GRPOConfig`] plus the reading of attention. Every other key is TRL's, so a TRL recipe can be pasted.
+    """TRL's [`~trl.GRPOConfig`] plus the reading of attention; every other key is TRL's.
 
     > Parameters that control the reading of attention
 

@@ -4,7 +4,7 @@ The algorithm, beside TRL's own:
 
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
-   way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned; then it is asked to run it.
+   way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
 3. The readings become one `AttentionTrace` per completion and reach every reward function as the column `attention`.
 4. Advantages, losses, clipping, importance correction and logging stay TRL's.
 """
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from trl import GRPOTrainer
 
 from sayo.attention import AttentionCapture, AttentionTrace

@@ -1,0 +1,62 @@
+"""The `sayo` command. Every command lives beside what it does; this file only puts them under one roof."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sayo
+from data_prep.cli import inspect, prepare_app
+from sayo.export.cli import export
+from sayo.toyworld.cli import app as toy_app
+from sayo.training.cli import train
+
+app = typer.Typer(
+    help="Fine-tune vision-language models by reinforcement learning so that they look where the answer is.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(prepare_app, name="prepare")
+app.command()(inspect)
+app.command()(train)
+app.command()(export)
+app.add_typer(toy_app, name="toy")
+
+
+@app.command("ls")
+def list_recipes() -> None:
+    """List the recipes that `sayo train --config-name` accepts."""
+    from sayo.recipes import recipe_names, recipes_dir
+
+    for name in recipe_names():
+        first = (recipes_dir() / f"{name}.yaml").read_text().partition("\n")[0].lstrip("# ")
+        typer.echo(f"{name:24} {first}")
+
+
+@app.command("cp")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="A recipe that `sayo ls` lists.")],
+    out: Annotated[Path, typer.Argument(help="Where your copy goes, e.g. my_recipe.yaml.")],
+) -> None:
+    """Copy a recipe to edit it; train it with `sayo train --config-name ./my_recipe.yaml`."""
+    from sayo.recipes import recipe_names, recipes_dir
+
+    if name not in recipe_names():
+        raise typer.BadParameter(f"unknown recipe {name!r}; `sayo ls` lists them")
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists already; choose another name")
+    shutil.copy(recipes_dir() / f"{name}.yaml", out)
+    typer.echo(f"{out} written. Train it with: sayo train --config-name {out}")
+
+
+@app.command()
+def version() -> None:
+    """Print the versions that matter for a bug report."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"sayo {sayo.__version__}")
+    for package in ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets"):
+        typer.echo(f"{package} {installed(package)}")

@@ -1,0 +1,100 @@
+"""From a checked recipe to the objects of a run: policy, processor, data and reward functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
+
+
+def load_processor(section: ModelSection) -> Any:
+    """The model's processor with the recipe's pixel limits, padding on the left as generation needs it."""
+    processor = load_auto_processor(section.name_or_path)
+    if section.size is not None:
+        # `from_pretrained` silently ignores limits when the saved config has a `size`: set them on the object.
+        processor.image_processor.size = {**dict(processor.image_processor.size), **section.size}
+    return processor
+
+
+def load_auto_processor(name_or_path: str | Path) -> Any:
+    """`AutoProcessor.from_pretrained`, able to load toy checkpoints too."""
+    from sayo.toyworld.processor import register
+
+    register()
+    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
+
+
+def load_policy(section: ModelSection) -> PreTrainedModel:
+    """Load the weights; freeze the vision tower and the projector if the recipe says so.
+
+    Raises:
+        RecipeError: unknown dtype.
+    """
+    dtype = getattr(torch, section.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise RecipeError(f"`model.dtype: {section.dtype}` is no torch dtype: use bfloat16, float16 or float32.")
+    policy = AutoModelForImageTextToText.from_pretrained(
+        section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
+    )
+    if section.freeze_vision:
+        for name, parameter in policy.named_parameters():
+            if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):
+                parameter.requires_grad_(False)
+    return policy
+
+
+def lora_config(section: ModelSection) -> Any:
+    """peft's `LoraConfig`, or None for full fine-tuning."""
+    if section.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **section.lora)
+
+
+def load_data(section: DataSection, split: str) -> Dataset:
+    """Rows of `split`, with the recipe's system prompt in front.
+
+    Raises:
+        RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub.
+    """
+    path = Path(section.path)
+    if path.suffix == ".parquet":
+        rows = load_dataset("parquet", data_files={split: str(path)}, split=split)
+    elif path.is_dir() or (not path.is_absolute() and not str(path).startswith(".")):
+        rows = load_dataset(str(path), split=split)
+    else:
+        raise RecipeError(f"`data.path: {path}` does not exist. `sayo prepare --help` shows how to make it.")
+    if section.max_samples is not None:
+        rows = rows.select(range(min(section.max_samples, len(rows))))
+    if section.system_prompt:
+        system = {"role": "system", "content": section.system_prompt}
+        rows = rows.map(lambda row: {"prompt": [system, *row["prompt"]]}, desc="system prompt")
+    return rows
+
+
+class BoundReward:
+    """A reward function with the recipe's options bound and the recipe's name on it, as TRL logs it."""
+
+    def __init__(self, function: Callable, name: str, options: dict[str, Any]):
+        self._function = functools.partial(function, **options)
+        self.__name__ = name
+
+    def __call__(self, **kwargs) -> list[float | None]:
+        return self._function(**kwargs)
+
+
+def reward_functions(recipe: Recipe) -> tuple[list[BoundReward], list[float]]:
+    """The recipe's reward functions, and their weights in the same order."""
+    functions = [
+        BoundReward(resolve_function(entry.function, f"rewards.{name}.function"), name, entry.options)
+        for name, entry in recipe.rewards.items()
+    ]
+    return functions, [entry.weight for entry in recipe.rewards.values()]
