@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -158,7 +159,10 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
     if "output_dir" not in trainer:
         raise RecipeError("The recipe has no `trainer.output_dir`: say where the run is written.")
     for name, entry in recipe.rewards.items():
-        resolve_function(entry.function, f"rewards.{name}.function")
+        function = resolve_function(entry.function, f"rewards.{name}.function")
+        # Reward functions take **kwargs, so a misspelt option would pass unseen.
+        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        _check_names(entry.options, named, f"rewards.{name}.options")
     return recipe
 
 
@@ -205,7 +209,10 @@ def _section(cls: type, values: Any, path: str) -> Any:
 
 
 def _check_keys(values: Mapping[str, Any], cls: type, path: str) -> None:
-    known = [item.name for item in dataclasses.fields(cls) if item.init]
+    _check_names(values, [item.name for item in dataclasses.fields(cls) if item.init], path)
+
+
+def _check_names(values: Mapping[str, Any], known: Sequence[str], path: str) -> None:
     for key in values:
         if key not in known:
             full = f"{path}.{key}" if path else key

@@ -1,0 +1,50 @@
+"""Measures of visual attention: pure functions of plain arrays or of an `AttentionTrace`, one family per file."""
+
+from sayo.metrics.avar import bounded, scale_scores, vas
+from sayo.metrics.lookback import attention_trend, lift, token_span
+from sayo.metrics.perception import anchor_weights, dependency_filter, token_dependency, trajectory_scale
+from sayo.metrics.reflection import half_means, hellinger, late_attention, positive_mean
+from sayo.metrics.region import (
+    RegionAttention,
+    Select,
+    pooled_attention,
+    region_score,
+    target_ratio,
+    tas,
+    token_tas,
+    token_weights,
+    top_count,
+)
+from sayo.metrics.sinks import sink_free_mass, sink_tokens
+from sayo.metrics.vrga import entropy_focus_ratio, image_entropy, image_focus
+
+__all__ = [
+    "RegionAttention",
+    "Select",
+    "anchor_weights",
+    "attention_trend",
+    "bounded",
+    "dependency_filter",
+    "entropy_focus_ratio",
+    "half_means",
+    "hellinger",
+    "image_entropy",
+    "image_focus",
+    "late_attention",
+    "lift",
+    "pooled_attention",
+    "positive_mean",
+    "region_score",
+    "scale_scores",
+    "sink_free_mass",
+    "sink_tokens",
+    "target_ratio",
+    "tas",
+    "token_dependency",
+    "token_span",
+    "token_tas",
+    "token_weights",
+    "top_count",
+    "trajectory_scale",
+    "vas",
+]

@@ -1,0 +1,58 @@
+"""AVAR's visual attention score (VAS): attention on the image against attention on the system prompt.
+
+Source: "From Narrow to Panoramic Vision" (arXiv 2603.03825). The paper averages ratios; its release divides sums; the
+two differ several-fold, so the order is an argument and belongs into every result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Order = Literal["mean_of_ratios", "heads_first", "layers_and_heads_first", "ratio_of_sums"]
+
+
+def vas(image_mass: np.ndarray, system_mass: np.ndarray, order: Order = "mean_of_ratios", eps: float = 1e-6) -> float:
+    """Visual attention score.
+
+    Args:
+        image_mass, system_mass: `(L, H, U)` attention mass of U query rows on the visual and the system tokens. With
+            heads already averaged (an `AttentionTrace`), H = 1: insert the axis.
+        order: what is averaged before the division.
+            `"mean_of_ratios"`: nothing (the paper); `"heads_first"`: heads; `"layers_and_heads_first"`: layers and
+            heads (the release's docstring); `"ratio_of_sums"`: everything (the release's code).
+        eps: added to the denominator.
+
+    Raises:
+        ValueError: shapes differ or are not `(L, H, U)`, or there is no row; unknown order.
+    """
+    image, system = np.asarray(image_mass, dtype=np.float64), np.asarray(system_mass, dtype=np.float64)
+    if image.shape != system.shape or image.ndim != 3 or image.size == 0:
+        raise ValueError(f"both masses must be (L, H, U) and not empty, got {image.shape} and {system.shape}")
+    axes = {"mean_of_ratios": (), "heads_first": (1,), "layers_and_heads_first": (0, 1), "ratio_of_sums": (0, 1, 2)}
+    if order not in axes:
+        raise ValueError(f"order must be one of {sorted(axes)}, got {order!r}")
+    if order == "ratio_of_sums":
+        return float(image.sum() / (system.sum() + eps))
+    return float((image.mean(axis=axes[order]) / (system.mean(axis=axes[order]) + eps)).mean())
+
+
+def bounded(share: np.ndarray | float) -> np.ndarray | float:
+    """`x / (1 + x)` in [0, 1): a VAS of 10 to 19, as panoramic models have, would drown an accuracy reward of 1."""
+    return share / (1.0 + share)
+
+
+def scale_scores(
+    scores: np.ndarray, image: np.ndarray, system: np.ndarray, alpha_image: float = 0.15, alpha_system: float = 0.0
+) -> np.ndarray:
+    """AVAR's training-free scaling of the scores `(..., M)` before the mask and the softmax.
+
+    Image keys times `1 + alpha_image`, system keys times `1 - alpha_system`. Not a reweighting: a negative image
+    score is pushed further down, and adding a constant to all scores changes the outcome; so these must be the raw
+    scaled products `q k / sqrt(d)`.
+
+    Args:
+        image, system: `(M,)` bool key masks.
+    """
+    return scores * (1.0 + alpha_image * image - alpha_system * system)

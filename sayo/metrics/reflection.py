@@ -1,0 +1,47 @@
+"""Reflection-V's measures: does a long response keep looking, and does the image matter to it?
+
+Source: Reflection-V (arXiv 2509.12132), `evaluate/` of the public release. Its reward is not in the release; the form
+here (second half against first half) is known from descriptions only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def half_means(series: np.ndarray) -> tuple[float, float]:
+    """Mean over the first and the second half of `(T,)`; the middle token of an odd length belongs to the second.
+
+    Raises:
+        ValueError: fewer than two tokens.
+    """
+    if len(series) < 2:
+        raise ValueError(f"two halves need at least two tokens, got {len(series)}")
+    series, middle = np.asarray(series, dtype=np.float64), len(series) // 2
+    return float(series[:middle].mean()), float(series[middle:].mean())
+
+
+def late_attention(series: np.ndarray, floor: float = 0.0, eps: float = 1e-8) -> float:
+    """Second-half attention against first-half attention: `m2 / (max(m1, floor) + eps)`.
+
+    Args:
+        series: `(T,)` attention mass on the image per response token.
+        floor: the first half counts as at least this much. Without it the ratio is gamed by looking *less* at first;
+            with it, nothing is gained by going below the floor, and the value is bounded by `m2 / floor`.
+    """
+    first, second = half_means(series)
+    return second / (max(first, floor) + eps)
+
+
+def positive_mean(values: np.ndarray) -> float:
+    """Mean over the entries above 0, as the release's curves use (it hides tokens that do not look at all)."""
+    positive = np.asarray(values, dtype=np.float64)
+    positive = positive[positive > 0]
+    return float(positive.mean()) if len(positive) else 0.0
+
+
+def hellinger(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Hellinger distance of distributions `(..., vocabulary)`, in [0, 1]: visual dependency of the next token when `p`
+    is predicted with the image and `q` without it."""
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    return np.linalg.norm(np.sqrt(p) - np.sqrt(q), axis=-1) / np.sqrt(2.0)

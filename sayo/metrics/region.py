@@ -1,0 +1,137 @@
+"""How much attention falls on the target region: SAYO's target attention score and its training reward.
+
+Source: SAYO (arXiv 2602.08241), its target attention score, and `train/reward/attn_rewards.py` of the public release.
+Every number is a mean over heads, layers, keys and rows first; the ratio is taken last.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from sayo.attention.trace import AttentionTrace, Rows
+
+Select = Literal["top_entropy", "all", "entropy_weighted"]
+Numbers = TypeVar("Numbers", float, np.ndarray)
+
+
+class RegionAttention(NamedTuple):
+    """Attention of one completion on its target region, pooled over layers and selected tokens.
+
+    Attributes:
+        target: attention per target token, SAYO's `a` (mass / size).
+        image: attention per visual token, SAYO's `v`.
+        target_mass: attention mass on the region, in [0, 1].
+        image_mass: attention mass on all visual tokens, in [0, 1].
+    """
+
+    target: float
+    image: float
+    target_mass: float
+    image_mass: float
+
+
+def token_weights(entropy: np.ndarray, select: Select = "top_entropy", top_share: float = 0.3) -> np.ndarray:
+    """Weight of each response token in the pooled attention.
+
+    Args:
+        entropy: `(T,)` nats, `T >= 1`; valid tokens only (no padding, nothing after the end of sequence).
+        select: `"top_entropy"`: the `k = max(1, ceil(top_share * T))` most uncertain tokens, equally (ties: the
+            earlier token first, so exactly `k` are kept). `"all"`: every token, equally. `"entropy_weighted"`: in
+            proportion to entropy (equally when all entropies are 0).
+        top_share: in (0, 1].
+
+    Returns:
+        `(T,)` float64, sums to 1.
+
+    Raises:
+        ValueError: no token, an entropy that is negative or not finite, or an unknown option.
+    """
+    entropy = np.asarray(entropy, dtype=np.float64)
+    if entropy.ndim != 1 or len(entropy) == 0:
+        raise ValueError(f"entropy must be (T,) with at least one token, got shape {entropy.shape}")
+    # Rounding can push the entropy of a certain token a hair below zero.
+    if not np.isfinite(entropy).all() or entropy.min() < -1e-4:
+        raise ValueError("token entropies must be finite and non-negative; check the logits they were computed from")
+    entropy = np.maximum(entropy, 0.0)
+    if select == "all" or (select == "entropy_weighted" and not entropy.any()):
+        return np.full(len(entropy), 1.0 / len(entropy))
+    if select == "entropy_weighted":
+        return entropy / entropy.sum()
+    if select == "top_entropy":
+        k = top_count(len(entropy), top_share)
+        weights = np.zeros(len(entropy))
+        weights[np.argsort(-entropy, kind="stable")[:k]] = 1.0 / k
+        return weights
+    raise ValueError(f"select must be 'top_entropy', 'all' or 'entropy_weighted', got {select!r}")
+
+
+def top_count(length: int, share: float) -> int:
+    """`max(1, ceil(share * length))`: how many of a response's own tokens a share selects.
+
+    Raises:
+        ValueError: share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of tokens must be in (0, 1], got {share}")
+    return max(1, math.ceil(share * length - 1e-9))  # 1e-9: 0.1 * 30 is 3.0000000000000004 in floats
+
+
+def pooled_attention(
+    trace: AttentionTrace, rows: Rows, select: Select = "top_entropy", top_share: float = 0.3
+) -> RegionAttention:
+    """Pool a trace into the four numbers that every region score is made of.
+
+    Masses are averaged over heads (by the capture), then over the captured layers, then over the selected tokens;
+    the division by the number of keys comes last (all of these means commute; only ratios do not).
+
+    Raises:
+        ValueError: the trace has no token or no region, or its masses are not finite.
+    """
+    if not trace.has_region:
+        raise ValueError("this sample has no target region; skip it (rewards return None)")
+    weights = token_weights(trace.entropy, select, top_share)
+    target_mass, image_mass = (
+        float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights) for group in ("target", "image")
+    )
+    if not (math.isfinite(target_mass) and math.isfinite(image_mass)):
+        raise ValueError("attention masses are not finite; the forward pass that produced them overflowed")
+    return RegionAttention(
+        target_mass / trace.sizes["target"], image_mass / trace.sizes["image"], target_mass, image_mass
+    )
+
+
+def target_ratio(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+    """`x = (a + eps) / (v + eps)`: attention per target token against attention per visual token (1: no preference).
+
+    With `a`, `v` of one query row and head this is VRGA's RRAR (arXiv 2603.14184). Broadcasts.
+    """
+    return (target + eps) / (image + eps)
+
+
+def region_score(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+    """SAYO's training reward `r_v = tanh(log x)` with `x = (a + eps) / (v + eps)`, in (-1, 1). Broadcasts.
+
+    Computed by its closed form `(x^2 - 1) / (x^2 + 1)`. Its largest value is reached when all image attention sits
+    on the target, where `x = |V| / |T|`: small regions can earn more.
+
+    Raises:
+        ValueError: eps is not positive (the score of an image without attention would be 0 / 0).
+    """
+    if eps <= 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    a, v = target + eps, image + eps
+    return (a * a - v * v) / (a * a + v * v)
+
+
+def tas(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+    """SAYO's target attention score `R_a = (1 + tanh(log x)) / 2 = x^2 / (1 + x^2)`, in (0, 1). Broadcasts."""
+    return 0.5 * (1.0 + region_score(target, image, eps))
+
+
+def token_tas(trace: AttentionTrace, rows: Rows, eps: float = 1e-8) -> np.ndarray:
+    """`(T,)` TAS of each response token (layers averaged first): the curve of SAYO's diagnosis."""
+    a, v = (trace.mean(group, rows).astype(np.float64).mean(axis=0) for group in ("target", "image"))
+    return tas(a, v, eps)

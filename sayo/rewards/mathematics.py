@@ -1,0 +1,130 @@
+r"""Mathematical equality by math-verify, behind a gate that keeps prose, dates and hangs away from it.
+
+math-verify is built to dig an expression out of a paragraph: it reads "10 cats", "11 = 10" and "3 or 10" as 10, adds
+"3 4" up to 7, drops `\text{...}` and calls "12:30" two fifths. A reward built on that can be fooled, so an answer
+reaches math-verify only when *all* of it is one expression, and then in LaTeX mode, which parses the string whole.
+
+math-verify bounds its time with SIGALRM, which works in the main thread only. The gate therefore also refuses what
+can take long (towers of powers, big factorials, sums, integrals), and elsewhere math-verify runs without its alarm.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import lru_cache
+
+from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+
+_MAX_CHARACTERS = 200
+_SECONDS = 2
+# Units are ours to judge: math-verify's list takes "apple", "less" and a bare "m" for units.
+_LATEX = (LatexExtractionConfig(normalization_config=LatexNormalizationConfig(malformed_operators=True, nits=True)),)
+
+_UNITS = {  # a single letter is a unit only after a space: "5m" is algebra, "5 m" a length
+    "°": r"°|\^\{?\\circ\}?|\\degree|degrees?|deg",
+    "%": r"\\?%|percent",
+    "mm": "mm|millimet(?:er|re)s?",
+    "cm": "cm|centimet(?:er|re)s?",
+    "m": r"(?<=\s)m|met(?:er|re)s?",
+    "km": "km|kilomet(?:er|re)s?",
+    "in": "in|inch(?:es)?",
+    "ft": "ft|feet|foot",
+    "g": r"(?<=\s)g|grams?",
+    "kg": "kg|kilograms?",
+    "s": r"(?<=\s)s|sec|seconds?",
+    "min": "min|minutes?",
+    "h": r"(?<=\s)h|hours?",
+    "ml": "m[lL]|millilit(?:er|re)s?",
+    "l": r"(?<=\s)[lL]|lit(?:er|re)s?",
+}
+_UNIT = re.compile(
+    r"(?<=[\d})])\s*(?:"
+    + "|".join(f"(?P<u{i}>{pattern})" for i, pattern in enumerate(_UNITS.values()))
+    + r")(?:\s*\^\{?(?P<power>[23])\}?)?$"
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}")
+_DELIMITER = re.compile(r"\\[()\[\]]|\\?\$|\\[,;!]|\\left(?![a-z])|\\right(?![a-z])|~")
+_SIGNS = str.maketrans({"π": "\\pi ", "×": "\\times ", "·": "\\cdot ", "÷": "/", "²": "^2", "³": "^3"})
+_MIXED_NUMBER = re.compile(r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])")
+_ASSIGNMENT = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}")
+
+_NOT_ONE_EXPRESSION = re.compile(
+    r"[^\W\d_]{2,}"  # a word (two letters in a row)
+    r"|\d\s+\d"  # two numbers side by side
+    r"|[:?#@_\"']"  # clock times, ratios, prose
+    r"|^\d+(?:[-/]\d+){2,}$|^\d+\s*-\s*\d+$"  # dates, phone numbers, ranges
+)
+_HEAVY = re.compile(
+    r"\*\*|\d{40,}"
+    r"|\d{3,}\s*!|[!)}\]]\s*!"  # big or nested factorials
+    r"|\^\s*\{[^{}]*[\^!]|\^\s*[\w.]+\s*\^"  # towers of powers
+    r"|\^\s*[({]*\s*-?\d{4,}|[)}]\s*\^\s*\{?\s*-?\d{2,}"  # huge exponents
+    r"|\\(?:sum|prod|i*int|oint|binom|dbinom|lim|frac\{d)"
+)
+
+
+def math_equal(gold: str, answer: str) -> bool:
+    """Whether two strings are, each as a whole, expressions of the same value.
+
+    A unit may be missing on one side ("5 cm" and "5"), but two units must agree. A percentage equals the same number
+    ("50%" and "50", as charts label them) and its value ("0.5"). `x = 5` and `5` answer each other. Never raises.
+    """
+    (gold, gold_unit), (answer, answer_unit) = _split_unit(gold), _split_unit(answer)
+    if gold_unit and answer_unit and gold_unit != answer_unit:
+        return False
+    if ("=" in gold) != ("=" in answer):
+        gold, answer = _assigned(gold), _assigned(answer)
+    if ("=" in gold) != ("=" in answer) or not (_is_expression(gold) and _is_expression(answer)):
+        return False
+    if _same(gold, answer):
+        return True
+    if gold_unit == answer_unit or "%" not in (gold_unit, answer_unit):
+        return False
+    percent = "({})/100".format
+    return _same(percent(gold), answer) if gold_unit == "%" else _same(gold, percent(answer))
+
+
+def _split_unit(text: str) -> tuple[str, str]:
+    """`(expression, canonical unit or "")`, with delimiters and text wrappers taken off."""
+    if len(text) > 2 * _MAX_CHARACTERS:
+        return "", ""
+    text = _DELIMITER.sub(" ", _TEXT.sub(r" \1 ", text.translate(_SIGNS))).strip(" .,;")
+    text = _MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", text)
+    unit = _UNIT.search(text)
+    if unit is None:
+        return text, ""
+    name = next(name for i, name in enumerate(_UNITS) if unit[f"u{i}"])
+    return text[: unit.start()].strip(), name + (unit["power"] or "")
+
+
+def _assigned(text: str) -> str:
+    """`x = 5` -> `5`; any other text as it is."""
+    assignment = _ASSIGNMENT.fullmatch(text)
+    return assignment[1] if assignment else text
+
+
+def _is_expression(text: str) -> bool:
+    """Whether all of `text` is one expression that is cheap to evaluate."""
+    if not text or len(text) > _MAX_CHARACTERS or _HEAVY.search(text):
+        return False
+    bare = _COMMAND.sub(" ", _ENVIRONMENT.sub("", text))
+    # A lone letter is a choice or a name, not mathematics; a relation between two values ("11 = 10") is no value.
+    if "=" in bare and not re.search(r"[A-Za-z]", bare):
+        return False
+    return bool(re.search(r"[\d\\+*/^=<>]", text)) and not _NOT_ONE_EXPRESSION.search(bare)
+
+
+def _same(gold: str, answer: str) -> bool:
+    alarm = _SECONDS if threading.current_thread() is threading.main_thread() else None
+    try:
+        return bool(verify(_parse(gold, alarm), _parse(answer, alarm), timeout_seconds=alarm))
+    except Exception:  # sympy raises almost anything on odd input; what cannot be compared is not equal
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _parse(expression: str, alarm: int | None) -> list:
+    return parse(f"${expression}$", extraction_config=_LATEX, fallback_mode="no_fallback", parsing_timeout=alarm)

@@ -1,0 +1,43 @@
+"""Does the response look at the region that holds the answer? SAYO's attention reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sayo.attention.trace import AttentionTrace, Rows
+from sayo.metrics.region import RegionAttention, Select, pooled_attention, region_score
+
+
+def region_attention_reward(
+    completions: list,
+    attention: list[AttentionTrace | None],
+    rows: Rows = "of_token",
+    select: Select = "top_entropy",
+    top_share: float = 0.3,
+    eps: float = 1e-8,
+    **kwargs: Any,
+) -> list[float | None]:
+    """`r_v = tanh(log((a + eps) / (v + eps)))` in (-1, 1); None without a region or without a token.
+
+    `a` and `v` are the attention per target token and per visual token, averaged over heads, keys, captured layers
+    and the selected response tokens *before* the ratio is taken: 0 means that the region gets its share, 0.6 twice
+    its share. Source: SAYO (arXiv 2602.08241), reward of the high-entropy tokens; `k` is per response here.
+
+    Args:
+        completions: B completions (only their number is used).
+        attention: B traces, None where nothing was read.
+        rows: which row reads token t: its own (the published choice) or the one that chose it.
+        select: which response tokens count (see `metrics.region.token_weights`).
+        top_share: share of the tokens for `"top_entropy"`.
+        eps: floor of both means.
+    """
+    pooled = [_pool(trace, rows, select, top_share) for trace in attention]
+    if len(pooled) != len(completions):
+        raise ValueError(f"{len(completions)} completions but {len(pooled)} attention traces; one each is needed")
+    return [None if one is None else region_score(one.target, one.image, eps) for one in pooled]
+
+
+def _pool(trace: AttentionTrace | None, rows: Rows, select: Select, top_share: float) -> RegionAttention | None:
+    if trace is None or not trace.has_region or len(trace) == 0:
+        return None
+    return pooled_attention(trace, rows, select, top_share)

@@ -1,0 +1,57 @@
+"""Does a right answer attend to the image rather than to the system prompt? AVAR's visual reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sayo.attention.trace import AttentionTrace, Rows
+from sayo.metrics.avar import Order, bounded, vas
+from sayo.rewards.accuracy import accuracy_reward
+
+
+def visual_share_reward(
+    completions: list,
+    attention: list[AttentionTrace | None],
+    solution: list,
+    answers: list | None = None,
+    rows: Rows = "of_token",
+    anchor: str = "system",
+    order: Order = "heads_first",
+    bound: bool = True,
+    eps: float = 1e-6,
+    whole_text: bool = False,
+    **kwargs: Any,
+) -> list[float | None]:
+    """AVAR's VARS: 0 for a wrong answer, else image mass / system mass over the response, squashed to [0, 1).
+
+    The published ratio is unbounded (10 to 19 for models that look a lot), so it drowns an accuracy reward of 1;
+    `bound` maps it by `x / (1 + x)`. Source: AVAR (arXiv 2603.03825), weight 0.3 beside accuracy.
+
+    Args:
+        completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
+        attention: B traces that hold the groups `"image"` and `anchor`.
+        rows: which row reads token t.
+        anchor: key group of the denominator.
+        order: what is averaged before the division (heads already are; see `metrics.avar.vas`).
+        bound: False: the published form.
+
+    Returns:
+        None where there is no image, no anchor token, no response token or no reference answer.
+
+    Raises:
+        KeyError: the capture did not read `anchor`; add it to the captured key groups.
+    """
+    correct = accuracy_reward(completions, solution, answers, whole_text)
+    rewards: list[float | None] = []
+    for trace, right in zip(attention, correct, strict=True):
+        if trace is None or right is None or not trace.sizes.get("image") or len(trace) == 0:
+            rewards.append(None)
+        elif trace.sizes.get(anchor) == 0:
+            rewards.append(None)
+        elif right == 0:
+            rewards.append(0.0)
+        else:
+            masses = (trace.mass(group, rows)[:, None] for group in ("image", anchor))
+            share = vas(*masses, order=order, eps=eps)
+            rewards.append(bounded(share) if bound else share)
+    return rewards

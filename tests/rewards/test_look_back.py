@@ -1,0 +1,53 @@
+import pytest
+
+from sayo.metrics import token_span
+from sayo.rewards.look_back import look_back_reward, parse_look_back
+
+CHECK = "I look again at the red disc and its blue frame in the corner."
+GOOD = rf"<think> first </think> <back> {CHECK} </back> <think> so </think> The answer is \boxed{{red}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient", "spans"),
+    [
+        (GOOD, True, True, 1),
+        (GOOD.replace("> ", ">"), True, True, 1),
+        (r"<back>look</back> \boxed{red}", False, True, 1),
+        (GOOD + "<back>again</back>", False, True, 2),
+        ("Well. " + GOOD, False, True, 1),
+        (GOOD.replace("</back> <think>", "</back> hm <think>"), False, True, 1),
+        (GOOD.replace("so", " "), False, True, 1),
+        (GOOD.replace(r"\boxed{red}", r"\boxed{ }"), False, False, 1),
+        (GOOD.replace(r"\boxed{red}", "red"), False, False, 1),
+        (r"<think>\boxed{red}</think><back>ok</back><think>so</think>", False, True, 1),
+        (r"<think> first </think> \boxed{red}", False, False, 0),
+        (r"<back> </back> \boxed{red}", False, False, 1),
+        (r"<back>cut off \boxed{red}", False, False, 0),
+        (r"</back>x<back> \boxed{red}", False, False, 0),
+        ("", False, False, 0),
+    ],
+)
+def test_parser(text, strict, lenient, spans):
+    found = parse_look_back(text)
+    assert (found.strict, found.lenient, len(found.spans)) == (strict, lenient, spans)
+
+
+def test_reward():
+    thin = GOOD.replace(CHECK, "ok")
+    loose = rf"<back>{CHECK}</back> \boxed{{red}}"
+    messages = [[{"role": "assistant", "content": text}] for text in (GOOD, thin, loose, "")]
+    assert look_back_reward(messages) == [1.0, 0.0, 0.0, 0.0]
+    assert look_back_reward(messages, strict=False) == [1.0, 0.0, 1.0, 0.0]
+    assert look_back_reward(messages, min_words=1) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_one_span_although_tokens_merge():
+    pieces = ["a", ".</", "think", "><", "back", ">", "ok", "</", "back", "><", "think", ">"]
+    text = "".join(pieces)
+    ends = [len("".join(pieces[: i + 1])) for i in range(len(pieces))]
+    offsets = list(zip([0, *ends[:-1]], ends, strict=True))
+    (span,) = parse_look_back(text).spans
+    assert text[slice(*span)] == "ok"
+    assert token_span(span, offsets) == (6, 7)
+    assert token_span((0, len(text)), offsets) == (0, len(pieces))
+    assert token_span((3, 3), []) == (0, 0)

@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sayo.attention.trace import AttentionTrace
+from sayo.rewards.region_attention import region_attention_reward
+
+
+def trace(target, image, entropy=None, target_size=2.0, image_size=4.0):
+    """One layer (or `(L, T + 1)`) of masses; row 0 decided the first token."""
+    target, image = np.atleast_2d(np.float32(target)), np.atleast_2d(np.float32(image))
+    tokens = target.shape[1] - 1
+    return AttentionTrace(
+        masses={"target": target, "image": image},
+        sizes={"target": target_size, "image": image_size},
+        entropy=np.float32(np.ones(tokens) if entropy is None else entropy),
+        layers=tuple(range(len(target))),
+    )
+
+
+def reward(one, **options):
+    return region_attention_reward(["a completion"], [one], **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(2.0, 0.6), (1.0, 0.0), (0.5, -0.6), (3.0, 0.8), (0.0, -1.0)], ids=str
+)
+@pytest.mark.parametrize("select", ["top_entropy", "all", "entropy_weighted"])
+def test_worked_numbers(ratio, expected, select):
+    one = trace([0.1 * ratio] * 4, [0.2] * 4)
+    assert reward(one, select=select) == pytest.approx(expected, abs=1e-6)
+
+
+def test_means_come_before_the_ratio():
+    """SAYO's order, on two heads x two tokens: .241965, and not the mean of the tokens' own scores, .251326."""
+    a = np.array([[0.04, 0.03], [0.04, 0.05]]).mean(axis=0)  # over heads, as the capture does
+    v = np.array([[0.025, 0.025], [0.025, 0.05]]).mean(axis=0)
+    one = trace([0, *(a * 2)], [0, *(v * 4)])
+    assert reward(one, select="all") == pytest.approx(0.241965, abs=1e-6)
+
+
+def test_layers_are_pooled_before_the_ratio():
+    one = trace([[0.0, 0.3], [0.0, 0.1]], [[0.0, 0.2], [0.0, 0.6]])
+    assert reward(one) == pytest.approx((4 - 1) / (4 + 1) * 0 + (1 - 1) / 2, abs=1e-6)  # a = v = .1
+    assert reward(trace([0.0, 0.3], [0.0, 0.2])) == pytest.approx((9 - 1) / (9 + 1), abs=1e-6)
+
+
+def test_rows():
+    one = trace([0.4, 0.1, 0.1], [0.4, 0.4, 0.4], entropy=[1.0, 0.0])
+    assert reward(one, rows="deciding") == pytest.approx(0.6, abs=1e-6)
+    assert reward(one, rows="of_token") == pytest.approx(-0.6, abs=1e-6)
+    with pytest.raises(ValueError, match="rows"):
+        reward(one, rows="both")
+
+
+def test_only_the_uncertain_tokens_count():
+    entropy = [0.1, 2.0, 0.1, 0.1, 3.0, 0.1, 0.1]  # k = ceil(.3 * 7) = 3: tokens 4, 1 and, of the ties, 0
+    target = [0, 0.2, 0.4, 0, 0, 0.6, 0, 0]
+    one = trace(target, [0.4] * 8, entropy)
+    x = (0.2 + 0.4 + 0.6) / 3 / 2 / 0.1
+    assert reward(one) == pytest.approx((x * x - 1) / (x * x + 1), abs=1e-6)
+    weighted = (0.1 * 0.2 + 2 * 0.4 + 3 * 0.6) / 5.5 / 2 / 0.1
+    assert reward(one, select="entropy_weighted") == pytest.approx(math.tanh(math.log(weighted)), abs=1e-6)
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=12), st.floats(0.05, 1.0))
+def test_the_whole_image_as_target_scores_exactly_zero(masses, share):
+    one = trace(masses, masses, target_size=4.0)
+    assert reward(one, top_share=share) == 0.0
+    assert reward(one, select="entropy_weighted", rows="deciding") == 0.0
+
+
+@given(st.floats(0.25, 4.0))
+def test_scaling_all_attention_changes_nothing(scale):
+    target, image = np.array([0.02, 0.04, 0.01]), np.array([0.1, 0.2, 0.15])
+    assert reward(trace(target * scale, image * scale)) == pytest.approx(reward(trace(target, image)), abs=1e-5)
+
+
+def test_not_applicable_is_none():
+    no_region = AttentionTrace(
+        {"image": np.ones((1, 3), np.float32)}, {"image": 4.0}, np.ones(2, np.float32), layers=(0,)
+    )
+    empty = trace([0.1], [0.2])
+    assert region_attention_reward(["", "", ""], [None, no_region, empty]) == [None, None, None]
+
+
+def test_no_attention_on_the_image_is_neutral_and_finite():
+    assert reward(trace([0, 0, 0], [0, 0, 0])) == 0.0
+
+
+def test_broken_input_is_an_error():
+    with pytest.raises(ValueError, match="finite"):
+        reward(trace([0.1, float("nan")], [0.1, 0.1]))
+    with pytest.raises(ValueError, match="finite"):
+        reward(trace([0.1, 0.1], [0.1, 0.1], entropy=[float("nan")]))
+    with pytest.raises(ValueError, match="one each"):
+        region_attention_reward(["a", "b"], [None])
+    with pytest.raises(ValueError, match="eps"):
+        reward(trace([0.1, 0.1], [0.1, 0.1]), eps=0.0)
