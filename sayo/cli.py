@@ -8,6 +8,7 @@ import typer
 
 import sayo
 from data_prep.cli import inspect, prepare_app
+from sayo.evaluation.cli import evaluate
 from sayo.export.cli import export
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.add_typer(prepare_app, name="prepare")
 app.command()(inspect)
 app.command()(train)
+app.command()(evaluate)
 app.command()(export)
 app.add_typer(toy_app, name="toy")
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from sayo.attention.capture import AttentionNotCaptured, Reading
 from sayo.attention.trace import AttentionTrace
+
+VISION_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+
+def vision_token_ids(config: Any) -> list[int]:
+    """Ids that must never be sampled: each would be taken for (the border of) an image that is not there."""
+    ids = (getattr(config, key, None) for key in VISION_TOKEN_KEYS)
+    return sorted({token_id for token_id in ids if token_id is not None})
 
 
 def key_groups(

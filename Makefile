@@ -1,0 +1,48 @@
+# Everything runs in .venv of the checkout, made on first use and reused.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: install demo test test-all test-distributed check format wheel clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(VENV)/.installed ## make .venv and install sayo in it
+
+# Without a GPU, torch comes first and pinned: newer builds would bring gigabytes of CUDA along.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	command -v nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install ## the whole job on a laptop: prepare, cold start, GRPO, export, report
+	bash scripts/demo.sh
+
+test: install ## fast tests, under ten minutes on two cores
+	$(BIN)/python -m pytest
+
+test-all: install ## every test, the slow ones too
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed
+
+check: install ## format, lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: install ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the virtual environment and the demo's runs
+	rm -rf $(VENV) runs/demo dist

@@ -1,0 +1,1 @@
+"""How often a policy answers right, and where it looks while it does."""

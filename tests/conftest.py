@@ -1,0 +1,41 @@
+"""The toy world as every test meets it: real files, made once per session by the commands that users type."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a bug
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import pytest
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="session")
+def sayo_command():
+    """Run a `sayo` command line in this process and return its result."""
+    from sayo.cli import app
+
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory, sayo_command) -> SimpleNamespace:
+    """`world`, `policy` (untrained Qwen3-VL) and `prepared` (train and test splits) of a small toy world."""
+    root: Path = tmp_path_factory.mktemp("toy")
+    commands = [
+        ("toy", "world", "--out", root / "world", "--num-images", 40),
+        ("toy", "policy", "--out", root / "policy"),
+    ]
+    for split in ("train", "test"):
+        files = ("--questions", root / f"world/{split}_questions.json")
+        files += ("--scene-graphs", root / f"world/{split}_sceneGraphs.json", "--images", root / "world/images")
+        options = ("--processor", root / "policy", "--split", split, "--out", root / "prepared")
+        commands.append(("prepare", "gqa", *files, *options))
+    for words in commands:
+        result = sayo_command(*words)
+        assert result.exit_code == 0, result.output
+    return SimpleNamespace(world=root / "world", policy=root / "policy", prepared=root / "prepared")
