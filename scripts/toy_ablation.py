@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,11 +30,19 @@ ARMS = {"accuracy": "accuracy reward", "attention": "attention reward", "both": 
 COLUMNS = ("accuracy", "tas", "region_score", "target_ratio", "mean_length")
 
 
-def run_arm(arm: str, seed: int, cold_start: str, data: str, out: str, steps: int | None, num_samples: int) -> dict:
-    """Train one arm (or none, for the cold start), evaluate it on the test split, and save both under `out`."""
+def run_arm(arm: str, seed: int, out: str, *settings) -> dict:
+    """One run with everything that it prints in `out/<arm>_<seed>/log.txt`; see `train_and_evaluate`."""
+    run_dir = Path(out, f"{arm.replace(' ', '_')}_{seed}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        return train_and_evaluate(arm, seed, run_dir, *settings)
+
+
+def train_and_evaluate(
+    arm: str, seed: int, run_dir: Path, cold_start: str, data: str, steps: int | None, num_samples: int
+) -> dict:
+    """Train one arm (or none, for the cold start) and evaluate it on the test split; both are kept in `run_dir`."""
     import torch
-    import transformers
-    from datasets.utils.logging import disable_progress_bar
 
     from sayo.evaluation.evaluate import evaluate
     from sayo.recipes import DataSection, ModelSection, load_recipe
@@ -41,11 +50,8 @@ def run_arm(arm: str, seed: int, cold_start: str, data: str, out: str, steps: in
     from sayo.training.setup import load_auto_processor, load_data, load_policy
 
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    disable_progress_bar()
     started = time.perf_counter()
-    policy_dir, run_dir = cold_start, Path(out, f"{arm.replace(' ', '_')}_{seed}")
+    policy_dir = cold_start
     if arm in ARMS:
         overrides = [f"rewards={arm}", f"model.name_or_path={cold_start}", f"data.path={data}"]
         overrides += [f"trainer.output_dir={run_dir}", f"trainer.seed={seed}", "trainer.disable_tqdm=true"]
@@ -79,7 +85,7 @@ def main(
     """Regenerate the toy table of the README."""
     seeds, steps, num_samples = (1, 4, 1) if quick else (seeds, steps, num_samples)
     jobs = [("cold start", 0), *((arm, seed) for seed in range(seeds) for arm in ARMS)]
-    shared = (str(cold_start), str(data), str(runs), steps, num_samples)
+    shared = (str(runs), str(cold_start), str(data), steps, num_samples)
     console = Console(stderr=True)
     started = time.perf_counter()
     with (

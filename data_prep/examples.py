@@ -1,0 +1,82 @@
+"""What every source yields: an `Example` with its regions in original pixels, or a `Reject` that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in original pixels, origin at the top left corner."""
+
+ANSWER_WEIGHT = 1.0
+EVIDENCE_WEIGHT = 0.5
+
+
+class PrepareError(Exception):
+    """The command cannot go on; the message tells the user what to do next."""
+
+
+class RejectError(Exception):
+    """One row cannot be used.
+
+    Args:
+        reason: the short name under which such rows are counted, e.g. `"missing_image"`.
+        detail: what was found, with enough to find the row again.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Region:
+    """One place in one image that matters for the answer.
+
+    Attributes:
+        box: xyxy in original pixels; may leave the image, the pipeline clips it.
+        role: `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
+        weight: 0..1, how much a visual token that the region covers counts.
+        label: the object's name.
+        image: index into `Example.images`.
+        rle: compressed COCO run-length mask, or None where only the box is known.
+    """
+
+    box: Box
+    role: Literal["answer", "evidence"]
+    weight: float
+    label: str
+    image: int = 0
+    rle: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one or more images, before any file of an image was opened.
+
+    Attributes:
+        images: file names inside the image folder; the suffix may be left out (GQA knows images by id only).
+        annotated_sizes: (W, H) in pixels in which the boxes were drawn, per image; None where unknown.
+        answers: every accepted answer, `solution` first.
+    """
+
+    id: str
+    question: str
+    solution: str
+    answers: tuple[str, ...]
+    images: tuple[str, ...]
+    annotated_sizes: tuple[tuple[int, int] | None, ...]
+    regions: tuple[Region, ...]
+    question_type: str
+    source: str
+    license: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that is left out, counted under `reason` and listed in rejects.jsonl."""
+
+    id: str
+    reason: str
+    detail: str

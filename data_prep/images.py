@@ -1,0 +1,136 @@
+"""Image files as they are: find them safely, read their size from the header, notice when they are cut short.
+
+No pixel is decoded for a sound JPEG or PNG. A JPEG that stops early lacks its end marker and a PNG a chunk or
+its checksum, so those two are checked on the bytes; only a JPEG without the marker at its end and other formats
+are decoded (JPEG at an eighth of the size) to tell "cut short" from "has harmless bytes behind the end".
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import ExifTags, Image
+
+from data_prep.examples import Box, RejectError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not those that Pillow hands to other programs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".JPG", ".JPEG", ".PNG")
+_PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """The untouched bytes of one file and the size of the picture that they show.
+
+    Attributes:
+        name: path inside the image folder.
+        size: (W, H) in pixels after the EXIF orientation is applied.
+        stored_size: (W, H) of the pixels as they are stored.
+        orientation: EXIF orientation 1..8.
+    """
+
+    name: str
+    data: bytes
+    size: tuple[int, int]
+    stored_size: tuple[int, int]
+    orientation: int
+
+    def orient(self, box: Box) -> Box:
+        """Turn a box drawn on the stored pixels into the shown picture (only the orientations that swap W and H)."""
+        x1, y1, x2, y2 = box
+        w, h = self.stored_size
+        return {
+            5: (y1, x1, y2, x2),
+            6: (h - y2, x1, h - y1, x2),
+            7: (h - y2, w - x2, h - y1, w - x1),
+            8: (y1, w - x2, y2, w - x1),
+        }[self.orientation]
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """The file `name` in `folder`; a name without suffix gets those of `SUFFIXES` in turn.
+
+    Raises:
+        RejectError: `path_outside_image_dir` (absolute, `..` or a link that leads out) or `missing_image`.
+    """
+    relative = PurePosixPath(name)
+    if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name or "\\" in name:
+        raise RejectError("path_outside_image_dir", f"image name {name!r} does not stay inside the image folder")
+    for candidate in (name, *(name + suffix for suffix in SUFFIXES)):
+        path = folder / candidate
+        if _is_file(path):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise RejectError(
+                    "path_outside_image_dir", f"{candidate} is a link that leads out of the image folder"
+                )
+            return path
+    raise RejectError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def read_image(folder: Path, name: str) -> ImageFile:
+    """Read a file and its header.
+
+    Raises:
+        RejectError: missing_image, path_outside_image_dir, unreadable_image, truncated_image or decompression_bomb.
+    """
+    path = find_image(folder, name)
+    try:
+        data = path.read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bomb warning: the same limit is a reject just below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise RejectError("decompression_bomb", f"{path.name}: {error}") from None
+    except Exception as error:  # a decoder fed with a broken header raises nearly anything
+        reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
+        raise RejectError(reason, f"{path.name} ({_size_of(path)} bytes): {error}") from None
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise RejectError("decompression_bomb", f"{path.name} claims {image.width}x{image.height} pixels")
+    _check_complete(image, data, path.name)
+    orientation = _orientation(image, data)
+    width, height = image.size
+    shown = (height, width) if orientation >= 5 else (width, height)
+    return ImageFile(path.relative_to(folder).as_posix(), data, shown, (width, height), orientation)
+
+
+def _size_of(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "unknown"
+
+
+def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
+    try:
+        if image.format == "JPEG":
+            if not data.endswith(b"\xff\xd9"):
+                probe = Image.open(io.BytesIO(data))
+                probe.draft("RGB", (1, 1))
+                probe.load()
+        elif image.format == "PNG":
+            Image.open(io.BytesIO(data)).verify()
+        else:
+            Image.open(io.BytesIO(data)).load()
+    except Exception as error:  # see above: decoders raise nearly anything
+        raise RejectError("truncated_image", f"{name} ({len(data)} bytes): {error}") from None
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """EXIF orientation. For a PNG, `getexif` decodes all pixels, so it is called only where a tag can be."""
+    if image.format == "PNG" and not any(mark in data for mark in _PNG_ORIENTATION_MARKS):
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's loaders ignore a broken EXIF block too: the picture is shown as stored
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

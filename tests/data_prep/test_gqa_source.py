@@ -1,0 +1,107 @@
+"""The grammar of GQA programs and the forms in which its files come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_prep.examples import PrepareError, RejectError
+from data_prep.sources.gqa import GqaSource, parse_program, referenced_objects
+
+
+def select(argument: str) -> dict:
+    return {"operation": "select", "dependencies": [], "argument": argument}
+
+
+def then(operation: str, argument: str, *dependencies: int) -> dict:
+    return {"operation": operation, "dependencies": list(dependencies), "argument": argument}
+
+
+@pytest.mark.parametrize(
+    ("argument", "objects"),
+    [
+        ("shirt (1132412)", ("1132412",)),
+        ("fence (1132419) ", ("1132419",)),
+        ("sharks,to the right of,s (-)", ()),
+        ("cat,to the left of|to the right of,s (77)", ("77",)),
+        ("umbrella, standing under, o (2028054)", ("2028054",)),
+        ("people (12,34)", ("12", "34")),
+        ("people (12, 34) ", ("12", "34")),
+        ("_,holding,o (5)", ("5",)),
+        ("not(black)", None),
+        ("scene", None),
+        ("", None),
+        ("street (north) sign (9)", ("9",)),
+    ],
+)
+def test_the_end_of_an_argument_names_the_objects(argument: str, objects: tuple[str, ...] | None):
+    assert parse_program([select(argument)])[0].objects == objects
+
+
+@pytest.mark.parametrize(
+    ("program", "answer", "evidence"),
+    [
+        pytest.param([select("cup (1)"), then("filter color", "not(black)", 0), then("query", "name", 1)], ["1"], [],
+                     id="filters lead back to the object"),
+        pytest.param([select("people (1,2)"), then("same gender", "", 0)], ["1", "2"], [], id="all of a group"),
+        pytest.param([select("cup (1)"), then("exist", "?", 0)], [], ["1"], id="existence has no answer object"),
+        pytest.param([select("cup (-)"), then("exist", "?", 0)], [], [], id="nothing exists"),
+        pytest.param([select("scene"), then("query", "place", 0)], [], [], id="the whole scene"),
+        pytest.param([select("cup (1)"), then("verify rel", "table,on,o (2)", 0)], [], ["1", "2"], id="verify rel"),
+        pytest.param([select("cup (1)"), then("verify rel", "table,on,o (-)", 0)], [], ["1"], id="absent partner"),
+        pytest.param(
+            [select("cup (1)"), then("exist", "?", 0), select("jug (-) "), then("exist", "?", 2),
+             then("or", "", 1, 3)], [], ["1"], id="one branch is absent",
+        ),
+        pytest.param([select("cup (1)"), select("jug (2) "), then("common", "", 0, 1)], [], ["1", "2"], id="common"),
+    ],
+)  # fmt: skip
+def test_programs_without_annotations(program: list[dict], answer: list[str], evidence: list[str]):
+    assert referenced_objects({"semantic": program, "annotations": {}}) == (answer, evidence)
+
+
+def test_annotated_answer_goes_before_the_program_and_is_no_evidence():
+    record = {
+        "semantic": [select("man (1)"), select("lady (2) "), then("choose younger", "", 0, 1)],
+        "annotations": {"answer": {"0": "1"}, "question": {"6": "2", "9:11": "1,3"}, "fullAnswer": {}},
+    }
+    assert referenced_objects(record) == (["1"], ["2", "3"])
+
+
+@pytest.mark.parametrize(
+    "semantic",
+    [
+        None,
+        ["select: cup (1)"],
+        [{"operation": "select", "argument": "cup (1)"}],
+        [then("query", "name", 0)],
+        [select("cup (1)"), then("query", "name", 7)],
+        [select("cup (1)"), then("query", "name", -1)],
+    ],
+)
+def test_broken_programs_are_named(semantic):
+    with pytest.raises(RejectError, match="malformed_record"):
+        referenced_objects({"semantic": semantic, "annotations": {}})
+
+
+def test_questions_come_as_file_folder_glob_or_list(make_gqa, tmp_path: Path):
+    gqa = make_gqa(4)
+    gqa.write()
+    folder = tmp_path / "all"
+    folder.mkdir()
+    records = list(gqa.questions.items())
+    (folder / "part_0.json").write_text(json.dumps(dict(records[:1])))
+    (folder / "part_1.json").write_text(json.dumps(dict(records[1:])))
+    (tmp_path / "list.json").write_text(json.dumps([{"questionId": qid, **record} for qid, record in records]))
+    for spec in (tmp_path / "questions.json", folder, f"{folder}/part_*.json", tmp_path / "list.json"):
+        source = GqaSource(spec, tmp_path / "graphs.json")
+        assert [example.id for example in source] == ["q0", "q1", "q2", "q3"]
+        assert len(source) == 4
+
+
+def test_missing_files_are_named(make_gqa, tmp_path: Path):
+    make_gqa(1).write()
+    with pytest.raises(PrepareError, match=r"no GQA scene graphs at .*nowhere"):
+        GqaSource(tmp_path / "questions.json", tmp_path / "nowhere")

@@ -1,0 +1,201 @@
+"""What lies in the parquet files, and that a run may be stopped, repeated and spread over processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[2]
+COLUMNS = (
+    "id prompt images question solution answers regions has_region region_tokens region_weights num_visual_tokens "
+    "processor_fingerprint image_sizes question_type source split license"
+).split()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def load(folder: Path, split: str = "train"):
+    return load_dataset(str(folder), split=split, cache_dir=str(folder.parent / "cache"))
+
+
+def test_row_has_the_columns_and_the_untouched_file(make_gqa):
+    gqa = make_gqa(1)
+    assert gqa.prepare().exit_code == 0
+    (path,) = (gqa.root / "out" / "data").iterdir()
+    assert path.name == "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    assert table.column_names == COLUMNS
+    (row,) = table.to_pylist()
+    assert row["images"] == [{"bytes": (gqa.images / "0.jpg").read_bytes(), "path": "0.jpg"}]
+    assert row["prompt"] == [{"role": "user", "content": "What color is mug 0?"}]
+    assert (row["solution"], row["answers"], row["license"]) == ("red", ["red"], "CC-BY-4.0")
+    region = {"image": 0, "box": [20, 30, 60, 80], "rle": None, "role": "answer", "weight": 1.0, "label": "mug"}
+    assert row["regions"] == [region]
+    tokens = ("region_tokens", "region_weights", "num_visual_tokens", "processor_fingerprint")
+    assert [row[name] for name in tokens] == [None] * 4
+
+
+def test_processor_fills_token_columns(make_gqa, processor_dir: Path):
+    """320x200 is 10x6 cells of 32 x 33.3 pixels; the box (20, 30, 60, 80) lies in columns 0-1 and rows 0-2."""
+    gqa = make_gqa(1)
+    gqa.questions["q9"] = {**gqa.questions["q0"], "semantic": [], "annotations": {}}  # no region
+    assert gqa.prepare("--processor", str(processor_dir)).exit_code == 0
+    row, without = pq.read_table(gqa.root / "out" / "data").to_pylist()
+    assert row["num_visual_tokens"] == [60]
+    assert row["region_tokens"] == [1, 10, 11, 20, 21]  # 0 is covered by less than 5 %
+    covered = dict(zip(row["region_tokens"], row["region_weights"], strict=True))
+    assert covered[10] == pytest.approx(12 / 32)
+    assert covered[11] == pytest.approx(28 / 32)
+    assert covered[21] == pytest.approx(28 / 32 * (80 - 200 / 3) / (200 / 6))
+    assert '"qwen3_vl"' in row["processor_fingerprint"]
+    assert (without["has_region"], without["region_tokens"], without["num_visual_tokens"]) == (False, [], [60])
+
+
+def test_partly_outside_box_is_clipped(make_gqa):
+    gqa = make_gqa(1)
+    gqa.graphs["0"]["objects"]["10"].update(x=-5, y=150, w=1000, h=1000)
+    gqa.prepare()
+    assert load(gqa.root / "out")[0]["regions"][0]["box"] == [0, 150, 320, 200]
+
+
+# Orientations 5 to 8 swap width and height: only there the graph's size can say that boxes count in the stored pixels.
+@pytest.mark.parametrize(
+    ("orientation", "drawn_on"), [*((i, "shown") for i in range(1, 9)), *((i, "stored") for i in range(5, 9))]
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_exif_rotated_image(make_gqa, orientation: int, drawn_on: str, suffix: str):
+    """A white rectangle must fill the box of the loaded picture, wherever the annotation was drawn."""
+    from PIL import ImageOps
+
+    gqa = make_gqa(1)
+    stored = Image.new("RGB", (160, 96))
+    stored.paste((255, 255, 255), (16, 32, 64, 80))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (gqa.images / "0.jpg").unlink()
+    stored.save(gqa.images / f"0{suffix}", exif=exif, **({"quality": 100} if suffix == ".jpg" else {}))
+    shown = ImageOps.exif_transpose(Image.open(gqa.images / f"0{suffix}"))
+    annotated = shown if drawn_on == "shown" else stored
+    y, x = np.nonzero(np.asarray(annotated.convert("L")) > 128)
+    box = {"x": int(x.min()), "y": int(y.min()), "w": int(np.ptp(x)) + 1, "h": int(np.ptp(y)) + 1}
+    gqa.graphs["0"].update(width=annotated.width, height=annotated.height)
+    gqa.graphs["0"]["objects"]["10"].update(box)
+    assert gqa.prepare().exit_code == 0
+    row = load(gqa.root / "out")[0]
+    picture = np.asarray(row["images"][0].convert("L")) > 128
+    assert row["image_sizes"] == [[picture.shape[1], picture.shape[0]]]
+    x1, y1, x2, y2 = (int(edge) for edge in row["regions"][0]["box"])
+    assert picture[y1:y2, x1:x2].all()
+    assert picture.sum() == (x2 - x1) * (y2 - y1)
+
+
+def test_loads_by_folder_and_by_file(make_gqa):
+    gqa = make_gqa(5)
+    gqa.prepare("--rows-per-shard", "2")
+    assert [path.name for path in sorted((gqa.root / "out" / "data").iterdir())] == [
+        f"train-{index:05d}-of-00003.parquet" for index in range(3)
+    ]
+    files = str(gqa.root / "out" / "data" / "*.parquet")
+    by_file = load_dataset("parquet", data_files=files, split="train", cache_dir=str(gqa.root / "cache"))
+    for rows in (load(gqa.root / "out"), by_file):
+        assert rows["id"][:] == ["q0", "q1", "q2", "q3", "q4"]
+        assert rows[3]["images"][0].size == (320, 200)
+
+
+def test_splits_share_a_folder_and_a_summary(make_gqa):
+    gqa = make_gqa(3)
+    assert gqa.prepare("--split", "validation", "--limit", "1").exit_code == 0
+    assert gqa.prepare("--split", "train").exit_code == 0
+    assert len(load(gqa.root / "out", "train")) == 3
+    assert len(load(gqa.root / "out", "validation")) == 1
+    summary = gqa.summary()
+    assert {split: entry["kept"] for split, entry in summary["splits"].items()} == {"train": 3, "validation": 1}
+    assert summary["kept"] == 4
+
+
+def test_other_settings_name_the_flag_and_overwrite_helps(make_gqa):
+    gqa = make_gqa(3)
+    assert gqa.prepare().exit_code == 0
+    before = contents(gqa.root / "out")
+    result = gqa.prepare("--limit", "2")
+    assert result.exit_code == 2
+    assert "--limit: None there, 2 now" in result.output
+    assert "--overwrite" in result.output
+    gqa.questions["q0"]["answer"] = "blue"
+    result = gqa.prepare()
+    assert (result.exit_code, "--questions" in result.output) == (2, True)
+    assert contents(gqa.root / "out") == before
+    assert gqa.prepare("--overwrite").exit_code == 0
+    assert load(gqa.root / "out")[0]["solution"] == "blue"
+
+
+def test_finished_shards_are_left_alone(make_gqa):
+    gqa = make_gqa(4)
+    gqa.prepare("--rows-per-shard", "2")
+    first, second = sorted((gqa.root / "out" / "data").iterdir())
+    stamp, whole = first.stat().st_mtime_ns, contents(gqa.root / "out")
+    second.unlink()
+    (gqa.root / "out" / "data" / f".{second.name}.123.tmp").write_bytes(b"half a shard")
+    result = gqa.prepare("--rows-per-shard", "2")
+    assert "1 of 2 shards are there already" in result.output
+    assert first.stat().st_mtime_ns == stamp
+    assert contents(gqa.root / "out") == whole
+
+
+def test_foreign_file_in_the_folder_is_named(make_gqa):
+    gqa = make_gqa(1)
+    gqa.prepare()
+    (path,) = (gqa.root / "out" / "data").iterdir()
+    path.write_bytes(b"not parquet")
+    result = gqa.prepare()
+    assert result.exit_code == 2
+    assert "was not written by" in result.output
+
+
+def command(gqa, out: str, *more: str) -> list[str]:
+    code = "from data_prep.cli import prepare_app; prepare_app()"
+    return [sys.executable, "-c", code, *gqa.arguments(out, *more)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("num_proc", ["1", "2"])
+def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
+    gqa = make_gqa(300)
+    (gqa.images / "7.jpg").unlink()
+    gqa.write()
+    options = ("--rows-per-shard", "2")
+    whole = command(gqa, "whole", *options)
+    assert subprocess.run(whole, env=environment(), capture_output=True, check=False).returncode == 0
+    run = command(gqa, "killed", *options, "--num-proc", num_proc)
+    data = gqa.root / "killed" / "data"
+    process = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(data.glob("*.parquet"))) < 5:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.3)
+    finished = len(list(data.glob("*.parquet")))
+    assert 5 <= finished < 150
+    time.sleep(0.3)
+    assert len(list(data.glob("*.parquet"))) == finished, "a worker outlived the killed command"
+    for path in data.glob("*.parquet"):
+        pq.read_table(path)  # complete or absent
+    assert subprocess.run(run, env=environment(), capture_output=True, check=False).returncode == 0
+    assert contents(gqa.root / "killed") == contents(gqa.root / "whole")
+    assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1}
