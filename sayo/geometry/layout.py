@@ -1,0 +1,169 @@
+"""VisualLayout: the layout of one processor, read from its files or from live objects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sayo.geometry.cells import VisualCells, cells_from_count, check_image_size
+from sayo.geometry.families import FAMILIES
+from sayo.geometry.settings import Json
+
+# Settings of image processors that cut images into tiles or crops: such a model has more than one grid.
+_TILE_SETTINGS = (
+    "crop_to_patches",
+    "image_grid_pinpoints",
+    "do_image_splitting",
+    "do_pan_and_scan",
+    "max_image_tiles",
+    "max_tiles",
+    "max_patches",
+    "max_num_tiles",
+    "num_crops",
+    "max_crops",
+    "dynamic_hd",
+    "use_thumbnail",
+)
+
+
+@dataclass(frozen=True)
+class UnknownSingleGrid:
+    """A family without a builder and without tiles: cells need the number of tokens that the processor made."""
+
+    rule: str = "aspect_ratio"
+
+    def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
+        raise ValueError(
+            "this family has no layout of its own: pass the number of visual tokens of the image, cells(width, "
+            "height, count=...), or write a builder for it in sayo/geometry/families.py"
+        )
+
+
+@dataclass(frozen=True)
+class VisualLayout:
+    """How one processor of one family turns images into visual tokens; builds cells without running the processor.
+
+    Attributes:
+        family: transformers' `config.model_type`.
+        builder: the family's builder with the settings read (see `sayo.geometry.families`).
+    """
+
+    family: str
+    builder: Any
+
+    @classmethod
+    def from_pretrained(cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None) -> VisualLayout:
+        """Read config.json and (pre)processor_config.json of a local directory or a hub id; nothing else is loaded.
+
+        Args:
+            model_id_or_dir: a directory, or a hub id such as "Qwen/Qwen3-VL-4B-Instruct".
+            images_kwargs: image settings that the processor will get at each call (e.g. `{"do_pan_and_scan": True}`).
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: an unknown family that cuts images into tiles, or settings without a layout.
+        """
+        config = _read_json(model_id_or_dir, "config.json")
+        if config is None:
+            raise FileNotFoundError(f"{model_id_or_dir} has no config.json; save the model's config there first")
+        processor = _read_json(model_id_or_dir, "processor_config.json") or {}
+        image_processor = processor.get("image_processor")
+        if image_processor is None:  # files written before transformers 5 keep it apart
+            image_processor = _read_json(model_id_or_dir, "preprocessor_config.json")
+        if image_processor is None:
+            raise FileNotFoundError(
+                f"{model_id_or_dir} has neither an image_processor in processor_config.json nor a "
+                "preprocessor_config.json; save the processor there with processor.save_pretrained"
+            )
+        overrides = {**(processor.get("images_kwargs") or {}), **(images_kwargs or {})}
+        return cls._from_settings(image_processor, config, overrides)
+
+    @classmethod
+    def from_processor(cls, processor: Any, model_config: Any, images_kwargs: Json | None = None) -> VisualLayout:
+        """Read a live processor (or image processor) and model config; any back-end gives the same layout.
+
+        Args:
+            processor: transformers processor, or its image processor alone.
+            model_config: the model's config, `model.config`.
+            images_kwargs: image settings that the processor will get at each call.
+
+        Raises:
+            ValueError: an unknown family that cuts images into tiles, or settings without a layout.
+        """
+        image_processor = getattr(processor, "image_processor", processor)
+        overrides = {**(getattr(processor, "images_kwargs", None) or {}), **(images_kwargs or {})}
+        return cls._from_settings(image_processor.to_dict(), model_config.to_dict(), overrides)
+
+    @classmethod
+    def _from_settings(cls, image_processor: Json, config: Json, images_kwargs: Json) -> VisualLayout:
+        family = config.get("model_type")
+        # As at a call: the processor's own image settings come before those of its image processor.
+        processor_settings = getattr(FAMILIES.get(family), "processor_settings", {})
+        settings = {**image_processor, **processor_settings, **images_kwargs}
+        if settings.get("do_resize") is False:
+            raise ValueError(f"{family}: do_resize=False has no fixed layout; leave resizing to the image processor")
+        if family in FAMILIES:
+            return cls(family, FAMILIES[family].read(settings, config))
+        tiles = [name for name in _TILE_SETTINGS if settings.get(name)]
+        if tiles:
+            raise ValueError(
+                f"family {family!r} is unknown and cuts images into tiles (settings {', '.join(tiles)}): write a "
+                "builder with read() and cells() for it in sayo/geometry/families.py, add it to FAMILIES and to the "
+                "test table in tests/geometry"
+            )
+        return cls(family, UnknownSingleGrid())
+
+    def cells(self, width: int, height: int, num_images: int = 1, count: int | None = None) -> VisualCells:
+        """Cells of one image.
+
+        Args:
+            width, height: size in pixels of the image that the processor gets (after EXIF rotation).
+            num_images: number of images of the sample; only LLaVA-OneVision lays several images out differently.
+            count: number of visual tokens that the processor made for the image, if known: checked for known families
+                and needed for a family without a builder.
+
+        Raises:
+            ValueError: a side below one pixel, an aspect ratio that the processor refuses, or a wrong count.
+        """
+        check_image_size(width, height)
+        if isinstance(self.builder, UnknownSingleGrid) and count is not None:
+            return cells_from_count(width, height, count)
+        cells = self.builder.cells(width, height, num_images)
+        if count is not None and len(cells) != count:
+            raise ValueError(
+                f"the {self.family} layout has {len(cells)} visual tokens for a {width} x {height} image, the "
+                f"processor made {count}: build the layout from the same processor (VisualLayout.from_processor), or "
+                "map the data set again with that processor"
+            )
+        return cells
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Canonical JSON (sorted keys) of everything that `cells` depends on and nothing else."""
+        return json.dumps({"family": self.family, **asdict(self.builder)}, sort_keys=True)
+
+
+def _read_json(model_id_or_dir: str | Path, name: str) -> Json | None:
+    """A JSON file of a local directory or a hub repository; None if it has no such file."""
+    if Path(model_id_or_dir).is_dir():
+        path = Path(model_id_or_dir) / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return json.loads(Path(hf_hub_download(str(model_id_or_dir), name)).read_text(encoding="utf-8"))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{model_id_or_dir} is neither a directory nor a hub id") from error
+    except LocalEntryNotFoundError as error:
+        if name == "config.json":
+            raise FileNotFoundError(
+                f"{model_id_or_dir} is not a local directory, and its {name} is neither in the hub cache nor could it "
+                "be fetched; check the path or the network"
+            ) from error
+        return None  # offline: a file that was never cached counts as one that does not exist
+    except EntryNotFoundError:
+        return None

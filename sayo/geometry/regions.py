@@ -1,0 +1,223 @@
+"""Regions of an image (boxes, polygons, RLE masks) as coverage of its visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sayo.geometry.cells import VisualCells
+
+SOFT_THRESHOLD = 0.05
+HARD_THRESHOLD = 0.5
+
+
+def check_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
+    """The box clipped to the image: `(4,)` float64 xyxy in pixels.
+
+    Raises:
+        ValueError: not four numbers, NaN or infinite, reversed or without area, or completely outside of the image.
+    """
+    width, height = image_size
+    array = np.asarray(box, dtype=np.float64)
+    if array.shape != (4,):
+        raise ValueError(f"a box is four numbers [x1, y1, x2, y2] in pixels, got shape {array.shape}: {box}")
+    numbers = [float(value) for value in array]
+    if not np.isfinite(array).all():
+        raise ValueError(f"box {numbers} holds NaN or infinity; repair or drop this region")
+    x1, y1, x2, y2 = numbers
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(
+            f"box {numbers} is reversed or has no area; boxes are [x1, y1, x2, y2] with x1 < x2 and y1 < y2 "
+            "(was it [x, y, width, height]?)"
+        )
+    clipped = np.array([max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)])
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        raise ValueError(
+            f"box {numbers} lies outside of the {width} x {height} image; was it measured at another size or before "
+            "EXIF rotation?"
+        )
+    return clipped
+
+
+def coverage_of_box(cells: VisualCells, box: Sequence[float]) -> np.ndarray:
+    """Share of each cell that the box covers, analytically.
+
+    Args:
+        cells: the visual tokens of the image.
+        box: xyxy in pixels of the original image; the part outside of the image is cut off.
+
+    Returns:
+        `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
+
+    Raises:
+        ValueError: see `check_box`.
+    """
+    x1, y1, x2, y2 = check_box(box, cells.image_size)
+    left, top, right, bottom = cells.footprints.T
+    overlap_x = np.minimum(right, x2) - np.maximum(left, x1)
+    overlap_y = np.minimum(bottom, y2) - np.maximum(top, y1)
+    overlap = np.clip(overlap_x, 0, None) * np.clip(overlap_y, 0, None)
+    return np.nan_to_num(overlap / ((right - left) * (bottom - top)))
+
+
+def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
+    """Share of each cell that the mask covers, exact also for cell borders that cut through pixels.
+
+    The integral of a mask that is constant within each pixel is bilinear between pixel corners, so interpolating the
+    integral image bilinearly gives the covered area of any rectangle without error.
+
+    Args:
+        cells: the visual tokens of the image.
+        mask: `(H, W)` bool (or 0/1), True on the region.
+
+    Returns:
+        `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
+
+    Raises:
+        ValueError: the mask has another size than the image, or is empty.
+    """
+    width, height = cells.image_size
+    mask = np.asarray(mask).astype(bool)
+    if mask.shape != (height, width):
+        raise ValueError(
+            f"mask of shape {mask.shape} for an image of {width} x {height} (W x H): expected (H, W) = "
+            f"({height}, {width}); resize or rotate the mask with its image"
+        )
+    if not mask.any():
+        raise ValueError(f"the mask of a {width} x {height} image is empty; drop this region")
+    integral = np.zeros((height + 1, width + 1))
+    integral[1:, 1:] = mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    left, top, right, bottom = np.nan_to_num(cells.footprints).T
+
+    def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Masked area of the rectangle from the origin to (x, y)."""
+        column = np.clip(np.floor(x).astype(np.int64), 0, width - 1)
+        row = np.clip(np.floor(y).astype(np.int64), 0, height - 1)
+        u, v = x - column, y - row
+        upper = integral[row, column] * (1 - u) + integral[row, column + 1] * u
+        lower = integral[row + 1, column] * (1 - u) + integral[row + 1, column + 1] * u
+        return upper * (1 - v) + lower * v
+
+    covered = area(right, bottom) - area(left, bottom) - area(right, top) + area(left, top)
+    cell_area = (right - left) * (bottom - top)
+    share = np.divide(covered, cell_area, out=np.zeros_like(covered), where=cell_area > 0)
+    return np.clip(share, 0.0, 1.0)
+
+
+def mask_of_rle(rle: str | Mapping[str, Any], width: int, height: int) -> np.ndarray:
+    """`(H, W)` bool mask of a COCO run-length encoding.
+
+    Args:
+        rle: the compressed `counts` string (its size is that of the image) or a dict of `size` [H, W] and
+            `counts` (str, or list when uncompressed).
+        width, height: size of the image in pixels.
+
+    Raises:
+        ValueError: the encoding has another size than the image or cannot be decoded.
+    """
+    from pycocotools import mask as coco
+
+    encoded = dict(rle) if isinstance(rle, Mapping) else {"size": [height, width], "counts": rle}
+    if list(encoded["size"]) != [height, width]:
+        raise ValueError(f"RLE of size {list(encoded['size'])} (H, W) for an image of height {height}, width {width}")
+    if isinstance(encoded["counts"], (list, tuple)):
+        encoded = coco.frPyObjects(encoded, height, width)
+    mask = coco.decode(encoded).astype(bool)
+    return mask
+
+
+def mask_of_polygons(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    """`(H, W)` bool mask of the union of polygons `[x1, y1, x2, y2, ...]` in pixels (COCO `segmentation`).
+
+    Raises:
+        ValueError: no polygon, or one with fewer than three points.
+    """
+    from pycocotools import mask as coco
+
+    if not len(polygons) or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError(f"polygons are lists [x1, y1, x2, y2, ...] of at least three points, got {polygons}")
+    return coco.decode(coco.merge(coco.frPyObjects([list(p) for p in polygons], height, width))).astype(bool)
+
+
+def coverage_of_region(cells: VisualCells, region: Mapping[str, Any] | Sequence[float] | np.ndarray) -> np.ndarray:
+    """Share of each cell that a region covers, `(N,)` float64.
+
+    Args:
+        cells: the visual tokens of the image.
+        region: a box xyxy; a `(H, W)` mask; or a mapping with `rle`, `polygons` or `box` (the first that is not None).
+    """
+    if not isinstance(region, Mapping):
+        return coverage_of_mask(cells, region) if np.ndim(region) == 2 else coverage_of_box(cells, region)
+    if region.get("rle") is not None:
+        return coverage_of_mask(cells, mask_of_rle(region["rle"], *cells.image_size))
+    if region.get("polygons") is not None:
+        return coverage_of_mask(cells, mask_of_polygons(region["polygons"], *cells.image_size))
+    if region.get("box") is None:
+        raise ValueError(f"a region needs a box, rle or polygons; got the keys {sorted(region)}")
+    return coverage_of_box(cells, region["box"])
+
+
+def region_tokens(
+    cells: VisualCells | Sequence[VisualCells],
+    regions: Sequence[Mapping[str, Any] | Sequence[float] | np.ndarray],
+    threshold: float | None = None,
+    soft: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Visual tokens of the union of the regions, with their weights.
+
+    A region's tokens are the cells of which it covers at least `threshold`. If none does (an object smaller than a
+    cell), it is the one cell with the largest overlap. Over regions, a token's weight is the largest of
+    region weight x coverage, so overlapping boxes are never counted twice.
+
+    Defaults. `soft`: the weight is the coverage, so the weights sum to the region's area in cells and the weighted
+    mean of attention is the mean over the region's area, also for an object that fills a fraction of its cell; a cell
+    that is only touched hardly counts. The threshold (0.05) merely drops slivers that resampling blurs anyway.
+    Hard (`soft=False`): a token belongs to the region if at least half covered (0.5), the usual set rule, and counts
+    fully; without it a rim of touched cells would double the area of a typical (15-cell) region.
+
+    Args:
+        cells: of one image, or one entry per image of the sample (token indices then count on over the images).
+        regions: boxes, masks or mappings as in `coverage_of_region`; a mapping may hold `weight` (default 1) and
+            `image` (index into `cells`, default 0), as the rows of prepared data do.
+        threshold: least share of a cell; None takes 0.05 when soft and 0.5 when hard.
+        soft: weights are coverage (True) or 1 (False).
+
+    Returns:
+        tokens: `(K,)` int64, sorted indices into the sample's visual tokens.
+        weights: `(K,)` float32, all positive.
+
+    Raises:
+        ValueError: no region, a bad region, or one that touches no cell (cut off by a centre crop).
+    """
+    images = [cells] if isinstance(cells, VisualCells) else list(cells)
+    if not len(regions):
+        raise ValueError("no region given; a sample without regions has no target tokens")
+    if threshold is None:
+        threshold = SOFT_THRESHOLD if soft else HARD_THRESHOLD
+    starts = np.cumsum([0] + [len(image) for image in images])
+    weights = np.zeros(starts[-1])
+    for region in regions:
+        is_mapping = isinstance(region, Mapping)
+        index = int(region.get("image") or 0) if is_mapping else 0
+        weight = region.get("weight") if is_mapping else None
+        weight = 1.0 if weight is None else float(weight)
+        if not 0 <= index < len(images):
+            raise ValueError(f"region of image {index}, but the sample has {len(images)} image(s)")
+        if not (np.isfinite(weight) and weight > 0):
+            raise ValueError(f"region weight {weight} must be positive")
+        coverage = coverage_of_region(images[index], region)
+        if not coverage.any():
+            raise ValueError(
+                f"no visual token sees the region {region if np.ndim(region) < 2 else 'mask'} of the "
+                f"{images[index].image_size[0]} x {images[index].image_size[1]} image (cut off by the centre crop?): "
+                "drop the sample, or pad instead of cropping"
+            )
+        chosen = coverage >= max(threshold, np.finfo(np.float64).tiny)
+        if not chosen.any():
+            chosen = np.arange(len(coverage)) == coverage.argmax()
+        view = weights[starts[index] : starts[index + 1]]
+        np.maximum(view, weight * np.where(chosen, coverage if soft else 1.0, 0.0), out=view)
+    tokens = np.flatnonzero(weights)
+    return tokens, weights[tokens].astype(np.float32)

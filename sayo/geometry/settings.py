@@ -1,0 +1,50 @@
+"""Reading of settings from processor and model JSON, in the spellings that checkpoints use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)
+
+
+def square(value: int | list[int] | Json) -> int:
+    """The side of a square that is written as a number, `[h, w]` or `{"height": h, "width": w}`.
+
+    Raises:
+        ValueError: the sides differ.
+    """
+    sides = set(value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value])
+    sides.discard(None)
+    if len(sides) != 1:
+        raise ValueError(
+            f"expected a square, got {value}; write a builder for this layout in sayo/geometry/families.py"
+        )
+    return int(sides.pop())
+
+
+def edges_of(image_processor: Json, name: str, default: dict[str, int]) -> dict[str, int]:
+    """A size of the image processor as a dictionary of its set edges; a bare number (old files) is `shortest_edge`."""
+    size = image_processor.get(name)
+    if isinstance(size, int):
+        return {"shortest_edge": size}
+    return {edge: int(value) for edge, value in (size or default).items() if value is not None}
+
+
+def vision_setting(config: Json, name: str) -> int:
+    """A number of the model's vision config, such as `patch_size`.
+
+    Raises:
+        ValueError: the config does not hold it (files of old transformers versions leave defaults out).
+    """
+    value = (config.get("vision_config") or {}).get(name)
+    if value is None:
+        raise ValueError(
+            f"config.json of this {config.get('model_type')} model has no vision_config.{name}: load and save its "
+            "config once (AutoConfig.from_pretrained(...).save_pretrained(...)), which writes all values"
+        )
+    return square(value)

@@ -1,0 +1,191 @@
+"""VisualLayout: what is read from files and from live objects, and what it says when it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import Gemma3Config, LlavaConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from sayo.geometry import VisualLayout
+
+QWEN3 = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
+
+
+def write(directory, config, preprocessor=None, processor=None):
+    """Model and processor files as published; returns the directory."""
+    (directory / "config.json").write_text(json.dumps(config))
+    if preprocessor is not None:
+        (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    if processor is not None:
+        (directory / "processor_config.json").write_text(json.dumps(processor))
+    return directory
+
+
+def test_worked_example_of_qwen2_5_vl():
+    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
+    cells = layout.cells(500, 375)  # 500 / 28 = 17.9 -> 18 columns, 375 / 28 = 13.4 -> 13 rows
+    assert cells.grid == (18, 13)
+    assert len(cells) == 234
+    np.testing.assert_allclose(cells.footprints[19], [500 / 18, 375 / 13, 2 * 500 / 18, 2 * 375 / 13])
+    assert (cells.views == 0).all()
+
+
+def test_files_and_live_objects_give_one_fingerprint(tmp_path):
+    image_processor = Qwen2VLImageProcessorPil(**QWEN3)
+    live = VisualLayout.from_processor(image_processor, Qwen3VLConfig())
+    nested = image_processor.to_dict()
+    config = {"model_type": "qwen3_vl"}
+    for name, files in {"old": {"preprocessor": nested}, "new": {"processor": {"image_processor": nested}}}.items():
+        (tmp_path / name).mkdir()
+        layout = VisualLayout.from_pretrained(write(tmp_path / name, config, **files))
+        assert layout.fingerprint == live.fingerprint
+    torchvision = {**nested, "image_processor_type": "Qwen2VLImageProcessor", "resample": 0, "device": "cpu"}
+    (tmp_path / "torchvision").mkdir()
+    layout = VisualLayout.from_pretrained(write(tmp_path / "torchvision", config, torchvision))
+    assert layout.fingerprint == live.fingerprint
+    assert json.loads(live.fingerprint) == {
+        "family": "qwen3_vl",
+        "patch_size": 16,
+        "merge_size": 2,
+        "min_pixels": 65536,
+        "max_pixels": 16777216,
+    }
+
+
+def test_legacy_pixel_limits_are_read_as_the_image_processor_reads_them(tmp_path):
+    legacy = {"min_pixels": 3136, "max_pixels": 100352, "size": {"min_pixels": 1, "max_pixels": 2}, "patch_size": 14}
+    layout = VisualLayout.from_pretrained(write(tmp_path, {"model_type": "qwen2_vl"}, legacy))
+    image_processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=100352)
+    assert len(layout.cells(900, 700)) == image_processor.get_number_of_image_patches(700, 900) // 4
+    assert layout.fingerprint == VisualLayout.from_processor(image_processor, Qwen2VLConfig()).fingerprint
+
+
+def test_the_fingerprint_follows_every_setting_that_moves_cells():
+    base = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig()).fingerprint
+    other = Qwen2VLImageProcessorPil(max_pixels=1280 * 28)
+    assert VisualLayout.from_processor(other, Qwen2_5_VLConfig()).fingerprint != base
+    same = Qwen2VLImageProcessorPil(image_mean=[0.1, 0.1, 0.1])
+    assert VisualLayout.from_processor(same, Qwen2_5_VLConfig()).fingerprint == base
+    changed = VisualLayout.from_processor(
+        Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig(), images_kwargs={"size": {"shortest_edge": 4, "longest_edge": 9}}
+    )
+    assert changed.fingerprint != base
+
+
+def test_the_nested_image_processor_wins_over_the_old_file(tmp_path):
+    write(tmp_path, {"model_type": "qwen3_vl"}, {**QWEN3, "patch_size": 14}, {"image_processor": QWEN3})
+    assert json.loads(VisualLayout.from_pretrained(tmp_path).fingerprint)["patch_size"] == 16
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        VisualLayout.from_pretrained(tmp_path)
+    write(tmp_path, {"model_type": "qwen3_vl"})
+    with pytest.raises(FileNotFoundError, match="preprocessor_config"):
+        VisualLayout.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="neither a directory nor a hub id"):
+        VisualLayout.from_pretrained(tmp_path / "not there")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"), [(0, 5, "at least 1"), (5, -1, "at least 1"), (4200, 20, "200 times")]
+)
+def test_sizes_that_no_processor_takes_are_refused(width, height, message):
+    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
+    with pytest.raises(ValueError, match=message):
+        layout.cells(width, height)
+
+
+def test_a_hub_id_is_read_from_the_cache(tmp_path):
+    """In a process of its own: the hub's cache directory and offline mode are read at import."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    write(snapshot, {"model_type": "qwen3_vl"}, QWEN3)
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("abc")
+    code = "from sayo.geometry import VisualLayout; print(VisualLayout.from_pretrained({!r}).cells(640, 480).grid)"
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code.format("org/name")], capture_output=True, text=True, env=offline)
+    assert done.stdout.strip() == "(20, 15)", done.stderr
+    done = subprocess.run([sys.executable, "-c", code.format("org/none")], capture_output=True, text=True, env=offline)
+    assert "FileNotFoundError: org/none is not a local directory" in done.stderr
+
+
+def test_a_wrong_count_is_an_error_that_says_what_to_do():
+    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
+    assert len(layout.cells(500, 375, count=234)) == 234
+    with pytest.raises(ValueError, match="map the data set again"):
+        layout.cells(500, 375, count=235)
+
+
+class BrandNewConfig(PretrainedConfig):
+    """A family that geometry has never heard of."""
+
+    model_type = "brand_new_vl"
+
+
+def test_call_settings_come_before_the_processors_own():
+    config = Gemma3Config()
+    image_processor = Gemma3ImageProcessorPil(do_pan_and_scan=True)  # the processor's own default, off, comes before
+    assert len(VisualLayout.from_processor(image_processor, config).cells(1000, 500)) == 256
+    scanned = VisualLayout.from_processor(image_processor, config, images_kwargs={"do_pan_and_scan": True})
+    assert len(scanned.cells(1000, 500)) == 768
+
+
+def test_an_unknown_single_grid_model_needs_the_count():
+    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), BrandNewConfig())
+    with pytest.raises(ValueError, match="count="):
+        layout.cells(500, 375)
+    assert layout.cells(500, 375, count=234).grid == (18, 13)
+
+
+def test_an_unknown_tiled_model_says_what_to_write(tmp_path):
+    write(tmp_path, {"model_type": "brand_new_vl"}, {"crop_to_patches": True, "max_patches": 12})
+    with pytest.raises(ValueError, match=r"crop_to_patches.*builder.*families\.py"):
+        VisualLayout.from_pretrained(tmp_path)
+
+
+def test_importing_geometry_imports_neither_torch_nor_transformers(tmp_path):
+    write(tmp_path, {"model_type": "qwen3_vl"}, QWEN3)
+    code = (
+        "import sys; from sayo.geometry import VisualLayout, region_tokens; "
+        f"cells = VisualLayout.from_pretrained({str(tmp_path)!r}).cells(640, 480); "
+        "region_tokens(cells, [[0, 0, 50, 50]]); "
+        "sys.exit(', '.join({'torch', 'transformers', 'pycocotools'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_and_live_objects_agree(family, tmp_path):
+    """Every family of the table, saved and read back, alone and with what its processor adds at each call."""
+    image_processor, config = family.make_image_processor(), family.make_config()
+    config.save_pretrained(tmp_path)
+    image_processor.save_pretrained(tmp_path)
+    layout = VisualLayout.from_pretrained(tmp_path, family.changed)
+    assert layout.fingerprint == family.layout().fingerprint
+    assert f'"family": "{family.model_type}"' in layout.fingerprint
+    for size in family.sizes:
+        np.testing.assert_array_equal(layout.cells(*size).footprints, family.layout().cells(*size).footprints)
+
+
+def test_a_kept_class_token_sees_no_pixel():
+    config = LlavaConfig(vision_feature_select_strategy="full")  # CLIP, 336 pixels, 14-pixel patches
+    crop = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    image_processor = CLIPImageProcessorPil(**crop)
+    cells = VisualLayout.from_processor(image_processor, config).cells(336, 336)
+    assert len(cells) == 577
+    assert np.isnan(cells.footprints[0]).all()
+
+
+def test_old_files_without_a_patch_size_say_what_to_do(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "paligemma", "vision_config": {}}')
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 224, "width": 224}}')
+    with pytest.raises(ValueError, match=r"vision_config\.patch_size"):
+        VisualLayout.from_pretrained(tmp_path)
