@@ -10,6 +10,7 @@ import sayo
 from data_prep.cli import inspect, prepare_app
 from sayo.evaluation.cli import evaluate
 from sayo.export.cli import export
+from sayo.report.cli import report
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
 
@@ -25,6 +26,7 @@ app.command()(inspect)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(report)
 app.add_typer(toy_app, name="toy")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -63,7 +64,7 @@ def train_and_evaluate(
     result = evaluate(
         policy, load_auto_processor(policy_dir), rows, num_samples=num_samples, max_new_tokens=40, seed=seed
     )
-    result.save(run_dir / "evaluation")
+    result.save(run_dir / "evaluation" / "after")
     seconds = {"train_seconds": trained - started, "evaluate_seconds": time.perf_counter() - trained}
     return {"arm": arm, "seed": seed, **result.summary(), **seconds}
 
@@ -98,6 +99,9 @@ def main(
         for future in futures:
             results.append(future.result())
             progress.advance(task)
+    for arm, seed in jobs[1:]:
+        before = Path(runs, f"{arm}_{seed}", "evaluation", "before")
+        shutil.copytree(Path(runs, "cold_start_0", "evaluation", "after"), before, dirs_exist_ok=True)
     table = summarise(results, time.perf_counter() - started, steps, num_samples)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(table, indent=2) + "\n")

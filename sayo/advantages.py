@@ -1,0 +1,119 @@
+"""Advantage shapers: which tokens of a completion its advantage is paid to.
+
+TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper may spread that number over
+the tokens; loss types, clipping and importance correction stay TRL's. A recipe names a shaper by dotted path:
+
+    advantage_shaper:
+      function: sayo.advantages.causal_credit
+      options: {reward: attention}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sayo.attention.trace import AttentionTrace, Rows
+from sayo.metrics.perception import anchor_weights, dependency_filter, trajectory_scale
+from sayo.metrics.region import Select, token_weights
+from sayo.metrics.sinks import sink_free_mass, sink_tokens
+
+
+@dataclass(frozen=True)
+class ShapingBatch:
+    """What a shaper may look at: the completions of one rank.
+
+    Attributes:
+        advantages: `(B,)` TRL's advantages.
+        parts: reward name -> `(B,)`; the share of each reward in the advantages. They sum to `advantages`.
+        completion_mask: `(B, T)`.
+        traces: one per completion.
+        dependency: computes `(B, T)` how much each token depends on the image (VPPO's S_t; one more forward pass).
+        gather: concatenates a tensor over all ranks.
+    """
+
+    advantages: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+    completion_mask: torch.Tensor
+    traces: Sequence[AttentionTrace]
+    dependency: Callable[[], torch.Tensor]
+    gather: Callable[[torch.Tensor], torch.Tensor]
+
+
+def causal_credit(
+    batch: ShapingBatch,
+    reward: str = "attention",
+    rows: Rows = "deciding",
+    select: Select = "top_entropy",
+    top_share: float = 0.3,
+) -> torch.Tensor:
+    """`(B, T)`: what a row's attention earned is paid only to the tokens that the row could see.
+
+    The reward pools rows with weights that sum to 1; token `t` gets the weight of the rows at or behind it. Under
+    `deciding`, the row of token `i` has seen the tokens before `i`, so the choice of token `i` itself earns nothing
+    by it; under `of_token` it does. All other rewards are paid to every token.
+
+    Args:
+        reward: name of the attention reward in the recipe; `rows`, `select` and `top_share` must be that reward's.
+
+    Raises:
+        KeyError: there is no such reward.
+    """
+    if reward not in batch.parts:
+        raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")
+    share = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
+    for index, trace in enumerate(batch.traces):
+        if not len(trace):
+            continue
+        weights = token_weights(trace.entropy, select, top_share)
+        behind = np.cumsum(weights[::-1])[::-1]  # weight of the rows of tokens t, t + 1, ...
+        if rows == "deciding":
+            behind = np.append(behind[1:], 0.0)
+        share[index, : len(trace)] = torch.as_tensor(behind.copy(), dtype=torch.float32)
+    attention = batch.parts[reward]
+    return (batch.advantages - attention)[:, None] + attention[:, None] * share
+
+
+def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) -> torch.Tensor:
+    """`(B, T)`: VPPO (arXiv 2510.09285). Only the tokens that depend on the image learn, on scaled trajectories.
+
+    Token filter: the `share` most dependent tokens of each response. Trajectory scale: from `low` upwards with the
+    mean dependency, 1 on average over *all* ranks and micro-batches of the step (the release takes each rank's own).
+    """
+    dependency = batch.dependency().float().cpu().numpy()
+    lengths = batch.completion_mask.sum(dim=1).tolist()
+    own = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
+    means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in own], device=batch.advantages.device)
+    everyone = batch.gather(means).cpu().numpy()
+    # Ranks hold equal shares in rank order; equal means have equal scales, so look each of ours up by value.
+    scale_of = dict(zip(everyone.tolist(), trajectory_scale(everyone).tolist(), strict=True))
+    shaped = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
+    for index, row in enumerate(own):
+        keep = torch.as_tensor(dependency_filter(row, share), device=shaped.device)
+        shaped[index, : len(row)] = keep * batch.advantages[index] * scale_of[means[index].item()]
+    return shaped
+
+
+def perceptual_anchors(
+    batch: ShapingBatch, low: float = 0.5, high: float = 1.5, sink_share: float = 0.02, min_tokens: int = 8
+) -> torch.Tensor:
+    """`(B, T)`: "AT-RL-style" (arXiv 2602.11455 has no public code; this is a reconstruction, see methods.md 6.3).
+
+    Tokens whose deciding row looks more at the image, sinks left out, get more of the advantage; 1 on average within a
+    response. Needs traces with maps. Responses shorter than `min_tokens` are left as they are.
+    """
+    shaped = batch.advantages[:, None] * batch.completion_mask.float()
+    for index, trace in enumerate(batch.traces):
+        if len(trace) < min_tokens or trace.maps is None or trace.maps.shape[-1] == 0:
+            continue
+        maps = trace.maps[:, :-1].mean(axis=0)  # deciding rows, mean over layers: (T, N)
+        connectivity = sink_free_mass(maps, sink_tokens(maps, sink_share))
+        weights = torch.as_tensor(anchor_weights(connectivity, low=low, high=high), dtype=torch.float32)
+        shaped[index, : len(trace)] *= weights.to(shaped.device)
+    return shaped
+
+
+perceptual_anchors.needs_maps = True
