@@ -1,0 +1,187 @@
+"""The numbers of the page: held-out questions before and after, and arms of an ablation over seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sayo.report.charts import Chart, ablation_chart
+from sayo.report.evaluation import Evaluation, paired_change
+from sayo.report.run import Run, flatten
+
+METRICS = (  # key of a summary, heading, is it a share (shown in percent)?
+    ("accuracy", "Accuracy", True),
+    ("tas", "TAS", False),
+    ("region_score", "Region score", False),
+    ("target_ratio", "Attention on the region", False),
+    ("mean_length", "Tokens", False),
+)
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text; `trend` gives each cell a class: `"up"`, `"down"` or `""`."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    trends: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number: `before` -> `after`."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    trend: str
+
+
+def held_out_table(run: Run, several: bool) -> Table | None:
+    """All questions and each question type, before and after; None without any evaluation."""
+    summaries = [e.summary if e is not None else {} for e in (run.before, run.after)]
+    if not any(summaries):
+        return None
+    metrics = [m for m in METRICS if any(_number(s.get(m[0])) is not None for s in summaries)]
+    kinds = list(dict.fromkeys(kind for s in summaries for kind in s.get("by_type") or {}))
+    rows, trends = [], []
+    for kind in (None, *kinds):
+        pair = [s if kind is None else (s.get("by_type") or {}).get(kind) or {} for s in summaries]
+        count = next((s["num_questions"] for s in reversed(pair) if s.get("num_questions") is not None), ABSENT)
+        row, trend = ["All questions" if kind is None else kind, str(count)], ["", ""]
+        for key, _, percent in metrics:
+            first, last = (_number(s.get(key)) for s in pair)
+            absent = first is None and last is None
+            row.append(ABSENT if absent else f"{_show(first, percent)} → {_show(last, percent)}")
+            trend.append(_trend(first, last) if key != "mean_length" else "")
+        rows.append(tuple(row))
+        trends.append(tuple(trend))
+    headings = ("Questions", "Number", *(title for _, title, _ in metrics))
+    return Table(run.name if several else "", headings, tuple(rows), tuple(trends), _interval_note(run))
+
+
+def overview_table(policies: dict[str, Evaluation | None]) -> Table | None:
+    """One row per policy, over all questions; None without any evaluation."""
+    summaries = {name: e.summary for name, e in policies.items() if e is not None and e.summary}
+    metrics = [m for m in METRICS if any(_number(s.get(m[0])) is not None for s in summaries.values())]
+    rows = [
+        (
+            name,
+            str(s.get("num_questions", ABSENT)),
+            *(_show(_number(s.get(key)), percent) for key, _, percent in metrics),
+        )
+        for name, s in summaries.items()
+    ]
+    headings = ("Policy", "Questions", *(title for _, title, _ in metrics))
+    return Table("", headings, tuple(rows)) if rows else None
+
+
+def _interval_note(run: Run) -> str:
+    """The change with its interval, where both evaluations hold the answers question by question."""
+    if run.before is None or run.after is None:
+        return ""
+    parts = []
+    accuracy = paired_change(run.before, run.after, "correct")
+    if accuracy is not None:
+        parts.append(f"accuracy {100 * accuracy[0]:+.1f} ± {100 * accuracy[1]:.1f} points")
+    tas = paired_change(run.before, run.after, "tas")
+    if tas is not None:
+        parts.append(f"TAS {tas[0]:+.3f} ± {tas[1]:.3f}")
+    return f"Change with its 95% interval, paired over questions: {', '.join(parts)}." if parts else ""
+
+
+def tiles(run: Run) -> list[Tile]:
+    """Accuracy, TAS and length at a glance, from the held-out questions or else from both ends of training."""
+    before, after = (e.summary if e is not None else {} for e in (run.before, run.after))
+    found = []
+    for key, label, percent in METRICS:
+        first, last = _number(before.get(key)), _number(after.get(key))
+        if key not in ("accuracy", "tas", "mean_length") or (first is None and last is None):
+            continue
+        change = ""
+        if first is not None and last is not None:
+            change = f"{100 * (last - first):+.1f} points" if percent else f"{last - first:+.3g}"
+            change = "no change" if first == last else change
+        trend = _trend(first, last) if key != "mean_length" else ""
+        found.append(Tile(f"{label}, held out", _show(first, percent), _show(last, percent), change, trend))
+    return found
+
+
+def load_ablation(path: Path) -> tuple[Table, list[Chart]]:
+    """Mean and standard deviation over seeds of every metric of an ablation file, and a chart of each.
+
+    Raises:
+        ValueError: the file is not `{"rows": [{"arm": ..., "seeds": [...], <metric>: [...]}, ...]}`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = content["rows"]
+        arms = [str(row["arm"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is no ablation file ({{"rows": [{{"arm": ..., "seeds": [...]}}]}}): {error}'
+        ) from error
+    metrics = list(dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, list) and k != "seeds"))
+    percent = {metric: metric == "accuracy" for metric in metrics}
+    table = [
+        (arm, *(_mean_and_spread(row.get(m), percent[m]) for m in metrics))
+        for arm, row in zip(arms, rows, strict=True)
+    ]
+    counts = [len(row.get("seeds") or []) for row in rows]
+    seeds = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}" if counts else "0"
+    headings = ("Arm", *(_title(metric) for metric in metrics))
+    meta = "; ".join(f"{key}: {value}" for key, value in flatten(content.get("meta") or {}).items())
+    note = f"Mean ± standard deviation over seeds ({seeds} per arm)." + (f" {meta}." if meta else "")
+    charts = []
+    for metric in metrics:
+        values = [_numbers(row.get(metric)) for row in rows]
+        if metric in ("accuracy", "tas") and all(values):
+            charts.append(ablation_chart(_title(metric), arms, values))
+    return Table("", headings, tuple(table), note=note), charts
+
+
+def _title(metric: str) -> str:
+    return next((title for key, title, _ in METRICS if key == metric), metric.replace("_", " "))
+
+
+def _mean_and_spread(values: Any, percent: bool) -> str:
+    numbers = _numbers(values)
+    if not numbers:
+        return ABSENT
+    scale = 100 if percent else 1
+    digits = 1 if percent else 3
+    text = f"{scale * np.mean(numbers):.{digits}f}"
+    if len(numbers) > 1:
+        text += f" ± {scale * np.std(numbers, ddof=1):.{digits}f}"
+    dropped = len(values) - len(numbers)
+    return text + ("%" if percent else "") + (f" ({dropped} missing)" if dropped else "")
+
+
+def _numbers(values: Any) -> list[float]:
+    numbers = (_number(value) for value in (values or []))
+    return [number for number in numbers if number is not None]
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _show(value: float | None, percent: bool) -> str:
+    if value is None:
+        return ABSENT
+    return f"{100 * value:.1f}%" if percent else f"{value:.3g}"
+
+
+def _trend(first: float | None, last: float | None) -> str:
+    if first is None or last is None or first == last:
+        return ""
+    return "up" if last > first else "down"

@@ -1,0 +1,135 @@
+"""Run folders as training leaves them, made of the toy policies (real Qwen3-VL and Qwen2.5-VL classes)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sayo.toyworld.policy import make_policy, make_processor
+
+TRAINER_STATE = {
+    "global_step": 2,
+    "log_history": [
+        {"step": 1, "rewards/accuracy_reward/mean": 0.25, "attention/tas": 0.5, "entropy": 1.0},
+        {"step": 2, "rewards/accuracy_reward/mean": 0.75, "attention/tas": 0.625, "entropy": 0.5, "kl": float("nan")},
+    ],
+}
+RECIPE = """\
+model:
+  name_or_path: {base}
+data:
+  path: someone/grounded-questions
+  system_prompt: 'Look at the "object" first.'
+rewards:
+  accuracy:
+    function: sayo.rewards.accuracy_reward
+    weight: 2.0
+    options:
+      strict: true
+trainer:
+  attention_layers: [-1]
+  learning_rate: 0.0001
+  hub_token: hf_secret
+"""
+
+
+def write_policy(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A random policy whose weights are large enough that any wrong tensor changes the logits."""
+    model = make_policy(family, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder)
+    make_processor(family).save_pretrained(folder)
+    return folder
+
+
+def write_run(run: Path, source: Path, base: Path) -> Path:
+    """`run/checkpoint-2`, a copy of `source`, with the trainer's log and the resolved recipe."""
+    checkpoint = run / "checkpoint-2"
+    shutil.copytree(source, checkpoint)
+    (checkpoint / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
+    (run / "recipe.yaml").write_text(RECIPE.format(base=base))
+    return checkpoint
+
+
+@pytest.fixture(scope="session", params=("qwen3_vl", "qwen2_5_vl"))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def base(family: str, tmp_path_factory) -> Path:
+    """The model that training started from."""
+    return write_policy(tmp_path_factory.mktemp("base") / f"base_{family}", family)
+
+
+@pytest.fixture(scope="session")
+def trained(family: str, tmp_path_factory) -> Path:
+    """The same architecture with other weights."""
+    return write_policy(tmp_path_factory.mktemp("trained") / "trained", family, seed=1)
+
+
+@pytest.fixture
+def full_checkpoint(base: Path, trained: Path, tmp_path: Path) -> Path:
+    """A checkpoint of full fine-tuning."""
+    return write_run(tmp_path / "run", trained, base)
+
+
+@pytest.fixture
+def make_lora(tmp_path: Path) -> Callable[..., Path]:
+    """`make_lora(base, **peft options)` -> a LoRA checkpoint whose adapter changes the logits."""
+
+    def build(base: Path, **options) -> Path:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(3)
+        model = AutoModelForImageTextToText.from_pretrained(base)
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], **options)
+        model = get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name or "modules_to_save" in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        adapter = tmp_path / "adapter"
+        model.save_pretrained(adapter)
+        AutoProcessor.from_pretrained(base).save_pretrained(adapter)
+        return write_run(tmp_path / "lora_run", adapter, base)
+
+    return build
+
+
+@pytest.fixture
+def lora_checkpoint(base: Path, make_lora) -> Path:
+    """A LoRA checkpoint."""
+    return make_lora(base)
+
+
+@pytest.fixture(scope="session")
+def logits_of() -> Callable[..., np.ndarray]:
+    """Logits of a saved model on one picture and question, through the public loaders only."""
+
+    def read(folder: Path, adapter: Path | None = None) -> np.ndarray:
+        processor = AutoProcessor.from_pretrained(folder)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
+        picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (80, 64, 3), dtype=np.uint8))
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]}]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        with torch.no_grad():
+            return model.eval()(**processor(images=[picture], text=[text], return_tensors="pt")).logits.numpy()
+
+    return read

@@ -1,0 +1,292 @@
+"""Checkpoints of full fine-tuning and of LoRA become model folders that compute the same logits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from typer import Typer
+from typer.testing import CliRunner
+
+from sayo.export import ExportError, export_checkpoint
+from sayo.export.cli import export as export_command
+
+WEIGHTS = "model.safetensors"
+
+
+def names(file: Path) -> set[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return set(tensors.keys())
+
+
+def edit(file: Path, change) -> None:
+    """Apply `change` to the dictionary of tensors of a safetensors file."""
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def command(*arguments) -> object:
+    app = Typer()
+    app.command()(export_command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_full_checkpoint_keeps_its_logits_and_names(full_checkpoint, base, tmp_path, logits_of):
+    result = export_checkpoint(full_checkpoint, tmp_path / "out")
+    assert (result.kind, result.logit_difference, result.merge_difference) == ("full", 0.0, None)
+    np.testing.assert_array_equal(logits_of(tmp_path / "out"), logits_of(full_checkpoint))
+    assert np.abs(logits_of(tmp_path / "out") - logits_of(base)).max() > 0.1
+    assert names(tmp_path / "out" / WEIGHTS) == names(base / WEIGHTS)
+    assert result.num_tensors == len(names(base / WEIGHTS))
+
+
+def test_lora_is_merged_into_the_base(lora_checkpoint, base, tmp_path, logits_of):
+    result = export_checkpoint(lora_checkpoint, tmp_path / "out")
+    assert result.merged and result.kind == "adapter" and result.merge_difference < 1e-4
+    expected = logits_of(base, adapter=lora_checkpoint)
+    np.testing.assert_allclose(logits_of(tmp_path / "out"), expected, atol=1e-4)
+    assert np.abs(expected - logits_of(base)).max() > 0.1  # the adapter does something
+    assert names(tmp_path / "out" / WEIGHTS) == names(base / WEIGHTS)
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_modules_trained_in_full_beside_lora_are_exported(base, make_lora, tmp_path, logits_of):
+    checkpoint = make_lora(base, modules_to_save=["merger"])
+    export_checkpoint(checkpoint, tmp_path / "out")
+    before, after = load_file(base / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
+    changed = [name for name in before if ".merger." in name and not torch.equal(before[name], after[name])]
+    assert changed
+    np.testing.assert_allclose(logits_of(tmp_path / "out"), logits_of(base, adapter=checkpoint), atol=1e-4)
+
+
+def test_bfloat16_base_stays_bfloat16_and_reports_the_rounding(base, make_lora, tmp_path):
+    half = tmp_path / "half"
+    export_checkpoint(base, half, dtype="bfloat16")
+    result = export_checkpoint(make_lora(half), tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / WEIGHTS).values()} == {torch.bfloat16}
+    assert result.dtype == "bfloat16"
+    assert result.merge_difference < 1e-4 < result.logit_difference < 1.0
+
+
+def test_adapter_only_keeps_the_adapter(lora_checkpoint, base, tmp_path, logits_of):
+    result = export_checkpoint(lora_checkpoint, tmp_path / "out", merge=False)
+    assert not result.merged and not (tmp_path / "out" / WEIGHTS).exists()
+    np.testing.assert_array_equal(logits_of(base, adapter=tmp_path / "out"), logits_of(base, adapter=lora_checkpoint))
+    assert "PeftModel.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_adapter_only_of_a_full_checkpoint_is_refused(full_checkpoint, tmp_path):
+    with pytest.raises(ExportError, match="not an adapter"):
+        export_checkpoint(full_checkpoint, tmp_path / "out", merge=False)
+
+
+def test_processor_keeps_its_pixel_limits_and_chat_template(full_checkpoint, tmp_path):
+    file = full_checkpoint / "processor_config.json"
+    config = json.loads(file.read_text())
+    config["image_processor"]["size"] = {"shortest_edge": 1024, "longest_edge": 5120}
+    file.write_text(json.dumps(config))
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert dict(processor.image_processor.size) == {"shortest_edge": 1024, "longest_edge": 5120}
+    assert processor.chat_template == AutoProcessor.from_pretrained(full_checkpoint).chat_template
+    assert "1,024 and 5,120 pixels" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_processor_falls_back_to_the_base(full_checkpoint, tmp_path):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (full_checkpoint / name).unlink()
+    result = export_checkpoint(full_checkpoint, tmp_path / "out")
+    assert any("the base model's was taken" in note for note in result.notes)
+    assert AutoProcessor.from_pretrained(tmp_path / "out").image_processor is not None
+
+
+def test_generation_ends_where_the_tokenizer_says(full_checkpoint, tmp_path):
+    tokenizer = AutoProcessor.from_pretrained(full_checkpoint).tokenizer
+    GenerationConfig(eos_token_id=7, bos_token_id=151643, use_cache=False).save_pretrained(full_checkpoint)
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    generation = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert generation.eos_token_id == [tokenizer.eos_token_id, 7]
+    assert generation.pad_token_id == tokenizer.pad_token_id
+    assert generation.bos_token_id is None and generation.use_cache
+
+
+def drop_tensor(checkpoint: Path) -> None:
+    edit(checkpoint / WEIGHTS, lambda tensors: tensors.pop(next(k for k in sorted(tensors) if "q_proj" in k)))
+
+
+def add_tensor(checkpoint: Path) -> None:
+    edit(checkpoint / WEIGHTS, lambda tensors: tensors.update({"model.extra.weight": torch.ones(2)}))
+
+
+def change_shape(checkpoint: Path) -> None:
+    def narrow(tensors):
+        name = next(k for k in sorted(tensors) if "q_proj.weight" in k)
+        tensors[name] = tensors[name][:2].clone()
+
+    edit(checkpoint / WEIGHTS, narrow)
+
+
+def put_nan(checkpoint: Path) -> None:
+    def damage(tensors):
+        tensors[next(k for k in sorted(tensors) if "embed_tokens" in k)][5] = float("nan")
+
+    edit(checkpoint / WEIGHTS, damage)
+
+
+def truncate(checkpoint: Path) -> None:
+    os.truncate(checkpoint / WEIGHTS, (checkpoint / WEIGHTS).stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_tensor, "1 missing"),
+        (add_tensor, "1 unexpected"),
+        (change_shape, "shape"),
+        (put_nan, "embed_tokens.weight holds NaN"),
+        (truncate, "cannot load"),
+    ],
+)
+def test_damaged_checkpoint_is_refused_and_nothing_is_written(full_checkpoint, tmp_path, damage, message):
+    damage(full_checkpoint)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ExportError, match=message):
+        export_checkpoint(full_checkpoint, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_adapter_with_a_missing_tensor_is_refused(lora_checkpoint, tmp_path):
+    file = lora_checkpoint / "adapter_model.safetensors"
+    edit(file, lambda tensors: tensors.pop(next(k for k in sorted(tensors) if "lora_B" in k)))
+    with pytest.raises(ExportError, match="1 missing"):
+        export_checkpoint(lora_checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_zero3_mangled_are_put_right(base, trained, full_checkpoint, tmp_path, logits_of):
+    """transformers 5.23 saves `model.layers` as `model.model.layers` under ZeRO-3 (Qwen2.5-VL)."""
+    expected = logits_of(trained)
+
+    def mangle(tensors):
+        for name in [k for k in tensors if k.startswith(("model.layers", "model.embed_tokens", "model.norm"))]:
+            tensors["model." + name] = tensors.pop(name)
+
+    edit(full_checkpoint / WEIGHTS, mangle)
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    assert names(tmp_path / "out" / WEIGHTS) == names(base / WEIGHTS)
+    np.testing.assert_array_equal(logits_of(tmp_path / "out"), expected)
+
+
+def test_another_base_is_refused(full_checkpoint, base, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    tensors = load_file(base / WEIGHTS)
+    tensors.pop(next(k for k in sorted(tensors) if "layers.3" in k))
+    save_file(tensors, other / WEIGHTS)
+    with pytest.raises(ExportError, match="tensor names differ"):
+        export_checkpoint(full_checkpoint, tmp_path / "out", base_model=str(other))
+
+
+def test_existing_folder_needs_overwrite(full_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="--overwrite"):
+        export_checkpoint(full_checkpoint, out)
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    export_checkpoint(full_checkpoint, out, overwrite=True)
+    assert (out / WEIGHTS).is_file() and not (out / "notes.txt").exists()
+    assert oct((out / WEIGHTS).stat().st_mode & 0o444) == oct(0o444)
+
+
+def test_refused_overwrite_keeps_the_old_export(full_checkpoint, tmp_path):
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    old = (tmp_path / "out" / WEIGHTS).read_bytes()
+    drop_tensor(full_checkpoint)
+    with pytest.raises(ExportError):
+        export_checkpoint(full_checkpoint, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == old
+
+
+def test_checkpoint_and_base_are_never_overwritten(full_checkpoint, base, tmp_path):
+    for out in (full_checkpoint, full_checkpoint.parent, base):
+        with pytest.raises(ExportError, match="itself"):
+            export_checkpoint(full_checkpoint, out, overwrite=True)
+    AutoModelForImageTextToText.from_pretrained(full_checkpoint)
+
+
+def test_command_reports_the_difference(lora_checkpoint, tmp_path):
+    result = command(lora_checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Largest logit difference from the source, reloaded" in result.output
+
+
+def test_command_fails_with_status_1_and_a_reason(full_checkpoint, tmp_path):
+    drop_tensor(full_checkpoint)
+    result = command(full_checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "1 missing" in result.output
+    result = command(full_checkpoint.parent, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "checkpoint-2" in result.output
+    assert command(tmp_path / "nowhere", "--out", tmp_path / "out").exit_code == 1
+
+
+def test_card_is_right_for_a_vision_language_model(full_checkpoint, tmp_path):
+    from huggingface_hub import ModelCard
+
+    evaluation = full_checkpoint.parent / "evaluation"
+    for moment, accuracy in (("before", 0.5), ("after", 0.875)):
+        (evaluation / moment).mkdir(parents=True)
+        summary = {"accuracy": accuracy, "tas": None, "num_questions": 8}
+        (evaluation / moment / "summary.json").write_text(json.dumps(summary))
+    export_checkpoint(full_checkpoint, tmp_path / "out", repository="someone/policy")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.pipeline_tag == "image-text-to-text" and card.data.library_name == "transformers"
+    assert card.data.datasets == ["someone/grounded-questions"]
+    assert card.data.base_model is None  # a local folder is no hub id
+    for text in (
+        'AutoModelForImageTextToText.from_pretrained("someone/policy"',
+        "AutoProcessor",
+        '"Look at the \\"object\\" first."',
+        "| `rewards/accuracy_reward/mean` | 0.25 | 0.75 |",
+        "Attention layers read: -1",
+        "| accuracy | `sayo.rewards.accuracy_reward` | 2.0 | strict = True |",
+        "reinforcement learning",
+        "| accuracy | 0.5 | 0.875 |",
+        "| tas | n/a | n/a |",
+        "transformers: ",
+    ):
+        assert text in card.text, text
+    assert "text-generation" not in str(card)
+    assert str(tmp_path) not in str(card) and "hf_secret" not in str(card) and "nan" not in card.text
+
+
+def test_quick_start_of_the_card_runs(full_checkpoint, tmp_path, monkeypatch, capsys):
+    """The code block is executed as it stands, on a machine without a GPU."""
+    from PIL import Image
+
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("picture.jpg")
+    exec(compile(code.replace("512", "4"), "card", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_card_without_a_recipe_says_nothing_about_it(full_checkpoint, tmp_path):
+    (full_checkpoint.parent / "recipe.yaml").unlink()
+    (full_checkpoint / "trainer_state.json").unlink()
+    export_checkpoint(full_checkpoint, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "reinforcement" not in card
+        and "ecipe" not in card.replace("left no recipe", "")
+        and "Attention layers" not in card
+    )

@@ -1,0 +1,164 @@
+"""Run folders with a made-up but realistic log, recipe, environment and evaluations, as input for the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+COLORS = {"red": (220, 60, 50), "blue": (60, 90, 210), "green": (50, 160, 80), "yellow": (235, 200, 60)}
+KINDS = ("attribute", "relation", "counting")
+CELLS = 4  # a 64 x 64 picture is 4 x 4 visual tokens
+
+
+FEW = ("step", "rewards/accuracy/mean", "rewards/attention/mean", "attention/target_ratio", "entropy")
+
+
+def write_log(run: Path, steps: int, gain: float, rng: np.random.Generator, full: bool) -> None:
+    """`trainer_state.json` with the keys that TRL and sayo log, or with a few of them (fewer charts, faster tests)."""
+    history = []
+    for step in range(1, steps + 1):
+        done = 1 - np.exp(-3 * step / steps)
+        noise = rng.normal(0, 0.03, 6)
+        history.append(
+            {
+                "step": step,
+                "epoch": step / steps,
+                "loss": float(noise[0] / 100),
+                "reward": float(1.2 + gain * done + noise[0]),
+                "rewards/accuracy/mean": float(0.55 + gain * done + noise[1]),
+                "rewards/accuracy/std": float(0.45 - 0.2 * done),
+                "rewards/format/mean": float(0.9 + 0.05 * done + noise[2] / 3),
+                "rewards/format/std": 0.08,
+                "rewards/attention/mean": float(0.3 + 1.2 * gain * done + noise[3]),
+                "rewards/attention/std": 0.2,
+                "attention/target_ratio": float(1.4 + 4 * gain * done + 5 * noise[4]),
+                "attention/target_mass": float(0.05 + 0.2 * gain * done + noise[4] / 5),
+                "attention/image_mass": float(0.3 + 0.1 * done + noise[4] / 5),
+                "completions/mean_length": float(17 + 2 * done + 10 * noise[5]),
+                "entropy": float(0.4 - 0.25 * done + noise[5] / 5),
+                "frac_reward_zero_std": float(0.05 + 0.3 * done),
+                "grad_norm": float(0.9 - 0.4 * done + noise[5]),
+                "step_time": float(0.8 + noise[5]),
+                "kl": float("nan"),
+            }
+        )
+    if not full:
+        history = [{key: entry[key] for key in FEW} for entry in history]
+    (run / "trainer_state.json").write_text(json.dumps({"global_step": steps, "log_history": history}))
+
+
+def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, questions: int = 18) -> None:
+    """`summary.json`, `samples.jsonl`, `maps.npz` and the pictures of an evaluation by a policy of some skill."""
+    (folder / "images").mkdir(parents=True)
+    maps, lines, names = {}, [], list(COLORS)
+    for number in range(questions):
+        target, other = (number * 5) % 16, (number * 5 + 7) % 16
+        color, wrong = names[number % 4], names[(number + 1) % 4]
+        picture = Image.new("RGB", (64, 64), (226, 232, 240))
+        pen = ImageDraw.Draw(picture)
+        for cell, name in ((target, color), (other, wrong)):
+            x, y = 16 * (cell % CELLS), 16 * (cell // CELLS)
+            pen.ellipse((x + 2, y + 2, x + 13, y + 13), fill=COLORS[name], outline=(30, 41, 59))
+        picture.save(folder / "images" / f"{number}.png")
+        heat = rng.uniform(0.2, 1.0, (CELLS, CELLS))
+        heat.flat[other] += 6 * (1 - skill)
+        heat.flat[target] += 8 * skill
+        maps[f"q{number}"] = (0.4 * heat / heat.sum()).astype(np.float32)
+        correct = (rng.random(4) < skill).astype(int).tolist()
+        x, y = 16 * (target % CELLS), 16 * (target // CELLS)
+        said = [
+            f"I look at the {'round' if c else 'other'} one. <answer>{color if c else wrong}</answer>" for c in correct
+        ]
+        lines.append(
+            {
+                "id": f"q{number}",
+                "question": f"What colour is the disc in row {target // CELLS + 1}?",
+                "question_type": KINDS[number % 3],
+                "solution": color,
+                "completions": said,
+                "correct": correct,
+                "tas": float(np.clip(skill + rng.normal(0, 0.1), 0, 1)),
+                "regions": [
+                    {"box": [x, y, x + 16, y + 16], "role": "answer"},
+                    {
+                        "box": [
+                            16 * (other % CELLS),
+                            16 * (other // CELLS),
+                            16 * (other % CELLS) + 16,
+                            16 * (other // CELLS) + 16,
+                        ],
+                        "role": "evidence",
+                    },
+                ],
+                "image_size": [64, 64],
+                "image": f"images/{number}.png",
+                "map": f"q{number}",
+            }
+        )
+    np.savez(folder / "maps.npz", **maps)
+    (folder / "samples.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    write_summary(folder, lines)
+
+
+def write_summary(folder: Path, lines: list[dict]) -> None:
+    """`summary.json` as the mean of the samples."""
+
+    def means(chosen: list[dict]) -> dict:
+        correct = float(np.mean([np.mean(line["correct"]) for line in chosen]))
+        return {
+            "accuracy": correct,
+            "tas": float(np.mean([line["tas"] for line in chosen])),
+            "num_questions": len(chosen),
+        }
+
+    summary = {**means(lines), "region_score": None, "target_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
+    summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """`make_run(name, steps=40, gain=0.4, seed=0, full_log=False)` -> a complete run folder."""
+
+    def build(name: str = "toy", steps: int = 40, gain: float = 0.4, seed: int = 0, full_log: bool = False) -> Path:
+        rng = np.random.default_rng(seed)
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        write_log(run, steps, gain, rng, full_log)
+        recipe = {
+            "model": {"name_or_path": "runs/demo/cold_start", "dtype": "float32", "lora": None},
+            "data": {"path": "runs/demo/prepared", "split": "train"},
+            "trainer": {"output_dir": f"runs/demo/{name}", "attention_layers": "last", "seed": seed},
+            "rewards": {
+                "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 1.0},
+                "attention": {"function": "sayo.rewards.region_attention_reward", "weight": 0.5},
+            },
+        }
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        environment = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "cpus": 2}
+        (run / "environment.json").write_text(json.dumps(environment))
+        write_evaluation(run / "evaluation" / "before", 0.45, rng)
+        write_evaluation(run / "evaluation" / "after", min(0.97, 0.5 + gain), rng)
+        return run
+
+    return build
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Path:
+    """Four arms over three seeds."""
+    rows = [
+        {"arm": "cold start", "seeds": [0, 1, 2], "accuracy": [0.58, 0.61, 0.6], "tas": [0.41, 0.44, 0.42]},
+        {"arm": "accuracy only", "seeds": [0, 1, 2], "accuracy": [0.95, 0.93, 0.97], "tas": [0.7, 0.66, 0.71]},
+        {"arm": "attention only", "seeds": [0, 1, 2], "accuracy": [0.9, 0.88, 0.92], "tas": [0.86, 0.9, 0.88]},
+        {"arm": "both", "seeds": [0, 1, 2], "accuracy": [0.97, 0.95, 0.98], "tas": [0.9, 0.92, None]},
+    ]
+    path = tmp_path / "ablation.json"
+    path.write_text(json.dumps({"rows": rows, "meta": {"command": "python scripts/toy_ablation.py", "samples": 8}}))
+    return path
