@@ -10,6 +10,7 @@ import sayo
 from data_prep.cli import inspect, prepare_app
 from sayo.evaluation.cli import evaluate
 from sayo.export.cli import export
+from sayo.look.cli import figures, look
 from sayo.report.cli import report
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
@@ -26,6 +27,8 @@ app.command()(inspect)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(look)
+app.command()(figures)
 app.command()(report)
 app.add_typer(toy_app, name="toy")
 

@@ -1,0 +1,72 @@
+"""Looks of real toy policies of both families, and a real browser to show them in."""
+
+from __future__ import annotations
+
+import pytest
+from look.browser import CHROMIUM, Browser
+from look.shapes import QUESTION
+from PIL import Image, ImageDraw
+
+from sayo.look import Look, look_at
+
+
+@pytest.fixture(scope="session", params=["qwen3_vl", "qwen2_5_vl"])
+def policy(request):
+    """(model, processor) of one toy family, four layers deep."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from sayo.toyworld.policy import make_policy, make_processor
+
+    torch.manual_seed(0)
+    config = make_policy(request.param).config
+    config.text_config.update({"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4})
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    model.generation_config.update(**make_policy(request.param).generation_config.to_diff_dict())
+    for name, parameter in model.named_parameters():  # at initialisation attention is nearly uniform
+        if "q_proj" in name or "k_proj" in name:
+            parameter.data.mul_(1.5)
+    return model, make_processor(request.param)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    """96 x 64 pixels: 6 x 4 visual tokens."""
+    image = Image.new("RGB", (96, 64), "#8a8a8a")
+    ImageDraw.Draw(image).ellipse((20, 20, 40, 40), fill="red")
+    return image
+
+
+@pytest.fixture(scope="session")
+def look(policy, picture) -> Look:
+    """A sampled response of 24 tokens with a region."""
+    import torch
+
+    torch.manual_seed(0)
+    model, processor = policy
+    options = {"max_new_tokens": 24, "temperature": 1.0, "name": "toy"}
+    return look_at(model, processor, [picture], QUESTION, regions=[{"box": [16, 16, 48, 40]}], **options)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium; skips where there is none."""
+    pytest.importorskip(
+        "websocket", reason="pip install websocket-client (the browser tests talk to Chromium with it)"
+    )
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium, then the page is tested in it")
+    with Browser(tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser):
+    """The browser, with a clean slate; the test must leave it without a complaint from the console."""
+    browser.resize(1280, 900)
+    browser.errors.clear()
+    browser.requests.clear()
+    yield browser
+    browser.run("1")  # collect what is still under way
+    assert browser.errors == []
+    assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in browser.requests)

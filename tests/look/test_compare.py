@@ -1,0 +1,105 @@
+"""Pictures for papers, drift over a response, and the commands that make them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from look.shapes import synthetic_look
+from PIL import Image
+from typer.testing import CliRunner
+
+from sayo.attention import AttentionTrace
+from sayo.look import save_picture
+from sayo.look.compare import drift, save_comparison, save_drift
+
+
+def run_command(name: str, *words):
+    """Run one of the module's commands as it is typed."""
+    import typer
+
+    from sayo.look import cli
+
+    app = typer.Typer()
+    app.command()(getattr(cli, name))
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def trace(target: float, image: float, length: int) -> AttentionTrace:
+    masses = {"target": np.full((2, length + 1), target), "image": np.full((2, length + 1), image)}
+    return AttentionTrace(masses, {"target": 2.0, "image": 16.0}, np.ones(length), (0, 1))
+
+
+def colours(path) -> int:
+    return len(np.unique(np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3), axis=0))
+
+
+def test_drift_is_the_mean_over_the_responses_that_last() -> None:
+    traces = [trace(0.1, 0.4, 6) for _ in range(5)] + [trace(0.2, 0.4, 3) for _ in range(5)]
+    curves = drift(traces)
+    np.testing.assert_allclose(curves["image"][:, 0], 0.4)
+    # 0.1 / 2 over 0.4 / 16 is 2, and 4 for the short ones, which end after three tokens
+    np.testing.assert_allclose(curves["target"][:, 0], [3, 3, 3, 2, 2, 2])
+    half = 1.96 * np.std([2] * 5 + [4] * 5, ddof=1) / np.sqrt(10)
+    np.testing.assert_allclose(curves["target"][:, 1], [half, half, half, 0, 0, 0], atol=1e-12)
+
+
+def test_drift_of_too_few_responses_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ask more questions"):
+        drift([trace(0.1, 0.4, 3)] * 2)
+
+
+def test_pictures_are_drawn(look, tmp_path) -> None:
+    assert colours(save_picture(look, tmp_path / "look.png", dpi=60)) > 100
+    assert colours(save_comparison({"before": look, "after": look}, tmp_path / "both.png", dpi=60)) > 100
+    curves = {"before": drift([trace(0.1, 0.4, 6)] * 5), "after": drift([trace(0.2, 0.5, 6)] * 5)}
+    assert colours(save_drift(curves, tmp_path / "drift.png", dpi=60)) > 20
+
+
+def test_long_hostile_responses_and_views_are_drawn(tmp_path) -> None:
+    look = synthetic_look(tokens=400, grid=(6, 4), layers=2, views=2)
+    tokens = ["$x^", "\n\n", "漢字", "</script>", "\\frac", *look.tokens[5:]]
+    assert colours(save_picture(dataclasses.replace(look, tokens=tokens), tmp_path / "look.png", dpi=60)) > 100
+
+
+def test_the_command_writes_page_and_picture(toy, tmp_path) -> None:
+    image = next((toy.world / "images").glob("*.png"))
+    words = (toy.policy, image, "What color is the disc?", "--box", "8,8,40,40", "--response", "It is red.")
+    files = ("--out", tmp_path / "a/look.html", "--png", tmp_path / "b/look.png", "--layers", "0,last")
+    result = run_command("look", *words, *files)
+    assert result.exit_code == 0, result.output
+    assert "MB" in result.output
+    assert re.search(r'"read_layers": \[0, [1-9]\]', (tmp_path / "a/look.html").read_text())
+    assert colours(tmp_path / "b/look.png") > 100
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--box", "1,2,3"), "is not x1,y1,x2,y2"),
+        (("--box", "9,9,1,1"), "reversed"),
+        (("--layers", "12"), "out of range"),
+        (("--layers", "middle"), "Unknown layer spec"),
+        (("--box", "4:1,1,9,9"), "image 4"),
+    ],
+)
+def test_the_command_names_mistakes(toy, tmp_path, words: tuple, message: str) -> None:
+    image = next((toy.world / "images").glob("*.png"))
+    result = run_command("look", toy.policy, image, "Why?", "--response", "x", "--out", tmp_path / "x.html", *words)
+    assert result.exit_code == 2 and message in result.output
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_file_that_is_no_picture_is_named(toy, tmp_path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    result = run_command("look", toy.policy, tmp_path / "broken.png", "Why?", "--out", tmp_path / "x.html")
+    assert result.exit_code == 2 and "broken.png" in result.output
+
+
+def test_figures_of_two_checkpoints(toy, tmp_path) -> None:
+    words = ("--data", toy.prepared, "--num-questions", 6, "--max-new-tokens", 8, "--out", tmp_path)
+    result = run_command("figures", toy.policy, toy.policy, *words)
+    assert result.exit_code == 0, result.output
+    assert colours(tmp_path / "before_after.png") > 100 and colours(tmp_path / "drift.png") > 20
