@@ -12,6 +12,7 @@ from sayo.evaluation.cli import evaluate
 from sayo.export.cli import export
 from sayo.look.cli import figures, look
 from sayo.report.cli import report
+from sayo.synthesize.cli import synthesize_app
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
 
@@ -30,6 +31,7 @@ app.command()(export)
 app.command()(look)
 app.command()(figures)
 app.command()(report)
+app.add_typer(synthesize_app, name="synthesize")
 app.add_typer(toy_app, name="toy")
 
 

@@ -1,0 +1,1 @@
+"""Training data written by models behind OpenAI-compatible servers: `sayo synthesize`."""

@@ -1,0 +1,58 @@
+"""Near duplicates among completions: those that share most of their word n-grams with an earlier one."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+
+_BANDS, _ROWS = 16, 4  # finds 99.9 % of the pairs that share 80 % of their n-grams, 96 % at 66 %
+
+
+class NearDuplicates:
+    """Completions seen so far, found by MinHash (Broder 1997) and then compared exactly.
+
+    Args:
+        max_overlap: the largest Jaccard overlap of n-grams that is no near duplicate.
+        n: words per n-gram; a shorter text is one n-gram.
+    """
+
+    def __init__(self, max_overlap: float = 0.8, n: int = 5):
+        self.max_overlap, self.n = max_overlap, n
+        odd, shift = np.random.default_rng(0).integers(1 << 64, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
+        self._odd, self._shift = odd | np.uint64(1), shift
+        self._buckets: dict[bytes, list[int]] = {}
+        self._grams: list[np.ndarray] = []
+        self._names: list[str] = []
+
+    def add(self, name: str, text: str) -> tuple[str, float] | None:
+        """Remember the text unless it is a near duplicate.
+
+        Returns:
+            None, or the name of the earlier text that it repeats and their overlap.
+        """
+        grams = self._n_grams(text)
+        bands = self._bands(grams)
+        candidates = sorted({index for band in bands for index in self._buckets.get(band, ())})
+        for index in candidates:
+            both = len(np.intersect1d(grams, self._grams[index], assume_unique=True))
+            overlap = both / (len(grams) + len(self._grams[index]) - both)
+            if overlap > self.max_overlap:
+                return self._names[index], overlap
+        for band in bands:
+            self._buckets.setdefault(band, []).append(len(self._grams))
+        self._grams.append(grams)
+        self._names.append(name)
+        return None
+
+    def _n_grams(self, text: str) -> np.ndarray:
+        words = re.findall(r"\w+", text.casefold())
+        count = max(1, len(words) - self.n + 1)
+        grams = (" ".join(words[start : start + self.n]).encode("utf-8", "backslashreplace") for start in range(count))
+        return np.unique(np.fromiter((zlib.crc32(gram) for gram in grams), dtype=np.uint32, count=count))
+
+    def _bands(self, grams: np.ndarray) -> list[bytes]:
+        hashes = (self._odd * grams.astype(np.uint64) + self._shift) >> np.uint64(32)  # multiply-shift: overflow meant
+        lowest = hashes.min(axis=1).reshape(_BANDS, _ROWS)
+        return [bytes([band]) + row.tobytes() for band, row in enumerate(lowest)]

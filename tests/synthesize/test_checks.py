@@ -1,0 +1,122 @@
+"""What counts as a visual anchor, as a leak, as a near duplicate."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from data_prep.examples import RejectError
+from sayo.synthesize import checks
+from sayo.synthesize.duplicates import NearDuplicates
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "look back at the triangle",
+        "Let me check the image again.",
+        "Looking back at the left side, ...",
+        "I glance back at the label",
+        "I should re-examine the diagram carefully",
+        "Let's zoom into the upper part of the picture",
+        "Going back to the figure, AB is longer",
+        "I return once more back to the scene",
+        "verifying this in the chart",
+        "Rechecking the small red bar in the graph",
+    ],
+)
+def test_anchors(text):
+    assert len(checks.anchors(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "look back at my reasoning",
+        "Looking back at the previous steps",
+        "go back to the question",
+        "check the equation again",
+        "The image shows a triangle.",
+        "Let me check my work on the image of the function",
+        "in the figure, AB is longer",
+        "a lookout at the image",
+    ],
+)
+def test_no_anchors(text):
+    assert checks.anchors(text) == []
+
+
+def test_the_anchor_of_the_last_two_thirds_counts():
+    before, anchor = "I think it over. ", "Let me check the image again."
+    assert checks.check_anchors(before * 10 + anchor, "x") == 1
+    assert checks.check_anchors(anchor + before * 10 + anchor, "x") == 2
+    with pytest.raises(RejectError, match="anchor_too_early"):
+        checks.check_anchors(before + anchor + before * 10, "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["From the description, it is 3.", "as described above", "The provided text says 3.", "Your caption mentions it."],
+)
+def test_leaks(text):
+    with pytest.raises(RejectError, match="leak"):
+        checks.check_leaks(text, "How many?", "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The motion is described by a line; using the given information, AB = 3.",
+        "He captions his drawings.",
+        "I cannot see any dog in front of the house.",
+    ],
+)
+def test_no_leaks(text):
+    checks.check_leaks(text, "How many?", "x")
+
+
+@pytest.mark.parametrize("text", ["So the correct answer is B.", "The result given by the formula is 3."])
+def test_a_final_answer_is_not_given_away(text):
+    checks.check_given_answer(text, "x")
+
+
+@pytest.mark.parametrize(
+    "piece", ["look ", "look back ", "check" + " " * 50, "a,", "<think>", "<|", "look\n,", "the correct answer "]
+)
+def test_hostile_text_is_checked_in_linear_time(piece):
+    text = piece * (50_000 // len(piece))
+    start = time.process_time()
+    checks.anchors(text)
+    for check in (lambda: checks.check_leaks(text, "q", "x"), lambda: checks.check_plain(text, "x")):
+        with suppress(RejectError):
+            check()
+    with suppress(RejectError):
+        checks.check_given_answer(text, "x")
+    assert time.process_time() - start < 2
+
+
+def _texts(number: int, words: int = 200) -> list[list[str]]:
+    rng = np.random.default_rng(0)
+    return [[f"w{word}" for word in rng.integers(0, 5000, words)] for _ in range(number)]
+
+
+def test_near_duplicates_are_found_among_many():
+    seen, texts = NearDuplicates(0.8), _texts(300)
+    assert [seen.add(str(i), " ".join(words)) for i, words in enumerate(texts)] == [None] * 300
+    for i, words in enumerate(texts):
+        changed = [*words]
+        changed[100] = "another"  # breaks 5 of 196 5-grams
+        name, overlap = seen.add("again", " ".join(changed).upper())
+        assert name == str(i) and overlap == pytest.approx(191 / 201)
+
+
+def test_half_a_text_is_no_near_duplicate_and_short_texts_count():
+    seen = NearDuplicates(0.8)
+    [words] = _texts(1)
+    assert seen.add("a", " ".join(words)) is None
+    assert seen.add("b", " ".join([*words[:100], *(f"x{i}" for i in range(100))])) is None
+    assert seen.add("c", "Red.") is None and seen.add("d", "red") == ("c", 1.0)
+    assert seen.add("e", "") is None
