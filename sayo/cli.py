@@ -8,7 +8,7 @@ import typer
 
 import sayo
 from data_prep.cli import inspect, prepare_app
-from sayo.evaluation.cli import evaluate
+from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
 from sayo.look.cli import figures, look
 from sayo.report.cli import report
@@ -27,6 +27,7 @@ app.add_typer(prepare_app, name="prepare")
 app.command()(inspect)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(export)
 app.command()(look)
 app.command()(figures)

@@ -62,6 +62,8 @@ def read_attention(
 ) -> list[AttentionTrace]:
     """One teacher-forced pass over prompt + completion; traces with maps, one per row.
 
+    Beside the trainer's groups the traces hold `"prefix"` (see `prefix_weights`).
+
     Args:
         inputs: model inputs of the prompts.
         completion_ids, mask: `(B, C)`.
@@ -76,6 +78,7 @@ def read_attention(
             model_inputs[name] = torch.nn.functional.pad(model_inputs[name], (0, length))
     attention_mask = torch.cat([inputs["attention_mask"], mask], dim=1)
     groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
+    groups["prefix"] = prefix_weights(groups["image"], attention_mask)
     first_row = input_ids.shape[1] - length - 1
     with capture.reading(slice(first_row, None), groups, image_index) as reading:
         logits = model(
@@ -88,3 +91,12 @@ def read_attention(
     log_probs = torch.log_softmax(logits[:, :-1].float() / (temperature or 1.0), dim=-1)
     entropies = -(log_probs.exp() * log_probs).sum(dim=-1)
     return completion_traces(reading, groups, entropies, mask, image_index)
+
+
+def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """`(B, S)` float32: 1 on the tokens before the first visual token (system turn and template), 0 without an image.
+
+    The denominator of AVAR's VAS, and what Look-Back's trend leaves out: attention sinks sit there.
+    """
+    before = (image > 0).cumsum(dim=1) == 0
+    return (before & attention_mask.bool() & (image > 0).any(dim=1, keepdim=True)).float()
