@@ -1,111 +1,84 @@
-"""`sayo prepare` and `sayo inspect` (mounted by sayo.cli). Heavy imports stay inside the commands."""
+"""`sayo prepare`, `sayo map`, `sayo mix` and `sayo inspect` (mounted by sayo.cli). Heavy imports stay inside."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-prepare_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Turn a grounded data set into parquet files that sayo and plain TRL train on.",
-)
+from data_prep.options import NumProc, Overwrite, Soft, Strict, Threshold, one_line_errors, report, token_mapper
+from data_prep.prepare_cli import prepare_app
+
+__all__ = ["inspect", "map_rows", "mix", "prepare_app"]
 
 
-@prepare_app.callback()
-def _prepare() -> None:
-    """Keeps `prepare gqa` a sub-command while it is the only one."""
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    from data_prep.examples import PrepareError
-
-    try:
-        yield
-    except (PrepareError, OSError) as error:
-        line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
-        typer.secho(f"error: {line}", fg="red", err=True)
-        raise typer.Exit(2) from None
-
-
-@prepare_app.command("gqa")
-def gqa(
-    questions: Annotated[str, typer.Option(help="questions JSON, a folder of them or a quoted glob")],
-    scene_graphs: Annotated[str, typer.Option(help="scene graphs JSON of the same split, a folder or a glob")],
-    images: Annotated[Path, typer.Option(help="folder with <imageId>.jpg (or .png, ...)")],
-    out: Annotated[Path, typer.Option(help="folder of the data set to write")],
-    processor: Annotated[
-        str | None,
-        typer.Option(help="model folder or hub id: also store token indices and weights for its processor"),
-    ] = None,
-    split: Annotated[str, typer.Option(help="name of the split")] = "train",
-    limit: Annotated[int | None, typer.Option(help="read only the first questions")] = None,
-    num_proc: Annotated[int, typer.Option(help="worker processes; the output does not depend on it")] = 1,
-    rows_per_shard: Annotated[int, typer.Option(help="questions per parquet file")] = 2000,
-    strict: Annotated[bool, typer.Option("--strict", help="stop with an error at the first rejected row")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="make the split again if it is there")] = False,
+def map_rows(
+    data: Annotated[Path, typer.Argument(metavar="IN", help="folder that `sayo prepare` or `sayo mix` wrote")],
+    processor: Annotated[str, typer.Option(help="model folder or hub id of the model that you will train")],
+    out: Annotated[Path, typer.Option(help="folder of the mapped data set")],
+    threshold: Threshold = None,
+    soft: Soft = True,
+    num_proc: NumProc = 1,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """GQA questions and scene graphs, with answer and evidence regions.
+    """Add the visual tokens of a model's processor to prepared rows, or replace those of another.
 
-    Files: questions1.2.zip, sceneGraphs.zip and images.zip from
-    https://cs.stanford.edu/people/dorarad/gqa
+    Images and regions stay as they are; region_tokens, region_weights, num_visual_tokens and processor_fingerprint
+    are written anew. Needed once for each model family or image size; training says so when it is.
 
     Example:
 
-        sayo prepare gqa --questions train_balanced_questions.json \\
-            --scene-graphs train_sceneGraphs.json --images images/ \\
-            --processor Qwen/Qwen3-VL-4B-Instruct --out data/gqa
-
-    A run that was stopped goes on when the same line is typed again.
-    Rejected rows are counted in OUT/summary.json and listed in OUT/rejects.jsonl.
-    Exit status: 0 when rows were kept, 2 when none was or the input cannot be used.
+        sayo map data/gqa --processor Qwen/Qwen3-VL-4B-Instruct --out data/gqa-qwen3
     """
-    with _one_line_errors():
-        from data_prep.pipeline import prepare
-        from data_prep.sources.gqa import GqaSource
+    with one_line_errors():
+        from data_prep.mapping import map_tokens
 
-        source = GqaSource(questions, scene_graphs)
-        summary = prepare(
-            source,
-            images,
+        mapper = token_mapper(processor, threshold, soft)
+        summary = map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite, strict=strict)
+        report(summary, out)
+
+
+def mix(
+    parts: Annotated[
+        list[str], typer.Argument(metavar="FOLDER[:ROWS]...", help="prepared data, and how many rows to draw of it")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of the data set to write")],
+    seed: Annotated[int, typer.Option(help="decides which rows are drawn and which pictures are held out")] = 0,
+    split: Annotated[str, typer.Option(help="the split that is read of every part")] = "train",
+    validation: Annotated[float, typer.Option(help="share of the pictures that go to the split `validation`")] = 0.0,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="prepared data whose pictures must not be in the mix (a benchmark)")
+    ] = None,
+    visual_genome_images: Annotated[
+        str | None, typer.Option(help="Visual Genome's image_data.json: which GQA pictures are COCO's")
+    ] = None,
+    rows_per_shard: Annotated[int, typer.Option(help="rows per parquet file")] = 2000,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw rows of several prepared data sets into one: no picture comes from two of them, none lies in two splits.
+
+    Pictures are the same when their files are, when they have the same COCO id (in the file name, or for GQA and
+    Visual Genome in image_data.json), or when one row shows both. Earlier parts come first.
+
+    Example, the published mix:
+
+        sayo mix data/gqa:16000 data/refocus:4000 --out data/mix --seed 0 --validation 0.02
+    """
+    with one_line_errors():
+        from data_prep.mixing import Part, mix_parts
+
+        summary = mix_parts(
+            [Part.parse(part) for part in parts],
             out,
-            layout=_layout(processor),
+            seed=seed,
             split=split,
-            limit=limit,
-            num_proc=num_proc,
+            validation=validation,
+            exclude=exclude,
+            genome_images=visual_genome_images,
             rows_per_shard=rows_per_shard,
             overwrite=overwrite,
-            strict=strict,
         )
-    _report(summary["splits"][split], out)
-
-
-def _layout(processor: str | None):
-    if processor is None:
-        return None
-    from data_prep.examples import PrepareError
-    from sayo.geometry import VisualLayout
-
-    try:
-        return VisualLayout.from_pretrained(processor)
-    except (ValueError, OSError) as error:
-        raise PrepareError(f"--processor: {error}") from None
-
-
-def _report(counts: dict, out: Path) -> None:
-    """Say what was kept and why rows were not; exit with 2 when nothing was."""
-    reasons = ", ".join(f"{name} {count}" for name, count in counts["rejected_by_reason"].items())
-    rejected = f"{counts['rejected']} rejected ({reasons})" if reasons else "none rejected"
-    typer.echo(
-        f"{counts['kept']} of {counts['read']} questions kept, {counts['with_region']} with a region; {rejected}"
-    )
-    if counts["kept"] == 0:
-        typer.secho(f"error: nothing was kept; {out / 'rejects.jsonl'} says why for each row", fg="red", err=True)
-        raise typer.Exit(2)
-    typer.echo(f"{out}")
+        report(summary, out)
 
 
 def inspect(
@@ -124,7 +97,7 @@ def inspect(
 
         sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
     """
-    with _one_line_errors():
+    with one_line_errors():
         from data_prep.inspect import draw_sheet, pick_rows
 
         draw_sheet(pick_rows(data, num, split, question_type), out)

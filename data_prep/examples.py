@@ -1,12 +1,16 @@
-"""What every source yields: an `Example` with its regions in original pixels, or a `Reject` that says why not."""
+"""What every source yields: an `Example` with its regions, or a `Reject` that says why not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 in original pixels, origin at the top left corner."""
+"""x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
+
+Space = Literal["pixels", "normalised", "padded_square"]
+"""What box coordinates count: pixels; shares of width and height; or shares of the square that the image was padded to
+(both sides evenly, as in Visual-CoT's conversations)."""
 
 ANSWER_WEIGHT = 1.0
 EVIDENCE_WEIGHT = 0.5
@@ -29,26 +33,39 @@ class RejectError(Exception):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RejectError, (self.reason, self.detail)
+
 
 @dataclass(frozen=True)
 class Region:
     """One place in one image that matters for the answer.
 
     Attributes:
-        box: xyxy in original pixels; may leave the image, the pipeline clips it.
+        box: xyxy in `space`; may leave the image, the pipeline clips it. None: the mask's own box.
         role: `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
         weight: 0..1, how much a visual token that the region covers counts.
         label: the object's name.
         image: index into `Example.images`.
-        rle: compressed COCO run-length mask, or None where only the box is known.
+        mask: COCO `segmentation` (polygons, or a run-length dict with `size` and `counts`), or None where only the
+            box is known.
     """
 
-    box: Box
+    box: Box | None
     role: Literal["answer", "evidence"]
     weight: float
     label: str
     image: int = 0
-    rle: str | None = None
+    mask: Any = None
+    space: Space = "pixels"
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image file that lies inside another file (ReFocus_Data): its name and its untouched bytes."""
+
+    name: str
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class Example:
 
     Attributes:
         images: file names inside the image folder; the suffix may be left out (GQA knows images by id only).
-        annotated_sizes: (W, H) in pixels in which the boxes were drawn, per image; None where unknown.
+        annotated_sizes: (W, H) in pixels in which the regions were drawn, per image; None where unknown.
         answers: every accepted answer, `solution` first.
     """
 
@@ -65,7 +82,7 @@ class Example:
     question: str
     solution: str
     answers: tuple[str, ...]
-    images: tuple[str, ...]
+    images: tuple[str | EmbeddedImage, ...]
     annotated_sizes: tuple[tuple[int, int] | None, ...]
     regions: tuple[Region, ...]
     question_type: str

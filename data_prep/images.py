@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import ExifTags, Image
 
-from data_prep.examples import Box, RejectError
+from data_prep.examples import Box, PrepareError, RejectError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not those that Pillow hands to other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".JPG", ".JPEG", ".PNG")
@@ -86,28 +86,51 @@ def read_image(folder: Path, name: str) -> ImageFile:
     path = find_image(folder, name)
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise RejectError("unreadable_image", f"{path.name}: {error}") from None
+    return parse_image(path.relative_to(folder).as_posix(), data)
+
+
+def parse_image(name: str, data: bytes) -> ImageFile:
+    """Read the header of a file's bytes and check that the file is complete.
+
+    Raises:
+        RejectError: unreadable_image, truncated_image or decompression_bomb.
+    """
+    short = PurePosixPath(name).name
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: the same limit is a reject just below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise RejectError("decompression_bomb", f"{path.name}: {error}") from None
+        raise RejectError("decompression_bomb", f"{short}: {error}") from None
     except Exception as error:  # a decoder fed with a broken header raises nearly anything
         reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
-        raise RejectError(reason, f"{path.name} ({_size_of(path)} bytes): {error}") from None
+        raise RejectError(reason, f"{short} ({len(data)} bytes): {error}") from None
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise RejectError("decompression_bomb", f"{path.name} claims {image.width}x{image.height} pixels")
-    _check_complete(image, data, path.name)
+        raise RejectError("decompression_bomb", f"{short} claims {image.width}x{image.height} pixels")
+    _check_complete(image, data, short)
     orientation = _orientation(image, data)
     width, height = image.size
     shown = (height, width) if orientation >= 5 else (width, height)
-    return ImageFile(path.relative_to(folder).as_posix(), data, shown, (width, height), orientation)
+    return ImageFile(name, data, shown, (width, height), orientation)
 
 
-def _size_of(path: Path) -> int | str:
+def bytes_of(entry: dict) -> bytes:
+    """The file behind an entry of the `images` column: its bytes, or those of the path that `--link-images` wrote.
+
+    Raises:
+        PrepareError: a linked file is gone.
+    """
+    if entry["bytes"] is not None:
+        return entry["bytes"]
     try:
-        return path.stat().st_size
-    except OSError:
-        return "unknown"
+        return Path(entry["path"]).read_bytes()
+    except OSError as error:
+        raise PrepareError(
+            f"the data set links to {entry['path']}, which cannot be read ({error.strerror}); put the images back, or "
+            "prepare again without --link-images"
+        ) from None
 
 
 def _check_complete(image: Image.Image, data: bytes, name: str) -> None:

@@ -7,28 +7,22 @@ goes into a file. So a run that was killed goes on where it stopped and ends wit
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import pyarrow as pa
+from typing import Any, Protocol
 
 from data_prep.card import write_card
 from data_prep.examples import Example, PrepareError, Reject
 from data_prep.rows import RowBuilder, features
+from data_prep.seen import SeenIds
 from data_prep.shards import Shard, read_account, write_shard
-
-if TYPE_CHECKING:
-    from sayo.geometry import VisualLayout
+from data_prep.tokens import TokenMapper
+from data_prep.workers import progress_bar, run_jobs
 
 ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
-_FORMAT = 1  # raise it when the same input would give other bytes
+_FORMAT = 2  # raise it when the same input would give other bytes
 
 
 class Source(Protocol):
@@ -40,19 +34,20 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Example | Reject]: ...
 
-    def settings(self) -> dict[str, str]: ...
+    def settings(self) -> dict[str, Any]: ...
 
 
 def prepare(
     source: Source,
-    image_folder: str | Path,
+    image_folder: str | Path | None,
     out: str | Path,
     *,
-    layout: VisualLayout | None = None,
+    mapper: TokenMapper | None = None,
     split: str = "train",
     limit: int | None = None,
     num_proc: int = 1,
     rows_per_shard: int = ROWS_PER_SHARD,
+    link_images: bool = False,
     overwrite: bool = False,
     strict: bool = False,
 ) -> dict[str, Any]:
@@ -60,11 +55,12 @@ def prepare(
 
     Args:
         source: see `data_prep.sources`.
-        image_folder: where the images are; names that lead out of it are rejected.
+        image_folder: where the images are; names that lead out of it are rejected. None if the source embeds them.
         out: folder of the data set; other splits that it holds are left alone.
-        layout: the processor's layout; None leaves the token columns null.
+        mapper: adds the token columns; None leaves them null.
         limit: read only the first `limit` questions.
         rows_per_shard: questions per file.
+        link_images: store paths instead of bytes.
         overwrite: make the split again even if it is there.
         strict: the first reject is an error.
 
@@ -74,36 +70,34 @@ def prepare(
     Raises:
         PrepareError: unusable input, an output made with other settings, or, when `strict`, a reject.
     """
-    image_folder, out = Path(image_folder), Path(out)
-    _check_arguments(source, image_folder, split, limit, num_proc, rows_per_shard, layout)
+    image_folder, out = Path(image_folder) if image_folder is not None else None, Path(out)
+    _check_arguments(source, image_folder, split, limit, num_proc, rows_per_shard, mapper)
     settings = {
         "format": _FORMAT,
         "source": source.name,
         "--split": split,
         "--limit": limit,
         "--rows-per-shard": rows_per_shard,
-        "--processor": layout.fingerprint if layout else None,
+        "--link-images": link_images,
+        **(mapper.settings() if mapper else {"--processor": None}),
         **source.settings(),
     }
     total = min(len(source), limit or len(source))
-    paths = _shard_paths(out, split, -(-total // rows_per_shard))
-    accounts = _finished(out, split, paths, settings, overwrite)
+    paths = shard_paths(out, split, -(-total // rows_per_shard))
+    accounts = finished_shards(out, split, paths, settings, overwrite)
     _raise_on_reject(accounts.values(), strict)
-    builder = RowBuilder(image_folder, split, layout)
+    builder = RowBuilder(image_folder, split, mapper, link_images)
     schema = features().arrow_schema
-    with _progress(total) as (advance, say), _pool(num_proc) as submit:
+    with progress_bar(total, "preparing") as (advance, say):
         if accounts:
             say(f"{len(accounts)} of {len(paths)} shards are there already; --overwrite would make them again")
         advance(sum(account["read"] for account in accounts.values()))
-        running: deque[Future | None] = deque()
-        for shard in _shards(_without_duplicates(source), total, paths, rows_per_shard):
-            if shard.path in accounts:
-                continue
-            running.append(submit(write_shard, shard, builder, schema, settings, strict))
-            if len(running) > num_proc:  # one shard waits for each process, so memory does not grow with the source
-                advance(_result(running.popleft())["read"])
-        while running:
-            advance(_result(running.popleft())["read"])
+        jobs = (
+            (shard, builder, schema, settings, strict)
+            for shard in _shards(source, total, paths, rows_per_shard, done=accounts)
+        )
+        for _ in run_jobs(write_shard, jobs, num_proc, advance):
+            pass
     summary = write_card(out)
     if summary["splits"][split]["kept"] == 0:  # empty files would only hide the trouble from the next run
         for path in paths:
@@ -113,14 +107,14 @@ def prepare(
 
 def _check_arguments(
     source: Source,
-    image_folder: Path,
+    image_folder: Path | None,
     split: str,
     limit: int | None,
     num_proc: int,
     rows_per_shard: int,
-    layout: VisualLayout | None,
+    mapper: TokenMapper | None,
 ) -> None:
-    if not image_folder.is_dir():
+    if image_folder is not None and not image_folder.is_dir():
         raise PrepareError(f"--images: {image_folder} is not a folder; give the folder that holds the image files")
     if not _SPLIT.fullmatch(split):
         raise PrepareError(
@@ -131,21 +125,32 @@ def _check_arguments(
             raise PrepareError(f"{flag}: {value} must be at least 1")
     if len(source) == 0:
         raise PrepareError(f"there is no question in the files given to {', '.join(source.settings())}")
-    if layout is not None:
-        try:
-            layout.cells(500, 375)
-        except ValueError as error:
-            raise PrepareError(f"--processor: {error}") from None
+    if mapper is not None:
+        check_mapper(mapper)
 
 
-def _shard_paths(out: Path, split: str, count: int) -> list[Path]:
+def check_mapper(mapper: TokenMapper) -> None:
+    """Raise PrepareError for options that no row could be mapped with."""
+    if mapper.threshold is not None and not 0 <= mapper.threshold <= 1:
+        raise PrepareError(f"--threshold: {mapper.threshold} must be a share of a cell, from 0 to 1")
+    try:
+        mapper.layout.cells(500, 375)
+    except ValueError as error:
+        raise PrepareError(f"--processor: {error}") from None
+
+
+def shard_paths(out: Path, split: str, count: int) -> list[Path]:
+    """Names of the `count` files of a split, as Hugging Face numbers them."""
     return [out / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
 
 
-def _finished(
+def finished_shards(
     out: Path, split: str, paths: list[Path], settings: dict[str, Any], overwrite: bool
 ) -> dict[Path, dict[str, Any]]:
-    """Accounts of the shards that need not be made again; also makes the folder and clears what a kill left."""
+    """Shards that need not be made again, with `read` and the first of `rejects` of their accounts.
+
+    Also makes the folder and clears what a kill left.
+    """
     folder = out / "data"
     if out.exists() and not out.is_dir():
         raise PrepareError(f"--out: {out} is a file; give a folder")
@@ -163,7 +168,7 @@ def _finished(
         _check_settings(account["settings"], settings, out, split)
         if path not in paths:
             raise PrepareError(f"{path} does not belong to this run; remove it or give --overwrite")
-        accounts[path] = account
+        accounts[path] = {"read": account["read"], "rejects": account["rejects"][:1]}
     return accounts
 
 
@@ -183,83 +188,17 @@ def _raise_on_reject(accounts: Iterable[dict[str, Any]], strict: bool) -> None:
         raise PrepareError("--strict: question {id}: {reason}: {detail}".format(**rejects[0]))
 
 
-def _without_duplicates(source: Source) -> Iterator[Example | Reject]:
-    """The first question of an id stays; later ones become rejects."""
-    seen: set[str] = set()
-    for entry in source:
-        if entry.id in seen:
-            yield Reject(entry.id, "duplicate_id", "an earlier question has this id; the first one is kept")
-        else:
-            seen.add(entry.id)
-            yield entry
-
-
 def _shards(
-    entries: Iterator[Example | Reject], total: int, paths: list[Path], rows_per_shard: int
+    source: Source, total: int, paths: list[Path], rows_per_shard: int, done: dict[Path, Any]
 ) -> Iterator[Shard]:
-    entries = islice(entries, total)
+    """The shards that are still to be made. The first question of an id stays; later ones become rejects."""
+    seen = SeenIds()
+    entries = islice(source, total)
     for path in paths:
-        yield Shard(path, tuple(islice(entries, rows_per_shard)))
-
-
-def _result(outcome: Future | dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(outcome, Future):
-        return outcome
-    try:
-        return outcome.result()
-    except BrokenProcessPool:
-        raise PrepareError(
-            "a worker process died (out of memory?). Run the same command with a smaller --num-proc; finished shards "
-            "are kept"
-        ) from None
-
-
-@contextmanager
-def _pool(num_proc: int) -> Iterator[Callable[..., Any]]:
-    """`submit(function, *arguments)`: in this process, or in one of `num_proc`."""
-    if num_proc == 1:
-        yield lambda function, *arguments: function(*arguments)
-        return
-    import multiprocessing
-
-    # spawn: a fork would copy the locks of pyarrow's and rich's threads in whatever state they are
-    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), _die_with_parent) as executor:
-        try:
-            yield executor.submit
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
-
-
-def _die_with_parent() -> None:
-    """A killed command must not leave workers behind that write into the next run's folder."""
-    import multiprocessing
-    import os
-    import threading
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    pa.set_cpu_count(1)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """(`advance(rows)`, `say(text)`) of a bar on stderr with rows/s and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class RowsPerSecond(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} rows/s" if speed else "", style="progress.data.speed")
-
-    columns = ("preparing", BarColumn(), MofNCompleteColumn(), RowsPerSecond(), "left", TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("preparing", total=total)
-        yield lambda rows: progress.advance(task, rows), progress.console.print
+        stretch = list(islice(entries, rows_per_shard))
+        for index, known in enumerate(seen.check([entry.id for entry in stretch])):
+            if known:
+                detail = "an earlier question has this id; the first one is kept"
+                stretch[index] = Reject(stretch[index].id, "duplicate_id", detail)
+        if path not in done:
+            yield Shard(path, tuple(stretch))

@@ -6,13 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.examples import Box, Example, Region, RejectError
-from data_prep.images import ImageFile, read_image
+from data_prep import masks
+from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, RejectError
+from data_prep.images import ImageFile, parse_image, read_image
+from data_prep.tokens import COLUMNS as TOKEN_COLUMNS
+from data_prep.tokens import TokenMapper
 
 if TYPE_CHECKING:
     import datasets
-
-    from sayo.geometry import VisualCells, VisualLayout
 
 
 def features() -> datasets.Features:
@@ -55,21 +56,25 @@ class RowBuilder:
     """Examples -> rows (dicts with the keys of `features()`).
 
     Args:
-        image_folder: where `Example.images` are.
+        image_folder: where the files named in `Example.images` are; None if all images are embedded.
         split: value of the split column.
-        layout: the processor's layout; None leaves the four columns of token indices null.
+        mapper: maps regions to tokens; None leaves the four token columns null.
+        link_images: store the absolute path of each image instead of its bytes.
     """
 
-    def __init__(self, image_folder: Path, split: str, layout: VisualLayout | None):
+    def __init__(
+        self, image_folder: Path | None, split: str, mapper: TokenMapper | None = None, link_images: bool = False
+    ):
         self.image_folder = image_folder
         self.split = split
-        self.layout = layout
-        # Questions about one image follow each other in most files, and most images share a few sizes.
-        self._read = lru_cache(maxsize=4)(read_image)
-        self._cells = lru_cache(maxsize=256)(layout.cells) if layout else None
+        self.mapper = mapper
+        self.link_images = link_images
+        self._read = lru_cache(maxsize=4)(read_image)  # questions about one image follow each other in most files
+        self._encode = lru_cache(maxsize=256)(_encode)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowBuilder, (self.image_folder, self.split, self.layout)  # for workers: caches stay at home
+        # for workers: caches stay at home
+        return RowBuilder, (self.image_folder, self.split, self.mapper, self.link_images)
 
     def __call__(self, example: Example) -> dict[str, Any]:
         """Build the row.
@@ -78,18 +83,19 @@ class RowBuilder:
             RejectError: an image cannot be used, or a region does not fit it.
         """
         _check_text(example)
-        images = [self._read(self.image_folder, name) for name in example.images]
-        regions = [_place(region, images[region.image], example) for region in example.regions]
+        images = [self._open(image) for image in example.images]
+        regions = [self._place(region, images, example) for region in example.regions]
+        tokens = self.mapper([image.size for image in images], regions) if self.mapper else {}
         return {
             "id": example.id,
             "prompt": [{"role": "user", "content": example.question}],
-            "images": [{"bytes": image.data, "path": image.name} for image in images],
+            "images": [self._stored(image) for image in images],
             "question": example.question,
             "solution": example.solution,
             "answers": list(example.answers),
             "regions": regions,
             "has_region": bool(regions),
-            **self._token_columns(images, regions),
+            **(tokens or dict.fromkeys(TOKEN_COLUMNS)),
             "image_sizes": [list(image.size) for image in images],
             "question_type": example.question_type,
             "source": example.source,
@@ -97,73 +103,104 @@ class RowBuilder:
             "license": example.license,
         }
 
-    def _token_columns(self, images: list[ImageFile], regions: list[dict]) -> dict[str, Any]:
-        names = ("region_tokens", "region_weights", "num_visual_tokens", "processor_fingerprint")
-        if self.layout is None:
-            return dict.fromkeys(names)
-        cells = [self._cells_of(image, len(images)) for image in images]
-        tokens, weights = _tokens(cells, regions)
-        return dict(zip(names, (tokens, weights, [len(c) for c in cells], self.layout.fingerprint), strict=True))
+    def _open(self, image: str | EmbeddedImage) -> ImageFile:
+        if isinstance(image, EmbeddedImage):
+            return parse_image(image.name, image.data)
+        if self.image_folder is None:
+            raise PrepareError(f"--images is missing: the rows name image files such as {image}")
+        return self._read(self.image_folder, image)
 
-    def _cells_of(self, image: ImageFile, num_images: int) -> VisualCells:
-        assert self._cells is not None
-        try:
-            return self._cells(*image.size, num_images)
-        except ValueError as error:
-            raise RejectError("image_refused_by_processor", f"{image.name}: {error}") from None
+    def _stored(self, image: ImageFile) -> dict[str, Any]:
+        if self.link_images and self.image_folder is not None:
+            return {"bytes": None, "path": str((self.image_folder / image.name).absolute())}
+        return {"bytes": image.data, "path": image.name}
+
+    def _place(self, region: Region, images: list[ImageFile], example: Example) -> dict[str, Any]:
+        """The region as a row value, in pixels of the upright picture and clipped to it."""
+        if not 0 <= region.image < len(images):
+            raise RejectError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
+        image = images[region.image]
+        drawn_size, on_side = _frame(image, example.annotated_sizes[region.image])
+        rle = None if region.mask is None else self._encode(_Key(region.mask), drawn_size)
+        box = _pixels(region, drawn_size) if region.box else masks.box_of(rle or "", drawn_size)
+        if rle is not None and not masks.agree(
+            _clip(box, drawn_size, image, region.label), masks.box_of(rle, drawn_size)
+        ):
+            around = [*masks.box_of(rle, drawn_size)]
+            raise RejectError("box_and_mask_differ", f"box {[*box]} of {region.label!r}, its mask fills {around}")
+        if on_side:
+            box = image.orient(box)
+            rle = masks.orient(rle, image.stored_size, image.orientation) if rle is not None else None
+        return {
+            "image": region.image,
+            "box": list(_clip(box, image.size, image, region.label)),
+            "rle": rle,
+            "role": region.role,
+            "weight": region.weight,
+            "label": region.label,
+        }
+
+
+class _Key:
+    """A segmentation as a key of a cache: the object itself counts, and is kept alive so that its id stays its own."""
+
+    def __init__(self, segmentation: Any):
+        self.segmentation = segmentation
+
+    def __hash__(self) -> int:
+        return id(self.segmentation)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.segmentation is other.segmentation
+
+
+def _encode(key: _Key, size: tuple[int, int]) -> str:
+    return masks.encode(key.segmentation, size)
 
 
 def _check_text(example: Example) -> None:
     """JSON can spell half a character ("\\ud800"), which neither parquet nor a file system takes."""
+    names = [image if isinstance(image, str) else image.name for image in example.images]
     labels = [region.label for region in example.regions]
+    kinds = [example.question_type, example.license]
     try:
-        "".join(
-            [example.id, example.question, example.question_type, *example.answers, *example.images, *labels]
-        ).encode()
+        "".join([example.id, example.question, *kinds, *example.answers, *names, *labels]).encode()
     except UnicodeEncodeError as error:
         raise RejectError("malformed_record", f"text that is no Unicode: {error}") from None
 
 
-def _tokens(cells: list[VisualCells], regions: list[dict]) -> tuple[list[int], list[float]]:
-    from sayo.geometry import region_tokens
+def _frame(image: ImageFile, annotated: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
+    """(size in which the regions were drawn, whether that was the stored picture, which is shown turned).
 
-    if not regions:
-        return [], []
-    try:
-        tokens, weights = region_tokens(cells, regions)
-    except ValueError as error:
-        raise RejectError("region_unseen_by_processor", str(error)) from None
-    return tokens.tolist(), weights.tolist()
-
-
-def _place(region: Region, image: ImageFile, example: Example) -> dict[str, Any]:
-    """The region as a row value, in pixels of the upright picture and clipped to it."""
-    box = _clip(_upright(region, image, example), image, region.label)
-    return {
-        "image": region.image,
-        "box": list(box),
-        "rle": region.rle,
-        "role": region.role,
-        "weight": region.weight,
-        "label": region.label,
-    }
-
-
-def _upright(region: Region, image: ImageFile, example: Example) -> Box:
-    """Boxes count in the picture as it is shown, unless the annotated size says that they were drawn on its side."""
-    annotated = example.annotated_sizes[region.image]
+    Regions count in the picture as it is shown, unless the annotated size says that they were drawn on its side.
+    """
     if annotated is None or tuple(annotated) == image.size:
-        return region.box
+        return image.size, False
     if tuple(annotated) == image.stored_size:
-        return image.orient(region.box)
+        return image.stored_size, True
     raise RejectError(
         "image_size_differs",
         f"{image.name} is {image.size[0]}x{image.size[1]}, its boxes were drawn at {annotated[0]}x{annotated[1]}",
     )
 
 
-def _clip(box: Box, image: ImageFile, label: str) -> Box:
-    width, height = image.size
+def _pixels(region: Region, size: tuple[int, int]) -> Box:
+    """The region's box in pixels of the picture of that size (W, H)."""
+    assert region.box is not None
+    if region.space == "pixels":
+        return region.box
+    width, height = size
+    if region.space == "normalised":
+        scale, left, top = (width, height), 0, 0
+    else:  # Visual-CoT: (x + (H - W) // 2) / max(W, H) on the shorter side
+        longest = max(size)
+        scale, left, top = (longest, longest), (longest - width) // 2, (longest - height) // 2
+    x1, y1, x2, y2 = region.box
+    return x1 * scale[0] - left, y1 * scale[1] - top, x2 * scale[0] - left, y2 * scale[1] - top
+
+
+def _clip(box: Box, size: tuple[int, int], image: ImageFile, label: str) -> Box:
+    width, height = size
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
     if x1 >= x2 or y1 >= y2:
         raise RejectError(

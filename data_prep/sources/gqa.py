@@ -11,18 +11,21 @@ Which objects of the scene graph are a question's regions:
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, Example, Region, Reject, RejectError
-from data_prep.json_records import iter_records, list_files
+from data_prep.examples import Example, Region, Reject, RejectError
+from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text, weight_of
+from data_prep.json_records import count_and_digest, digest_of, iter_records, list_files
+from data_prep.store import RecordStore, database
 
 LICENSE = "CC-BY-4.0"
+WHERE = (
+    "questions1.2.zip, sceneGraphs.zip and images.zip are at https://cs.stanford.edu/people/dorarad/gqa/download.html"
+)
 
 # "shirt (1132412)", "fence (1132419) ", "sharks,to the right of,s (-)", "people (12,34)"; but not "not(black)"
 _REFERENCE = re.compile(r"\(([\d,\s]+|-)\)\s*$")
@@ -35,14 +38,6 @@ class Step:
     operation: str
     dependencies: tuple[int, ...]
     objects: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class SceneGraph:
-    """The part of a scene graph that questions need: object id -> (name, x, y, w, h)."""
-
-    size: tuple[int, int] | None
-    objects: dict[str, tuple[Any, ...]]
 
 
 def parse_program(semantic: list[dict]) -> list[Step]:
@@ -101,52 +96,33 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
     return answer, [oid for oid in dict.fromkeys(evidence) if oid not in answer]
 
 
-def _region(oid: str, role: str, graph: SceneGraph, image_id: str) -> Region:
-    if oid not in graph.objects:
+def _region(oid: str, role: str, objects: dict[str, list], image_id: str) -> Region:
+    if oid not in objects:
         raise RejectError("object_not_in_graph", f"object {oid} is not in the scene graph of image {image_id}")
-    name, *xywh = graph.objects[oid]
-    found = f"object {oid} of image {image_id} has x, y, w, h = {str(xywh)[:200]}"
-    x, y, w, h = (_number(value) for value in xywh)
-    if not all(math.isfinite(value) for value in (x, y, w, h)):
-        raise RejectError("nan_box", found)
-    if w <= 0 or h <= 0:
-        raise RejectError("zero_area_box", found)
-    weight = ANSWER_WEIGHT if role == "answer" else EVIDENCE_WEIGHT
-    return Region(box=(x, y, x + w, y + h), role=role, weight=weight, label=name if isinstance(name, str) else "")  # type: ignore[arg-type]
+    name, *xywh = objects[oid]
+    box = box_of_xywh(xywh, f"object {oid} of image {image_id}")
+    return Region(box=box, role=role, weight=weight_of(role), label=name if isinstance(name, str) else "")  # type: ignore[arg-type]
 
 
-def _number(value: Any) -> float:
-    """The value as a float; NaN for what is no number."""
-    try:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return math.inf
-
-
-def _text(record: dict, field: str) -> str:
-    value = record.get(field)
-    if not isinstance(value, str) or not value.strip():
-        reason = "no_answer" if field == "answer" and value is None else "malformed_record"
-        raise RejectError(reason, f"field {field!r} is {str(value)[:200]!r}, expected text")
-    return value
-
-
-def build_example(qid: str, record: Any, graphs: dict[str, SceneGraph]) -> Example:
+def build_example(qid: str, record: Any, graphs: RecordStore) -> Example:
     """Join one question with the scene graph of its image.
 
+    Args:
+        graphs: values of `_compact` by image id.
+
     Raises:
-        RejectError: malformed_record, no_answer, no_scene_graph, object_not_in_graph, nan_box or zero_area_box.
+        RejectError: malformed_record, no_answer, no_scene_graph, object_not_in_graph, nan_box, reversed_box or
+            zero_area_box.
     """
-    if not isinstance(record, dict):
-        raise RejectError("malformed_record", f"expected an object with fields, found {type(record).__name__}")
-    question, solution = _text(record, "question"), _text(record, "answer")
-    image_id = str(record["imageId"]) if isinstance(record.get("imageId"), int) else _text(record, "imageId")
+    record = as_record(record)
+    question, solution, image_id = text(record, "question"), text(record, "answer"), identifier(record, "imageId")
     answer, evidence = referenced_objects(record)
     graph = graphs.get(image_id)
     if graph is None and (answer or evidence):
         raise RejectError("no_scene_graph", f"image {image_id} has no scene graph in the given file")
-    regions = [_region(oid, "answer", graph, image_id) for oid in answer]
-    regions += [_region(oid, "evidence", graph, image_id) for oid in evidence]
+    size, objects = graph or (None, {})
+    regions = [_region(oid, "answer", objects, image_id) for oid in answer]
+    regions += [_region(oid, "evidence", objects, image_id) for oid in evidence]
     types = record.get("types") if isinstance(record.get("types"), dict) else {}
     return Example(
         id=qid,
@@ -154,7 +130,7 @@ def build_example(qid: str, record: Any, graphs: dict[str, SceneGraph]) -> Examp
         solution=solution,
         answers=(solution,),
         images=(image_id,),
-        annotated_sizes=(graph.size if graph else None,),
+        annotated_sizes=((size[0], size[1]) if size else None,),
         regions=tuple(regions),
         question_type=f"{types.get('structural', 'unknown')}-{types.get('semantic', 'unknown')}",
         source="gqa",
@@ -162,18 +138,16 @@ def build_example(qid: str, record: Any, graphs: dict[str, SceneGraph]) -> Examp
     )
 
 
-def _compact(graph: Any) -> SceneGraph:
-    """Drop relations and attributes: 75 thousand train graphs then fit into a few hundred MB."""
+def _compact(graph: Any) -> tuple[tuple[int, int] | None, dict[str, list]]:
+    """((W, H), object id -> [name, x, y, w, h]): the part of a scene graph that questions need."""
     if not isinstance(graph, dict) or not isinstance(graph.get("objects"), dict):
-        return SceneGraph(None, {})
+        return None, {}
     objects = {
-        oid: (entry.get("name"), entry.get("x"), entry.get("y"), entry.get("w"), entry.get("h"))
+        oid: [entry.get(name) for name in ("name", "x", "y", "w", "h")]
         for oid, entry in graph["objects"].items()
         if isinstance(entry, dict)
     }
-    width, height = graph.get("width"), graph.get("height")
-    size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
-    return SceneGraph(size, objects)
+    return image_size(graph.get("width"), graph.get("height")), objects
 
 
 class GqaSource:
@@ -190,27 +164,31 @@ class GqaSource:
     name = "gqa"
 
     def __init__(self, questions: str | Path, scene_graphs: str | Path):
-        self.question_files = list_files(questions, "GQA questions")
-        self.graph_files = list_files(scene_graphs, "GQA scene graphs")
-        self._count = sum(1 for file in self.question_files for _ in iter_records(file))
+        self.question_files = list_files(questions, "GQA questions", WHERE)
+        self.graph_files = list_files(scene_graphs, "GQA scene graphs", WHERE)
+        self._count, self._questions_digest = count_and_digest(self.question_files)
 
     def __len__(self) -> int:
         """Number of questions in the files, duplicates included."""
         return self._count
 
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """Option -> digest of the files it names: what a finished shard must share to be kept."""
-        return {"--questions": _digest(self.question_files), "--scene-graphs": _digest(self.graph_files)}
+        return {"--questions": self._questions_digest, "--scene-graphs": digest_of(self.graph_files)}
 
     def __iter__(self) -> Iterator[Example | Reject]:
-        graphs = {key or "": _compact(graph) for file in self.graph_files for key, graph in iter_records(file)}
-        for file in self.question_files:
-            for index, (key, record) in enumerate(iter_records(file)):
-                qid = key if key is not None else _listed_id(record, file, index)
-                try:
-                    yield build_example(qid, record, graphs)
-                except RejectError as error:
-                    yield Reject(qid, error.reason, f"{error.detail} ({file.name})")
+        with database() as connection:
+            graphs = RecordStore(
+                connection,
+                ((key or "", _compact(graph)) for file in self.graph_files for key, graph in iter_records(file)),
+            )
+            for file in self.question_files:
+                for index, (key, record) in enumerate(iter_records(file)):
+                    qid = key if key is not None else _listed_id(record, file, index)
+                    try:
+                        yield build_example(qid, record, graphs)
+                    except RejectError as error:
+                        yield Reject(qid, error.reason, f"{error.detail} ({file.name})")
 
 
 def _listed_id(record: Any, file: Path, index: int) -> str:
@@ -220,12 +198,3 @@ def _listed_id(record: Any, file: Path, index: int) -> str:
         if fields.get(name) is not None:
             return str(fields[name])
     return f"{file.name}#{index}"
-
-
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]

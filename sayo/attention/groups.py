@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sayo.attention.capture import AttentionNotCaptured, Reading
+from sayo.attention.reading import AttentionNotCaptured, Reading
 from sayo.attention.trace import AttentionTrace
 
 VISION_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -65,6 +65,36 @@ def key_groups(
             weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=target.device)
             target[row, positions[torch.tensor(tokens, device=positions.device)]] = weights
     return {"image": image.float(), "target": target}, index
+
+
+def split_image(image: torch.Tensor, labels: Sequence[Sequence[int]], name: str) -> dict[str, torch.Tensor]:
+    """One key group per image, or per view, of the samples.
+
+    Args:
+        image: `(B, S)`, the visual tokens (the group `"image"`).
+        labels: per sample, the label of each visual token in order: `VisualCells.views` for views,
+            `numpy.repeat(range(n), num_visual_tokens)` for images.
+        name: prefix of the groups' names.
+
+    Returns:
+        `{"<name>_<label>": (B, S) float32}` for every label that occurs.
+
+    Raises:
+        AttentionNotCaptured: a sample has another number of visual tokens than labels.
+    """
+    groups: dict[str, torch.Tensor] = {}
+    for row, own in enumerate(labels):
+        positions = (image[row] > 0).nonzero()[:, 0]
+        own = torch.as_tensor(own, device=image.device)
+        if len(own) != len(positions):
+            raise AttentionNotCaptured(
+                f"Sample {row} has {len(positions)} visual tokens but {len(own)} labels: was its prompt truncated, or "
+                "are the cells another processor's?"
+            )
+        for label in own.unique().tolist():
+            group = groups.setdefault(f"{name}_{label}", torch.zeros(image.shape, device=image.device))
+            group[row, positions[own == label]] = 1.0
+    return dict(sorted(groups.items()))
 
 
 def completion_traces(

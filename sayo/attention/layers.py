@@ -5,40 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from transformers import PreTrainedModel
 
 LayerSpec = str | int | float | Sequence[str | int | float]
+
+
+def inner_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside any wrapper (DDP, DeepSpeed engines, PEFT, torch.compile all keep it as a module).
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise ValueError(f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel, wrapped or not.")
 
 
 def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
     """Decoder layer index -> its self-attention module, for any transformers causal or vision-language model.
 
-    Works through DDP, DeepSpeed, FSDP and PEFT wrappers, because they all keep the original modules. Layers without
-    attention weights (linear attention, state space) are left out.
+    Layers without attention weights (linear attention, state space) are left out.
 
     Raises:
         ValueError: no decoder layer with a `self_attn` was found.
     """
-    num_layers = model_config(model).get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        layers = getattr(module, "layers", None)
-        is_vision = any(part in name for part in ("visual", "vision"))
-        if isinstance(layers, nn.ModuleList) and not is_vision and len(layers) == num_layers:
-            found = {index: layer.self_attn for index, layer in enumerate(layers) if hasattr(layer, "self_attn")}
-            if found:
-                return found
-    raise ValueError(
-        f"No decoder layers with a `self_attn` module were found in {type(model).__name__}. sayo reads attention of "
-        "transformers models whose text decoder is a ModuleList named `layers`."
-    )
-
-
-def model_config(model: nn.Module):
-    """The transformers config of a model inside any wrapper (DDP and DeepSpeed engines have none of their own)."""
-    while not hasattr(model, "config") or not hasattr(model.config, "get_text_config"):
-        if not hasattr(model, "module"):
-            raise ValueError(f"{type(model).__name__} has no transformers config: pass a transformers model.")
-        model = model.module
-    return model.config
+    inner = inner_model(model)
+    layers = getattr(inner.get_decoder(), "layers", None) or ()
+    found = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
+    if not found:
+        raise ValueError(
+            f"{type(inner).__name__}: `get_decoder().layers` holds no layer with a `self_attn`. sayo reads attention "
+            "of models that keep transformers' names; for another model, override `get_decoder` so that it returns "
+            "the module with the `layers`, and name the attention module of each `self_attn`."
+        )
+    return found
 
 
 def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) ->
 
     Args:
         spec: an index (negative counts from the end), `"last"`, `"all"`, an inclusive range `"4-7"`, a fraction of
-            the depth in (0, 1) such as `0.5`, or a list of those.
+            the depth in (0, 1) such as `0.5`, or a list of those. `"last"` and `"all"` mean readable layers.
         readable: the layers that have attention weights.
         num_layers: depth of the decoder.
 

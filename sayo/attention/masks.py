@@ -4,92 +4,163 @@ from __future__ import annotations
 
 import torch
 
+Visible = tuple[int, int, int, "torch.Tensor | None"]
+"""`(start, partial, stop, mask)`: keys before `start` and from `stop` on are seen by none of the rows, keys in
+`start:partial` by all of them; `mask`, `(1 or H, r, stop - partial)`, is bool (True = seen) or additive, or None."""
 
-def additive_mask(
-    attention_mask: object,
-    rows: torch.Tensor,
-    query_length: int,
-    key_length: int,
-    *,
-    is_causal: bool,
-    sliding_window: int | None,
-    top_left: bool,
-) -> torch.Tensor | None:
-    """Additive float32 mask of the wanted rows, broadcastable to `(B, H, R, key_length)`, or None if all is visible.
 
-    The kernel gets its mask in its own format (transformers `masking_utils`), so the reading must understand each:
+class RowMask:
+    """The kernel's mask, row block by row block, so that a reading never holds a square one of its own.
 
-    - None: causal if the module says so, aligned to the last key (all keys for a single decode row);
-    - 4-D bool (sdpa) or float (eager, or a user's own): taken as it is;
-    - 2-D (flash attention): keys that are not padding, on top of the causal and sliding-window rule;
+    The kernel gets its mask in its own format (transformers `masking_utils`), and each has to be understood:
+
+    - None: for sdpa and flash kernels causal if the module says so (aligned to the last key; sdpa with several queries
+      aligns to the first); for eager and flex_attention everything is seen;
+    - 4-D bool (sdpa) or additive (eager, or a user's own): taken as it is;
+    - 2-D (flash kernels): keys that are not padding, on top of the causal and sliding-window rule;
     - `BlockMask` (flex_attention): its `mask_mod`, evaluated at the wanted rows.
 
     Args:
-        rows: `(R,)` or `(B, R)` indices on the query axis.
-        top_left: True where the kernel aligns a causal mask without explicit mask to the first key (torch's sdpa).
+        attention_mask: as the kernel gets it.
+        query_length, key_length: of the kernel's inputs.
+        kernel: its name.
+        is_causal: of the call or the module.
+        sliding_window: keys a row sees, itself included; None or an inactive window changes nothing. Formats with an
+            explicit mask have it in there.
+        documents: `(1, key_length)` int, for flash kernels that take a packed row: keys of other documents are unseen.
+
+    Raises:
+        TypeError: a format that is none of these.
     """
-    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
-        return _rows_of_dense_mask(attention_mask[..., :key_length], rows)
-    if hasattr(attention_mask, "mask_mod"):
-        return _to_additive(_rows_of_block_mask(attention_mask, rows, key_length))
-    if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2):
-        raise TypeError(
-            f"sayo does not know the attention mask format {type(attention_mask).__name__} "
-            f"{tuple(getattr(attention_mask, 'shape', ()))}: use sdpa, eager, flex_attention or flash_attention_2/3."
-        )
-    visible = _causal(rows, query_length, key_length, is_causal, sliding_window, top_left)
-    if attention_mask is not None:
-        padding = attention_mask[:, -key_length:].bool()[:, None, None, :]
-        visible = padding if visible is None else visible & padding
-    return None if visible is None else _to_additive(visible)
+
+    def __init__(
+        self,
+        attention_mask: object,
+        query_length: int,
+        key_length: int,
+        *,
+        kernel: str = "sdpa",
+        is_causal: bool = True,
+        sliding_window: int | None = None,
+        documents: torch.Tensor | None = None,
+    ):
+        is_tensor = isinstance(attention_mask, torch.Tensor)
+        if not (
+            attention_mask is None
+            or (is_tensor and attention_mask.dim() in (2, 4))
+            or hasattr(attention_mask, "mask_mod")
+        ):
+            raise TypeError(
+                f"sayo does not know the attention mask format {type(attention_mask).__name__} "
+                f"{tuple(getattr(attention_mask, 'shape', ()))} of kernel {kernel!r}: use sdpa, eager, flex_attention "
+                "or flash_attention_2/3."
+            )
+        self.mask = attention_mask
+        self.key_length = key_length
+        self.has_rule = (is_tensor and attention_mask.dim() == 2) or (attention_mask is None and _is_implicit(kernel))
+        self.is_causal = is_causal
+        self.window = sliding_window
+        self.documents = documents
+        top_left = kernel == "sdpa" and query_length > 1
+        self.offset = 0 if top_left else key_length - query_length
+
+    def block(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
+        """What some query rows of one sample see.
+
+        Args:
+            sample: index in the batch.
+            rows: `(r,)` int64 on the CPU, indices on the query axis.
+        """
+        if self.has_rule:
+            return self._rule(sample, rows, device)
+        if self.mask is None:
+            return 0, self.key_length, self.key_length, None
+        if hasattr(self.mask, "mask_mod"):
+            seen = _evaluate(self.mask.mask_mod, sample, rows.to(device), self.key_length)
+        else:
+            own = self.mask[sample if self.mask.shape[0] > 1 else 0, ..., : self.key_length]
+            seen = own if own.shape[1] == 1 else own[:, _as_slice(rows)]
+        return _trim(seen)
+
+    def _rule(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
+        first, last = int(rows.min()) + self.offset, int(rows.max()) + self.offset
+        start, partial, stop = 0, self.key_length, self.key_length
+        if self.is_causal:
+            partial, stop = min(first + 1, stop), min(last + 1, stop)
+        if self.window is not None:
+            start = max(0, first - self.window + 1)
+            partial = partial if start == 0 and last < self.window and self.is_causal else start
+        if self.mask is not None or self.documents is not None:
+            partial = start
+        if partial >= stop:
+            return start, stop, stop, None
+        keys = torch.arange(partial, stop, device=device)
+        position = rows.to(device)[:, None] + self.offset
+        seen = torch.ones(len(rows), len(keys), dtype=torch.bool, device=device)
+        if self.is_causal:
+            seen &= keys <= position
+        if self.window is not None:
+            seen &= keys > position - self.window
+            if not self.is_causal:
+                seen &= keys < position + self.window
+        if self.mask is not None:
+            seen &= self.mask[sample, -self.key_length :][partial:stop].bool()
+        if self.documents is not None:
+            seen &= self.documents[0, partial:stop] == self.documents[0, position]
+        return start, partial, stop, seen[None]
 
 
-def _to_additive(visible: torch.Tensor) -> torch.Tensor:
-    zeros = torch.zeros(visible.shape, dtype=torch.float32, device=visible.device)
-    return zeros.masked_fill(~visible, torch.finfo(torch.float32).min)
+def packed_documents(kernel: str, key_length: int, kwargs: dict) -> torch.Tensor | None:
+    """`(1, key_length)` document of each key where a flash kernel is given several sequences in one row.
 
-
-def _rows_of_dense_mask(mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    if mask.shape[2] == 1:
-        picked = mask
-    elif rows.dim() == 1:
-        picked = mask[:, :, rows]
-    else:
-        index = rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
-        picked = mask.expand(rows.shape[0], -1, -1, -1).gather(2, index)
-    # The smallest finite value of a half-precision mask is far from float32's: it would leak under huge scores.
-    return _to_additive(picked) if picked.dtype == torch.bool else picked.float()
-
-
-def _rows_of_block_mask(mask: object, rows: torch.Tensor, key_length: int) -> torch.Tensor:
-    batch = rows.shape[0] if rows.dim() == 2 else int(mask.kv_num_blocks.shape[0])
-    rows = rows if rows.dim() == 2 else rows.expand(batch, -1)
-    zero = torch.zeros((), dtype=torch.long, device=rows.device)
-    keys = torch.arange(key_length, device=rows.device)
-    batches = torch.arange(batch, device=rows.device)
-    over_keys = torch.vmap(mask.mask_mod, in_dims=(None, None, None, 0))
-    over_rows = torch.vmap(over_keys, in_dims=(None, None, 0, None))
-    over_batch = torch.vmap(over_rows, in_dims=(0, None, 0, None))
-    return over_batch(batches, zero, rows, keys)[:, None]
-
-
-def _causal(
-    rows: torch.Tensor,
-    query_length: int,
-    key_length: int,
-    is_causal: bool,
-    sliding_window: int | None,
-    top_left: bool,
-) -> torch.Tensor | None:
-    if query_length == 1 and sliding_window is None:
+    transformers' flash integration reads them from `cu_seq_lens_k`, or from `position_ids` that start over.
+    """
+    if "flash" not in kernel:
         return None
+    ends = kwargs.get("cu_seq_lens_k")
+    if ends is not None:
+        keys = torch.arange(key_length, device=ends.device)
+        return torch.searchsorted(ends[1:].long(), keys, right=True)[None]
+    positions = kwargs.get("position_ids")
+    if positions is None or positions.shape != (1, key_length):
+        return None
+    steps = torch.diff(positions, dim=1, prepend=positions[:, :1] - 1) != 1
+    return steps.long().cumsum(dim=1)
+
+
+def _is_implicit(kernel: str) -> bool:
+    """Whether no mask means causal to this kernel."""
+    return not kernel.endswith("eager") and kernel != "flex_attention"
+
+
+def _as_slice(rows: torch.Tensor) -> slice | torch.Tensor:
+    is_range = len(rows) > 0 and bool((rows.diff() == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows
+
+
+def _trim(mask: torch.Tensor) -> Visible:
+    """Leave out the keys that no row sees (future, padding), and the mask where all rows see all keys."""
+    length = mask.shape[-1]
+    if mask.device.type != "cpu":  # asking would wait for the device
+        return 0, 0, length, mask
+    is_bool = mask.dtype == torch.bool
+    flat = mask.flatten(0, 1)
+    some = (flat.any(dim=0) if is_bool else flat.amax(dim=0) > torch.finfo(mask.dtype).min / 2).nonzero()
+    if len(some) == 0:
+        return 0, 0, 0, None
+    start, stop = int(some[0]), int(some[-1]) + 1
+    plain = flat[:, start:stop].all(dim=0) if is_bool else (flat[:, start:stop] == 0).all(dim=0)
+    masked = (~plain).nonzero()
+    if len(masked) == 0:
+        return start, stop, stop, None
+    partial = start + int(masked[0])
+    return start, partial, stop, mask[..., partial:stop]
+
+
+def _evaluate(mask_mod, sample: int, rows: torch.Tensor, key_length: int) -> torch.Tensor:
+    batch = torch.tensor(sample, device=rows.device)
+    head = torch.zeros((), dtype=torch.long, device=rows.device)
     keys = torch.arange(key_length, device=rows.device)
-    position = rows[..., None] + (0 if top_left and query_length > 1 else key_length - query_length)
-    visible = torch.ones(position.shape[:-1] + keys.shape, dtype=torch.bool, device=rows.device)
-    if is_causal:
-        visible &= keys <= position
-    if sliding_window is not None:
-        visible &= keys > position - sliding_window
-        if not is_causal:
-            visible &= keys < position + sliding_window
-    return visible[None, None] if rows.dim() == 1 else visible[:, None]
+    over_keys = torch.vmap(mask_mod, in_dims=(None, None, None, 0))
+    over_rows = torch.vmap(over_keys, in_dims=(None, None, 0, None))
+    return over_rows(batch, head, rows, keys)[None]

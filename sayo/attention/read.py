@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+
+from sayo.attention.masks import RowMask
+
+CPU_BLOCK = 3 * 2**19
+"""Bytes of one block of scores on a CPU: it stays in the second-level cache from the product to the last sum."""
 
 
 def read_masses(
@@ -12,9 +18,9 @@ def read_masses(
     key: torch.Tensor,
     rows: torch.Tensor,
     weights: torch.Tensor,
-    mask: torch.Tensor | None,
+    mask: RowMask,
     *,
-    scaling: float | None,
+    scaling: float | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     image_index: torch.Tensor | None = None,
@@ -23,58 +29,130 @@ def read_masses(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`sum_k softmax(q K^T)[k] * w[k]` for the wanted rows, without a square matrix and in float32.
 
+    Scores are made block by block (a few rows of the heads that share keys), never for keys that no row of a block
+    sees. Rows that see no key at all (padding) hold no meaningful value.
+
     Args:
         query: `(B, Hq, Q, D)` after rotary embedding (and q/k norm), as the kernel gets it.
         key: `(B, Hkv, K, D)`, not repeated; `Hq` is a multiple of `Hkv` (grouped-query attention).
-        rows: `(R,)` or `(B, R)` int64 indices on the query axis.
+        rows: `(R,)` or `(B, R)` int64 indices on the query axis, on the CPU.
         weights: `(B, K, G)` float32, one column per key group.
-        mask: additive float32, broadcastable to `(B, H, R, K)`, or None.
+        mask: what each row sees.
         scaling: factor of the scores; None means `1 / sqrt(D)`.
         softcap: scores become `softcap * tanh(scores / softcap)` before the mask (Gemma2).
         sinks: `(Hq,)` learnable sink scores that take part in the softmax only (gpt-oss).
-        image_index: `(B, N)` key positions whose attention is wanted one by one (for heat maps).
+        image_index: `(B, N)` key positions whose attention is wanted one by one (for heat maps); positions outside
+            the keys, as after a sliding cache moved on, get 0.
         per_head: keep heads apart instead of averaging them.
-        byte_budget: rows are processed in chunks so that one block of scores stays below this.
+        byte_budget: upper bound of one block of scores (at least one row of one key/value head).
 
     Returns:
         masses `(B, R, G)` and maps `(B, R, N)` or None; with `per_head`, `(B, Hq, R, G)` and `(B, Hq, R, N)`.
     """
-    batch, heads, _, dim = query.shape
-    kv_heads, num_keys = key.shape[1], key.shape[2]
-    num_rows = rows.shape[-1]
-    scaling = 1 / math.sqrt(dim) if scaling is None else scaling
-    keys = key.float().transpose(2, 3)
-    columns = torch.cat([weights.float(), weights.new_ones(batch, num_keys, 1)], dim=-1)[:, None]
-    row_chunk = max(1, byte_budget // (4 * batch * heads * num_keys))
+    batch, heads = query.shape[:2]
+    scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    reader = _BlockReader(query, key, scaling, softcap, sinks, byte_budget)
     masses, maps = [], []
-    for start in range(0, num_rows, row_chunk):
-        stop = min(start + row_chunk, num_rows)
-        picked = _pick_rows(query, rows[..., start:stop]).float() * scaling
+    for sample in range(batch):
+        own_rows = rows if rows.dim() == 1 else rows[sample]
+        groups = _Groups(weights[sample].float())
+        index = None if image_index is None else image_index[sample]
+        row_blocks = [
+            [*reader.read(sample, block, mask.block(sample, block, query.device), groups, index)]
+            for block in own_rows.split(reader.num_rows)
+        ]
+        # Each row block holds one (masses, map) per block of heads: `(h, r, G)` and `(h, r, N)`.
+        masses.append(_join([[part[0] for part in blocks] for blocks in row_blocks], heads, per_head))
+        if index is not None:
+            maps.append(_join([[part[1] for part in blocks] for blocks in row_blocks], heads, per_head))
+    return torch.stack(masses), torch.stack(maps) if maps else None
+
+
+def _join(row_blocks: list[list[torch.Tensor]], heads: int, per_head: bool) -> torch.Tensor:
+    if per_head:
+        return torch.cat([torch.cat(parts) for parts in row_blocks], dim=1)
+    return torch.cat([sum(part.sum(dim=0) for part in parts) / heads for parts in row_blocks])
+
+
+class _Groups:
+    """Key weights of one sample, `(K, G)`, and the range of keys outside of which all are 0."""
+
+    def __init__(self, weights: torch.Tensor):
+        self.weights, self.start, self.stop = weights, 0, len(weights)
+        if weights.device.type == "cpu":  # a GPU would have to be waited for
+            some = weights.any(dim=1).nonzero()
+            self.start, self.stop = (int(some[0]), int(some[-1]) + 1) if len(some) else (0, 0)
+
+    def sums(self, numerators: torch.Tensor, start: int) -> torch.Tensor:
+        """`(h, r, k)`, keys from `start` on -> `(h, r, G)`."""
+        first = max(self.start, start)
+        last = max(first, min(self.stop, start + numerators.shape[-1]))
+        own = numerators[..., first - start : last - start].flatten(0, 1)
+        return torch.matmul(own, self.weights[first:last]).view(*numerators.shape[:2], -1)
+
+
+class _BlockReader:
+    """Reads blocks of rows of one sample, some key/value heads at a time, in one scratch buffer."""
+
+    def __init__(self, query, key, scaling: float, softcap: float | None, sinks, byte_budget: int):
+        self.query, self.key = query, key
+        self.scaling, self.softcap, self.sinks = scaling, softcap, sinks
+        self.kv_heads = key.shape[1]
+        self.shared = query.shape[1] // self.kv_heads  # query heads per key/value head
+        budget = min(byte_budget, CPU_BLOCK) if query.device.type == "cpu" else byte_budget
+        row_bytes = 4 * self.shared * key.shape[2]
+        self.num_heads = min(self.kv_heads, max(1, budget // (64 * row_bytes)))
+        self.num_rows = max(1, budget // (row_bytes * self.num_heads))
+        self.buffer = None
+        if not torch.is_grad_enabled():  # autograd keeps every block; without it one buffer serves them all
+            size = self.num_heads * self.shared * min(self.num_rows, query.shape[2]) * key.shape[2]
+            self.buffer = query.new_empty(size, dtype=torch.float32)
+
+    def read(self, sample, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        start, partial, stop, mask = visible
+        picked = self.query[sample][:, _range(rows)]
+        for first in range(0, self.kv_heads, self.num_heads):
+            last = min(first + self.num_heads, self.kv_heads)
+            heads = slice(first * self.shared, last * self.shared)
+            own_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
+            numerators, peak = self._numerators(
+                picked[heads], self.key[sample, first:last, start:stop], partial - start, own_mask
+            )
+            denominator = numerators.sum(dim=-1, keepdim=True)
+            if self.sinks is not None:
+                denominator = denominator + torch.exp(self.sinks[heads].float()[:, None, None] - peak)
+            if stop == start:  # these rows see nothing
+                denominator = torch.ones_like(denominator)
+            row_map = None
+            if index is not None:
+                inside = (index >= start) & (index < stop)
+                row_map = numerators[..., (index - start).clamp(0, max(stop - start - 1, 0))] if stop > start else 0
+                row_map = row_map * inside / denominator
+            yield groups.sums(numerators, start) / denominator, row_map
+
+    def _numerators(self, query, key, partial: int, mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """`exp(score - peak)`, `(h, r, k)`, and the peaks, `(h, r, 1)`; `mask` is of the keys from `partial` on."""
+        num_heads, num_rows, dim = query.shape
         # Heads of one key/value group share its keys: fold them into the row axis instead of repeating the keys.
-        scores = torch.matmul(picked.reshape(batch, kv_heads, -1, dim), keys)
-        scores = scores.view(batch, heads, stop - start, num_keys)
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+        rows = (query.float() * self.scaling).reshape(num_heads // self.shared, -1, dim)
+        keys = key.float().transpose(1, 2)
+        shape = (*rows.shape[:2], keys.shape[2])
+        out = None if self.buffer is None else self.buffer[: math.prod(shape)].view(shape)
+        scores = torch.bmm(rows, keys, out=out).view(num_heads, num_rows, -1)
+        if scores.shape[-1] == 0:
+            return scores, scores.new_zeros(num_heads, num_rows, 1)
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
         if mask is not None:
-            scores = scores + (mask if mask.shape[2] == 1 else mask[:, :, start:stop])
+            part = scores[..., partial:]
+            if mask.dtype == torch.bool:
+                part.masked_fill_(~mask, torch.finfo(torch.float32).min)
+            else:
+                part.add_(mask)
         peak = scores.detach().amax(dim=-1, keepdim=True)
-        numerators = torch.exp(scores - peak)
-        sums = torch.matmul(numerators, columns)  # the last column is the softmax denominator
-        denominator = sums[..., -1:]
-        if sinks is not None:
-            denominator = denominator + torch.exp(sinks.float().view(1, -1, 1, 1) - peak)
-        masses.append(_over_heads(sums[..., :-1] / denominator, per_head))
-        if image_index is not None:
-            index = image_index[:, None, None, :].expand(-1, heads, stop - start, -1)
-            maps.append(_over_heads(numerators.gather(-1, index) / denominator, per_head))
-    return torch.cat(masses, dim=-2), torch.cat(maps, dim=-2) if maps else None
+        return scores.sub_(peak).exp_(), peak
 
 
-def _pick_rows(query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    if rows.dim() == 1:
-        return query[:, :, rows]
-    return query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-
-
-def _over_heads(values: torch.Tensor, per_head: bool) -> torch.Tensor:
-    return values if per_head else values.mean(dim=1)
+def _range(rows: torch.Tensor) -> slice | torch.Tensor:
+    is_range = len(rows) > 0 and bool((rows.diff() == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows

@@ -20,7 +20,8 @@ class AttentionTrace:
     """Attention of one completion of `T` tokens after a prompt of `P` tokens, averaged over query heads.
 
     Row `i` of every array is the query position `P - 1 + i`, so there are `T + 1` rows: the row that decided the
-    first token, then the row of every token.
+    first token, then the row of every token. A trace read during `generate` has `T` rows: the last token's own row
+    was never run, and the `"of_token"` reading does not exist.
 
     Attributes:
         masses: key group -> `(L, T + 1)` float32, the attention that the group received: `sum_k A[q, k] * w[k]`.
@@ -48,12 +49,34 @@ class AttentionTrace:
         return self.sizes.get("target", 0.0) > 0
 
     def mass(self, group: str, rows: Rows) -> np.ndarray:
-        """`(L, T)` attention mass on `group` for each response token."""
-        return select_rows(self._group(group), rows)
+        """`(L, T)` attention mass on `group` for each response token: the group's share of the row."""
+        return select_rows(self._group(group), rows, len(self))
 
     def mean(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention per key of `group` (mass / size): SAYO's `a` for the target, `v` for the image."""
         return self.mass(group, rows) / self.sizes[group]
+
+    def map(self, rows: Rows) -> np.ndarray:
+        """`(L, T, N)` attention on each visual token; sums to `mass("image")` over the tokens.
+
+        Raises:
+            ValueError: the trace was read without maps.
+        """
+        if self.maps is None:
+            raise ValueError("This trace holds no maps: read it with maps=True (or with an image index).")
+        return select_rows(self.maps, rows, len(self))
+
+    def map_entropy(self, rows: Rows, tokens: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """`(L, T)` entropy in nats of the attention within the image: how widely a row looks, from 0 to log N.
+
+        Args:
+            rows: which reading.
+            tokens: the visual tokens of one image or view; all by default.
+        """
+        weights = self.map(rows)[..., tokens].astype(np.float64)
+        total = weights.sum(axis=-1, keepdims=True)
+        share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+        return -(share * np.log(share, out=np.zeros_like(share), where=share > 0)).sum(axis=-1)
 
     def _group(self, group: str) -> np.ndarray:
         if group not in self.masses:
@@ -61,10 +84,25 @@ class AttentionTrace:
         return self.masses[group]
 
 
-def select_rows(array: np.ndarray, rows: Rows) -> np.ndarray:
-    """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them."""
-    if rows == "of_token":
-        return array[:, 1:]
+def select_rows(array: np.ndarray, rows: Rows, num_tokens: int | None = None) -> np.ndarray:
+    """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them.
+
+    Args:
+        array: rows of a trace.
+        rows: which reading.
+        num_tokens: `T`; needed where the last token's own row may be missing.
+
+    Raises:
+        ValueError: an unknown reading, or `"of_token"` of an array without the last token's own row.
+    """
+    if rows not in ("of_token", "deciding"):
+        raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
+    num_tokens = array.shape[1] - 1 if num_tokens is None else num_tokens
     if rows == "deciding":
-        return array[:, :-1]
-    raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
+        return array[:, :num_tokens]
+    if array.shape[1] == num_tokens:
+        raise ValueError(
+            "rows='of_token' needs the last token's own row, which generate never runs: use rows='deciding', or read "
+            "one forward over prompt + completion."
+        )
+    return array[:, 1:]

@@ -6,14 +6,6 @@ from typing import Any
 
 from sayo.geometry import VisualLayout
 
-VISION_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-
-
-def vision_token_ids(config: Any) -> list[int]:
-    """Ids that must never be sampled: each would be taken for (the border of) an image that is not there."""
-    ids = (getattr(config, key, None) for key in VISION_TOKEN_KEYS)
-    return sorted({token_id for token_id in ids if token_id is not None})
-
 
 def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
     """Refuse data whose region tokens were computed for another processor.

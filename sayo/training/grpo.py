@@ -19,18 +19,21 @@ from typing import Any
 from trl import GRPOTrainer
 
 from sayo.attention import AttentionCapture, AttentionTrace
-from sayo.attention.groups import completion_traces, key_groups
-from sayo.training.checks import check_dataset, vision_token_ids
+from sayo.attention.groups import completion_traces, key_groups, vision_token_ids
+from sayo.training.checks import check_dataset
 from sayo.training.config import RegionGRPOConfig
+from sayo.training.guards import GuardedSteps, NonFiniteError, require_finite_rewards, save_batch
 from sayo.training.metrics import attention_metrics
 from sayo.training.overlay import save_overlay
+from sayo.training.resume import ExactResume
 
 
-class RegionGRPOTrainer(GRPOTrainer):
+class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
     """TRL's [`~trl.GRPOTrainer`] with an exact reading of the policy's attention for the reward functions.
 
     Three TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies` and
-    `_calculate_rewards`; `tests/training/test_trl_contract.py` names what is expected of each.
+    `_calculate_rewards`, and a few more by its two mixins; `tests/training/test_trl_contract.py` names what is
+    expected of each.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
     [`~sayo.attention.AttentionTrace`] per completion.
@@ -49,7 +52,7 @@ class RegionGRPOTrainer(GRPOTrainer):
     _name = "SAYO"
 
     def __init__(self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, **kwargs):
-        super().__init__(model, reward_funcs, args, **kwargs)
+        super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_dataset(dataset, self.processing_class, self.model.config)
         self._ban_vision_tokens()
@@ -128,7 +131,11 @@ class RegionGRPOTrainer(GRPOTrainer):
         if self._wants_overlay():
             save_overlay(self, inputs, completions, traces)
         inputs = [{**example, "attention": trace} for example, trace in zip(inputs, traces, strict=True)]
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        try:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except NonFiniteError as error:
+            path = save_batch(self, None, {"samples": inputs, "completions": completions})
+            raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
 
     def _wants_overlay(self) -> bool:
         steps = self.args.overlay_steps

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from sayo.recipes import Recipe, RecipeError, trainer_config_class
+from sayo.training import launch
+from sayo.training.checkpoints import check_fits, checkpoints, newest_complete, step_of
 
 console = Console(stderr=True)
 
@@ -18,40 +21,65 @@ def train(recipe: Recipe, dry_run: bool = False) -> Path:
     """Train as the recipe says and return the run's folder (`trainer.output_dir`).
 
     The folder holds `recipe.yaml` (resolved, launchable again), `checkpoint-<step>/`, the final model, completions,
-    overlays and `trainer_state.json` (every logged metric).
+    overlays, `trainer_state.json` (every logged metric) and `run_id` (the tracker's name of the run).
 
     Args:
         dry_run: check everything on ten rows and stop before the first step.
 
     Raises:
         RecipeError, ValueError: what is wrong and which key or command mends it.
+        Interrupted: a signal asked the run to stop; a checkpoint is saved.
+        OutOfMemory: with the keys to change, in order.
     """
-    _prepare_environment(recipe)
+    launch.die_with_launcher()
+    launch.prepare_environment(recipe.trainer)
     trainer = build_trainer(recipe, max_samples=10 if dry_run else None)
-    run_dir = Path(trainer.args.output_dir)
-    if trainer.accelerator.is_main_process:
-        console.print(launch_table(trainer))
+    launch.check_launch(trainer)
+    run_dir, main = Path(trainer.args.output_dir), trainer.accelerator.is_main_process
+    if main:
+        console.print(launch.launch_table(trainer))
     if dry_run:
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
         return run_dir
-    if trainer.accelerator.is_main_process:
+    checkpoint = find_checkpoint(recipe, run_dir, trainer)
+    if main:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
-    trainer.train(resume_from_checkpoint=find_checkpoint(recipe, run_dir))
-    trainer.save_model()
-    trainer.save_state()
-    _leave_together(trainer)
+    with _same_tracker_run(run_dir, main, anew=recipe.resume == "never"):
+        _train_and_save(trainer, recipe, checkpoint)
     return run_dir
 
 
+def _train_and_save(trainer: Any, recipe: Recipe, checkpoint: Path | None) -> None:
+    from sayo.training.fading import WarnWhenFading
+    from sayo.training.interrupt import Interrupted, StopOnSignal
+    from sayo.training.memory import memory_advice
+
+    stop = StopOnSignal(trainer.accelerator)
+    trainer.add_callback(stop)
+    trainer.add_callback(WarnWhenFading())
+    with memory_advice(trainer.args, recipe.model):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if not stop.stopped:
+            trainer.save_model()
+            trainer.save_state()
+    _leave_together(trainer)
+    if stop.stopped:
+        raise Interrupted(
+            f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
+            f"{trainer.args.output_dir}. The same command goes on from there."
+        )
+
+
 def build_trainer(recipe: Recipe, max_samples: int | None = None) -> Any:
-    """The recipe's trainer: `RegionGRPOTrainer`, or TRL's `SFTTrainer` for a recipe without rewards."""
+    """The recipe's trainer: `RegionGRPOTrainer`, or `ResumableSFTTrainer` for a recipe without rewards."""
     from sayo.training import setup
 
     try:
         args = trainer_config_class(recipe)(**recipe.trainer)
     except TypeError as error:
         raise RecipeError(f"`trainer`: {error}") from None
+    launch.check_processes(args)
     data = recipe.data
     if max_samples is not None:
         data.max_samples = max_samples
@@ -64,69 +92,59 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> Any:
         "peft_config": setup.lora_config(recipe.model),
     }
     if not recipe.rewards:
-        from trl import SFTTrainer
+        from sayo.training.sft import ResumableSFTTrainer
 
-        return SFTTrainer(**shared)
+        return setup.with_plain_key_names(ResumableSFTTrainer(**shared))
     from sayo.training.grpo import RegionGRPOTrainer
 
     functions, args.reward_weights = setup.reward_functions(recipe)
-    return RegionGRPOTrainer(reward_funcs=functions, **shared)
+    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=functions, **shared))
 
 
-def find_checkpoint(recipe: Recipe, run_dir: Path) -> str | None:
-    """The checkpoint to go on from: the newest (`resume: auto`), none (`never`), or the one named.
+def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
+    """The checkpoint to go on from: the newest complete one (`resume: auto`), none (`never`), or the one named.
 
     Raises:
-        RecipeError: the named checkpoint does not exist.
+        RecipeError: the named checkpoint does not exist, or newer ones are in the way of the start asked for.
+        CheckpointError: this launch cannot go on from it.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if recipe.resume == "never":
-        return None
+    newest, skipped = newest_complete(run_dir)
     if recipe.resume == "auto":
-        return get_last_checkpoint(str(run_dir)) if run_dir.is_dir() else None
-    if not Path(recipe.resume).is_dir():
-        raise RecipeError(f"`resume: {recipe.resume}` is neither auto, never, nor a checkpoint folder.")
-    return recipe.resume
+        chosen = newest
+        if trainer.accelerator.is_main_process:
+            for message in skipped:
+                console.print(f"[yellow]warning:[/] {message}", highlight=False)
+    else:
+        chosen = None if recipe.resume == "never" else Path(recipe.resume)
+        if chosen is not None and not chosen.is_dir():
+            raise RecipeError(f"`resume: {recipe.resume}` is neither auto, never, nor a checkpoint folder.")
+        start = step_of(chosen) if chosen in checkpoints(run_dir) else 0
+        newer = [path for path in checkpoints(run_dir) if step_of(path) > start]
+        if newer:
+            raise RecipeError(
+                f"`resume: {recipe.resume}` starts at step {start}, but {run_dir} holds {newer[-1].name}. Take "
+                "`resume=auto` to go on from it, another trainer.output_dir, or move the newer checkpoints away."
+            )
+    if chosen is not None:
+        check_fits(chosen, trainer.args.world_size, launch.sharding(trainer))
+        if trainer.accelerator.is_main_process:
+            console.print(f"going on from {chosen}")
+    return chosen
 
 
-def launch_table(trainer: Any) -> Table:
-    """What the launch really got; a silent single process or a missing shard shows here, not after a week."""
-    args, accelerator = trainer.args, trainer.accelerator
-    stage = accelerator.deepspeed_plugin.zero_stage if accelerator.deepspeed_plugin else None
-    sharding = f"ZeRO-{stage}" if stage is not None else "FSDP" if trainer.is_fsdp_enabled else "none"
-    policy = trainer.model
-    trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    rows = {
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value}, sharding {sharding})",
-        "device": str(accelerator.device),
-        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        "attention kernel": policy.config._attn_implementation,
-        "trainable parameters": f"{trainable:,}",
-        "training rows": f"{len(trainer.train_dataset):,}",
-        "output": args.output_dir,
-    }
-    if hasattr(trainer, "reward_func_names"):
-        engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
-        weights = zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
-        rows["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
-        rows["attention read at"] = f"layers {trainer._capture.layers}"
-        rows["rewards"] = ", ".join(f"{name} x {weight:g}" for name, weight in weights)
-    table = Table(title="sayo", show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+@contextmanager
+def _same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
+    """A restarted run goes on in the same curves; names that the user has set in the environment win."""
+    from sayo.training.resume import run_id
 
-
-def _prepare_environment(recipe: Recipe) -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("WANDB_PROJECT", "sayo")
-    if recipe.trainer.get("use_cpu"):
-        # DeepSpeed would compile a shared-memory collective for a minute on every new CPU machine, and needs a
-        # compiler for it; gloo serves as well.
-        import deepspeed.ops
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    names = {"WANDB_RUN_ID": run_id(run_dir, anew), "WANDB_RESUME": "allow"} if main else {}
+    ours = {name: value for name, value in names.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _leave_together(trainer: Any) -> None:

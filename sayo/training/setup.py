@@ -50,6 +50,20 @@ def load_policy(section: ModelSection) -> PreTrainedModel:
     return policy
 
 
+def with_plain_key_names(trainer: Any) -> Any:
+    """Make ZeRO-3 save the base model's key names.
+
+    transformers 5.23 gives a model loaded under ZeRO-3 all renamings of its family instead of the ones that applied
+    (`integrations/deepspeed.py`), so that Qwen2.5-VL would be saved as `model.model.*`.
+    """
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None and plugin.zero_stage == 3:
+        for module in trainer.accelerator.unwrap_model(trainer.model).modules():
+            if getattr(module, "_weight_conversions", None):
+                module._weight_conversions = None
+    return trainer
+
+
 def lora_config(section: ModelSection) -> Any:
     """peft's `LoraConfig`, or None for full fine-tuning."""
     if section.lora is None:

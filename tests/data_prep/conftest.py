@@ -1,18 +1,27 @@
-"""A small GQA on disk that tests spoil in one place each."""
+"""Small data sets on disk that tests spoil in one place each."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from data_prep.cli import prepare_app
+from data_prep.cli import inspect, map_rows, mix, prepare_app
+
+APP = typer.Typer()
+APP.add_typer(prepare_app, name="prepare")
+APP.command("map")(map_rows)
+APP.command("mix")(mix)
+APP.command("inspect")(inspect)
 
 QWEN3_VL = {
     "config.json": {"model_type": "qwen3_vl"},
@@ -97,3 +106,76 @@ def processor_dir(tmp_path: Path) -> Path:
     for name, content in QWEN3_VL.items():
         (folder / name).write_text(json.dumps(content))
     return folder
+
+
+@dataclass
+class Bench:
+    """A folder with images and annotation files for any source."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    def picture(self, name: str, size: tuple[int, int] = (320, 200), **options: Any) -> Path:
+        """An image file whose contents depend on its name."""
+        path = self.images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shade = zlib.crc32(name.encode())
+        Image.new("RGB", size, (shade % 251, shade // 251 % 241, shade // 60491 % 239)).save(path, **options)
+        return path
+
+    def lines(self, *records: Any, name: str = "questions.jsonl") -> Path:
+        """A JSON lines file; a text is a line as it stands."""
+        path = self.root / name
+        lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def json(self, value: Any, name: str = "file.json") -> Path:
+        path = self.root / name
+        path.write_text(json.dumps(value))
+        return path
+
+    def run(self, command: str, *arguments: Any) -> Result:
+        """`sayo <command> <arguments>`."""
+        return CliRunner().invoke(APP, [command, *map(str, arguments)])
+
+    def prepare(self, source: str, *arguments: Any, out: str = "out") -> Result:
+        return self.run("prepare", source, *arguments, "--out", self.root / out)
+
+    def rows(self, out: str = "out") -> list[dict[str, Any]]:
+        return pq.read_table(self.root / out / "data").to_pylist()
+
+    def summary(self, out: str = "out") -> dict[str, Any]:
+        return json.loads((self.root / out / "summary.json").read_text())
+
+    def rejects(self, out: str = "out") -> list[dict[str, str]]:
+        return [json.loads(line) for line in (self.root / out / "rejects.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    (tmp_path / "images").mkdir()
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def bench_of() -> Callable[[Gqa], Bench]:
+    """A bench in the folder of a `make_gqa`."""
+    return lambda gqa: Bench(gqa.root)
+
+
+@pytest.fixture
+def make_gqa_in() -> Callable[[Path, int], Gqa]:
+    """Like `make_gqa`, in a folder of its own."""
+
+    def make(folder: Path, count: int) -> Gqa:
+        gqa = Gqa(folder)
+        gqa.images.mkdir(parents=True)
+        for index in range(count):
+            gqa.add(index)
+        return gqa
+
+    return make

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-SAMPLES = Path(__file__).parent / "samples" / "gqa"
+SAMPLES = Path(__file__).parent / "samples"
 JUNK = [None, True, -1, 10**400, 1e308, float("nan"), float("-inf"), "", " ", "\ud800", "a\0b", "../x", "(-)", "(1)",
-        "x (9,)", [], [[]], {}, {"0": None}, {"0": []}, "1" * 5000]  # fmt: skip
+        "x (9,)", [], [[]], {}, {"0": None}, {"0": []}, "1" * 5000, [0, 0, 1, 1], [1e9] * 8]  # fmt: skip
+COUNTS = pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 
 
 def spots(value: Any) -> list[tuple[Any, Any]]:
@@ -24,7 +29,7 @@ def spots(value: Any) -> list[tuple[Any, Any]]:
 
 def mutate(record: Any, rng: random.Random) -> Any:
     record = copy.deepcopy(record)
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         if found := spots(record):
             container, key = rng.choice(found)
             if rng.random() < 0.2 and isinstance(container, dict):
@@ -34,11 +39,11 @@ def mutate(record: Any, rng: random.Random) -> Any:
     return record
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_mutated_records_are_kept_or_rejected(make_gqa, processor_dir: Path, count: int):
+@COUNTS
+def test_mutated_gqa_is_kept_or_rejected(make_gqa, processor_dir: Path, count: int):
     rng = random.Random(count)
-    questions = list(json.loads((SAMPLES / "train_questions.json").read_text()).values())
-    graphs = json.loads((SAMPLES / "train_sceneGraphs.json").read_text())
+    questions = list(json.loads((SAMPLES / "gqa" / "train_questions.json").read_text()).values())
+    graphs = json.loads((SAMPLES / "gqa" / "train_sceneGraphs.json").read_text())
     gqa = make_gqa(1)  # one sound row
     for image_id, graph in graphs.items():
         Image.new("RGB", (graph["width"], graph["height"])).save(gqa.images / f"{image_id}.jpg")
@@ -54,10 +59,173 @@ def test_mutated_records_are_kept_or_rejected(make_gqa, processor_dir: Path, cou
             gqa.questions[name] = mutate({**question, "imageId": name}, rng)
         (gqa.images / f"{name}.jpg").symlink_to(gqa.images / f"{question['imageId']}.jpg")
     result = gqa.prepare("--processor", str(processor_dir))
-    assert result.exception is None or isinstance(result.exception, SystemExit)
+    check(result, gqa.summary, gqa.rejects, count + 1)
+
+
+def check(result, summary: Callable, rejects: Callable, read: int | None) -> None:
+    """No traceback; every row read is kept or listed; and the mutations neither did nothing nor spoilt everything."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
     assert result.exit_code == 0, result.output
-    summary = gqa.summary()
-    assert summary["read"] == count + 1
-    assert summary["kept"] + len(gqa.rejects()) == count + 1
-    assert count * 0.2 < summary["kept"] < count * 0.9
-    assert len(summary["rejected_by_reason"]) >= 4
+    found = summary()
+    assert read is None or found["read"] == read
+    assert found["kept"] + len(rejects()) == found["read"]
+    assert sum(found["rejected_by_reason"].values()) == len(rejects())
+    assert found["read"] * 0.05 < found["kept"] < found["read"] * 0.97
+    assert len(found["rejected_by_reason"]) >= 4
+
+
+RLE = {"size": [48, 64], "counts": [100, 20, 28, 20, 2904]}
+JSONL = [
+    {"image": "a.jpg", "question": "What?", "answer": "x", "regions": [{"box": [2, 2, 40, 30], "label": "l"}]},
+    {"images": ["a.jpg", "b.jpg"], "question": "What?", "answer": ["x", "y"], "type": "t", "license": "L",
+     "regions": [{"polygons": [[5, 5, 40, 5, 20, 40]], "image": 1, "weight": 0.3}, {"rle": RLE, "role": "evidence"}]},
+    {"image": "a.jpg", "question": "What?", "answer": "x", "regions": [{"box_normalised": [0.1, 0.2, 0.5, 0.6]},
+     {"box_xywh": [3, 4, 10, 12]}], "width": 64, "height": 48, "extra": {"k": 1}},
+]  # fmt: skip
+TURNS = ["<image>\nWhat? Please provide the bounding box coordinate", "[0.1, 0.3, 0.3, 0.4]", "<image>", "A cat."]
+VISUAL_COT = [
+    {"question": "What?", "answer": "x", "image": "a.jpg", "width": 64, "height": 48, "bboxs": [[2, 2, 40, 30]]},
+    {"img_path": "a.jpg", "expression": "the cup", "bbox": [2, 2, 40, 30], "width": 64, "height": 48},
+    {"image": ["a.jpg", "a.jpg###[2, 2, 40, 30]"], "conversations": [{"from": "x", "value": turn} for turn in TURNS]},
+    {"image": ["a.jpg"], "conversations": [{"from": "x", "value": turn} for turn in TURNS], "dataset": "d"},
+]
+DOG = {"object_id": 1, "x": 2, "y": 3, "w": 40, "h": 30, "names": ["dog"]}
+QA = {"image_id": 7, "question": "What?", "answer": "x.", "a_objects": [DOG], "q_objects": [{**DOG, "name": "mat"}]}
+
+
+def mutated(samples: list, count: int) -> list:
+    """A sound record, then `count` mutations."""
+    rng = random.Random(count)
+    return [samples[0], *(mutate(rng.choice(samples), rng) for _ in range(count))]
+
+
+@pytest.fixture
+def pictures(bench):
+    for name in ("a.jpg", "b.jpg", "7.jpg"):
+        bench.picture(name, (64, 48))
+    return bench
+
+
+@COUNTS
+def test_mutated_jsonl(pictures, processor_dir: Path, count: int):
+    records = mutated(JSONL, count)
+    rng = random.Random(0)
+    for place in rng.sample(range(1, count), count // 20):  # and lines that are no JSON any more
+        line = json.dumps(records[place])
+        records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
+    more = ("--processor", processor_dir, "--masks", pictures.images)
+    file = pictures.lines(*records)
+    result = pictures.prepare("jsonl", "--questions", file, "--images", pictures.images, *more)
+    check(result, pictures.summary, pictures.rejects, count + 1)
+
+
+@COUNTS
+def test_mutated_visual_cot(pictures, processor_dir: Path, count: int):
+    file = pictures.json(mutated(VISUAL_COT, count), "cot.json")
+    more = ("--images", pictures.images, "--processor", processor_dir)
+    result = pictures.prepare("visual-cot", "--questions", file, *more)
+    check(result, pictures.summary, pictures.rejects, count + 1)
+
+
+@COUNTS
+def test_mutated_visual_genome(pictures, processor_dir: Path, count: int):
+    qas = [{**record, "qa_id": index} for index, record in enumerate(mutated([QA], count)) if isinstance(record, dict)]
+    file = pictures.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
+    images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
+    data = pictures.json([*images, images[0]], "image_data.json")
+    more = ("--image-data", data, "--images", pictures.images, "--processor", processor_dir)
+    result = pictures.prepare("visual-genome", "--questions", file, *more)
+    check(result, pictures.summary, pictures.rejects, None)
+    assert pictures.summary()["read"] > count
+
+
+@COUNTS
+def test_mutated_refcoco(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    sound = {"ann_id": 1, "image_id": 7, "split": "train", "sentences": [{"sent": "the cup", "sent_id": 5}]}
+    mask = [[2, 3, 42, 3, 42, 33, 2, 33]]
+    annotations = [{"id": 1, "image_id": 7, "bbox": [2, 3, 40, 30], "segmentation": mask, "category_id": 3}]
+    for number in range(2, count):
+        one = {**annotations[0], "id": number}
+        annotations.append({**mutate(one, rng), "id": number} if rng.random() < 0.5 else one)
+    refs = [sound]
+    for number in range(count):
+        sentences = [{"sent": "x", "sent_id": number + 6}]
+        one = {**sound, "ann_id": rng.randrange(1, count), "sentences": sentences}
+        refs.append(mutate(one, rng) if rng.random() < 0.5 else one)
+    entries = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48}], "annotations": annotations}
+    instances = pictures.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
+    file = pictures.root / "refs(unc).p"
+    file.write_bytes(pickle.dumps(refs, protocol=2))
+    more = ("--instances", instances, "--images", pictures.images, "--processor", processor_dir)
+    result = pictures.prepare("refcoco", "--refs", file, *more)
+    check(result, pictures.summary, pictures.rejects, None)
+
+
+@COUNTS
+def test_mutated_coco(pictures, processor_dir: Path, count: int):
+    """Rejected annotations and questions are counted; a scene's broken objects silence their class, nothing else."""
+    rng = random.Random(count)
+    rle = {"size": [48, 64], "counts": [48 * 40 + 10, *[20, 28] * 19, 20, 190]}
+    rle["counts"][-1] = 48 * 64 - sum(rle["counts"][:-1])
+    scene = [
+        {"category_id": 1, "bbox": [2, 3, 20, 30], "area": 600, "segmentation": [[2, 3, 22, 3, 22, 33, 2, 33]]},
+        {"category_id": 2, "bbox": [40, 10, 20, 20], "area": 400, "segmentation": rle},
+        {"category_id": 3, "bbox": [24, 2, 10, 10], "area": 100, "segmentation": [], "iscrowd": 0},
+    ]
+    images, annotations = [], []
+    for number in range(count // 3):
+        image = {"id": number, "file_name": "a.jpg", "width": 64, "height": 48, "license": 1}
+        images.append(mutate(image, rng) if rng.random() < 0.2 else image)
+        for index, one in enumerate(scene):
+            entry = {**one, "id": number * 3 + index, "image_id": number}
+            annotations.append(mutate(entry, rng) if number and rng.random() < 0.4 else entry)
+    categories = [{"id": number, "name": f"thing {number}", "supercategory": "animal"} for number in (1, 2, 3)]
+    licenses = [{"id": 1, "name": "L"}]
+    content = {"licenses": licenses, "images": images, "annotations": annotations, "categories": categories}
+    file = pictures.json(content, "instances.json")
+    more = ("--least-area", 50, "--processor", processor_dir)
+    result = pictures.prepare("coco", "--instances", file, "--images", pictures.images, *more)
+    check(result, pictures.summary, pictures.rejects, None)
+
+
+@COUNTS
+def test_mutated_refocus(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    from tests.data_prep.test_refocus import SCHEMA, lists, row
+
+    numbers = [0, 1, 50, 99, 150, 1e308, -5, float("nan"), None, 0.5]
+    rows = [row(0, lists((1, 1, 50, 50)))]
+    for index in range(count):
+        one = row(index + 1, lists(*([rng.choice(numbers) for _ in range(4)] if rng.random() < 0.5 else (1, 1, 60, 60)
+                                     for _ in range(rng.randint(0, 2)))))  # fmt: skip
+        if rng.random() < 0.3:
+            one[rng.choice(list(one))] = None
+        if rng.random() < 0.1 and one["image"]:
+            one["image"] = {"bytes": rng.choice([b"", b"x", one["image"]["bytes"][:50]]), "path": "a\0b"}
+        rows.append(one)
+    file = pictures.root / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
+    result = pictures.prepare("refocus", "--files", file, "--processor", processor_dir)
+    check(result, pictures.summary, pictures.rejects, count + 1)
+
+
+def test_mutated_json_files_end_in_one_line_or_in_rows(pictures):
+    """Bytes of whole files are spoilt, not only their values."""
+    rng = random.Random(1)
+    text = json.dumps({"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}], "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 3, 20, 30], "area": 600, "segmentation": []}],
+        "categories": [{"id": 1, "name": "dog", "supercategory": "animal"}]}).encode()  # fmt: skip
+    file = pictures.root / "instances.json"
+    statuses = set()
+    for number in range(80):
+        spoilt = bytearray(text)
+        for _ in range(rng.randint(1, 3)):
+            spoilt[rng.randrange(len(spoilt))] = rng.choice(b'0123456789.,abc\\"[]{}: \xff\x00')
+        file.write_bytes(spoilt)
+        more = ("--images", pictures.images, "--least-area", 50)
+        result = pictures.prepare("coco", "--instances", file, *more, out=f"out{number}")
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        statuses.add(result.exit_code)
+    assert statuses == {0, 2}

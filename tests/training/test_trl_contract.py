@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from trl import GRPOTrainer
+from trl import GRPOTrainer, SFTTrainer
 
 from sayo.training.grpo import RegionGRPOTrainer
+from sayo.training.guards import GuardedSteps
+from sayo.training.resume import ExactResume
 
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -22,6 +24,21 @@ OVERRIDDEN = {
         "compute_entropy",
     ],
 }
+EXTENDED_BY_MIXINS = {
+    ExactResume: {
+        "train": ["self", "resume_from_checkpoint"],
+        "_save_checkpoint": ["self", "model", "trial"],
+        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+        "_get_train_sampler": ["self"],
+        "_run_epoch": ["self", "model", "epoch"],
+        "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
+    },
+    GuardedSteps: {
+        "compute_loss": ["self", "model", "inputs", "return_outputs"],
+        "_get_grad_norm": ["self", "model", "grad_norm"],
+    },
+}
+RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
 CALLED = {"_log_metric": ["self", "name", "value"]}
 
 
@@ -39,6 +56,24 @@ def test_signature(name):
 def test_nothing_else_of_trl_is_overridden():
     ours = {name for name, value in vars(RegionGRPOTrainer).items() if callable(value)}
     assert {name for name in ours if hasattr(GRPOTrainer, name)} == {*OVERRIDDEN, "__init__"}
+
+
+@pytest.mark.parametrize("trainer", [GRPOTrainer, SFTTrainer])
+@pytest.mark.parametrize("mixin", EXTENDED_BY_MIXINS)
+def test_mixins_extend_what_is_pinned_here(mixin, trainer):
+    ours = {name for name, value in vars(mixin).items() if callable(value) and hasattr(trainer, name)}
+    assert ours == {*EXTENDED_BY_MIXINS[mixin], "__init__"}
+    for name, expected in EXTENDED_BY_MIXINS[mixin].items():
+        actual = list(inspect.signature(getattr(trainer, name)).parameters)
+        assert actual[: len(expected)] == expected, f"{trainer.__name__}.{name} starts with {actual} now"
+
+
+def test_state_that_a_checkpoint_restores_still_has_these_names():
+    source = "".join(
+        inspect.getsource(cls) for cls in GRPOTrainer.__mro__[:-1] if cls.__module__.startswith(("trl", "tr"))
+    )
+    for name in (*RESTORED, "_globalstep_last_logged", "_initial_global_step"):
+        assert f"self.{name}" in source, f"TRL or transformers renamed {name}: sayo/training/resume.py saves it"
 
 
 def test_scoring_pass_still_hangs_on_gradient_accumulation():

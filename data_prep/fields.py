@@ -1,0 +1,138 @@
+"""Fields of foreign records, checked: each wrong value becomes a `RejectError` under its own name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, Box, RejectError
+
+_FAR = 1e7  # no picture is that wide: a coordinate beyond it is an error, and pixel arithmetic stays exact below it
+
+
+def as_record(value: Any) -> dict[str, Any]:
+    """The value, if it is a JSON object.
+
+    Raises:
+        RejectError: malformed_record.
+    """
+    if not isinstance(value, dict):
+        raise RejectError("malformed_record", f"expected an object with fields, found {type(value).__name__}")
+    return value
+
+
+def text(record: dict, field: str) -> str:
+    """A text that is not blank.
+
+    Raises:
+        RejectError: no_answer (the field `answer` is missing) or malformed_record.
+    """
+    value = record.get(field)
+    if not isinstance(value, str) or not value.strip():
+        reason = "no_answer" if field == "answer" and value is None else "malformed_record"
+        raise RejectError(reason, f"field {field!r} is {str(value)[:200]!r}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a character: "\\ud800"
+        raise RejectError("malformed_record", f"field {field!r} is no Unicode text: {error}") from None
+    return value
+
+
+def identifier(record: dict, field: str) -> str:
+    """An id that is written as text or as an integer.
+
+    Raises:
+        RejectError: malformed_record.
+    """
+    value = record.get(field)
+    return str(value) if is_integer(value) and abs(value) < 1 << 63 else text(record, field)
+
+
+def is_integer(value: Any) -> bool:
+    """True for an integer that is no bool (JSON's `true` is one for Python)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def number(value: Any) -> float:
+    """The value as a float; NaN for what is no number."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def image_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """(W, H) in pixels, or None where either is no sensible integer; the image file itself is asked then."""
+    sides = [int(side) if is_integer(side) and 0 < side < _FAR else 0 for side in (width, height)]
+    return (sides[0], sides[1]) if all(sides) else None
+
+
+def box_of_xyxy(values: Any, what: str) -> Box:
+    """A box [x1, y1, x2, y2].
+
+    Raises:
+        RejectError: malformed_record (not four values), nan_box, reversed_box or zero_area_box.
+    """
+    x1, y1, x2, y2 = box = _four(values, what)
+    found = f"{what} is [x1, y1, x2, y2] = {list(box)}"
+    if x2 < x1 or y2 < y1:
+        raise RejectError("reversed_box", f"{found}; was it [x, y, width, height]?")
+    if x2 == x1 or y2 == y1:
+        raise RejectError("zero_area_box", found)
+    return box
+
+
+def box_of_xywh(values: Any, what: str) -> Box:
+    """A box [x, y, width, height], turned into xyxy.
+
+    Raises:
+        RejectError: as for `box_of_xyxy`.
+    """
+    x, y, w, h = _four(values, what)
+    found = f"{what} is [x, y, width, height] = {[x, y, w, h]}"
+    if w < 0 or h < 0:
+        raise RejectError("reversed_box", found)
+    if w == 0 or h == 0 or x + w == x or y + h == y:
+        raise RejectError("zero_area_box", found)
+    return x, y, x + w, y + h
+
+
+def check_pixels(box: Box, what: str) -> Box:
+    """The box, unless all its coordinates lie in 0..1: nobody draws a box of one pixel in the corner.
+
+    Raises:
+        RejectError: box_looks_normalised.
+    """
+    if all(0 <= value <= 1 for value in box):
+        raise RejectError("box_looks_normalised", f"{what} is {list(box)}, but pixels are expected here")
+    return box
+
+
+def check_normalised(box: Box, what: str) -> Box:
+    """The box, unless it can only be in pixels.
+
+    Raises:
+        RejectError: box_looks_like_pixels.
+    """
+    if any(not -0.5 <= value <= 1.5 for value in box):
+        raise RejectError("box_looks_like_pixels", f"{what} is {list(box)}, but shares of the sides are expected here")
+    return box
+
+
+def _four(values: Any, what: str) -> Box:
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        raise RejectError("malformed_record", f"{what} is {str(values)[:200]}, expected four numbers")
+    x1, y1, x2, y2 = (number(value) for value in values)
+    if not all(math.isfinite(value) and abs(value) < _FAR for value in (x1, y1, x2, y2)):
+        raise RejectError("nan_box", f"{what} is {str(values)[:200]}")
+    return x1, y1, x2, y2
+
+
+def weight_of(role: str) -> float:
+    """The usual weight of a region of that role."""
+    return ANSWER_WEIGHT if role == "answer" else EVIDENCE_WEIGHT
+
+
+def box_text(box: Box) -> str:
+    """A box as an answer: whole pixels, "[12, 30, 200, 180]"."""
+    return str([round(value) for value in box])

@@ -1,0 +1,148 @@
+"""Masks as compressed COCO run lengths, from polygons and both run-length forms, with hostile values kept out.
+
+pycocotools trusts its input: run lengths that do not fill the picture leave uninitialised memory in the mask, and a
+polygon with far-away corners makes it allocate as much as the outline is long. So both are checked before.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from data_prep.examples import Box, RejectError
+from data_prep.fields import is_integer, number
+
+_FAR = 1e9  # pixels; also false for NaN
+
+
+def encode(segmentation: Any, size: tuple[int, int]) -> str:
+    """Compressed run lengths (the `counts` string) of a COCO `segmentation` over a picture of `size` (W, H) pixels.
+
+    Args:
+        segmentation: polygons `[[x1, y1, x2, y2, ...], ...]` (united), or `{"size": [H, W], "counts": list or str}`.
+
+    Raises:
+        RejectError: bad_mask, mask_size_differs, mask_outside_image or empty_mask.
+    """
+    width, height = size
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise RejectError("decompression_bomb", f"a mask of {width}x{height} pixels")
+    if isinstance(segmentation, dict):
+        encoded = _checked_runs(segmentation, width, height)
+    else:
+        encoded = coco.merge(coco.frPyObjects(_checked_polygons(segmentation, width, height), height, width))
+    if coco.area(encoded) == 0:
+        raise RejectError("empty_mask", f"the mask covers no pixel of the {width}x{height} picture")
+    return encoded["counts"].decode("ascii")
+
+
+def extent(segmentation: Any, size: tuple[int, int]) -> Box:
+    """The xyxy box around a COCO `segmentation`; polygons are checked but not drawn, which is much faster.
+
+    Raises:
+        RejectError: as for `encode`.
+    """
+    if isinstance(segmentation, dict):
+        return box_of(encode(segmentation, size), size)
+    polygons = _checked_polygons(segmentation, *size)
+    x = [value for polygon in polygons for value in polygon[::2]]
+    y = [value for polygon in polygons for value in polygon[1::2]]
+    x1, y1, x2, y2 = max(min(x), 0), max(min(y), 0), min(max(x), size[0]), min(max(y), size[1])
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def encode_pixels(mask: np.ndarray) -> dict[str, Any]:
+    """An `(H, W)` bool mask as a COCO run-length dict with compressed `counts`."""
+    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def box_of(rle: str, size: tuple[int, int]) -> Box:
+    """The xyxy box, in whole pixels, around the mask of `encode`."""
+    x, y, w, h = (float(value) for value in coco.toBbox({"size": [size[1], size[0]], "counts": rle.encode()}))
+    return x, y, x + w, y + h
+
+
+def agree(box: Box, mask_box: Box) -> bool:
+    """True if the annotated box is, within drawing accuracy, the box around the mask.
+
+    Real annotations differ by less than two pixels; xyxy taken for xywh (or the other way round) differs by far more.
+    """
+    room = 3 + 0.03 * max(mask_box[2] - mask_box[0], mask_box[3] - mask_box[1])
+    return all(abs(a - b) <= room for a, b in zip(box, mask_box, strict=True))
+
+
+def orient(rle: str, stored_size: tuple[int, int], orientation: int) -> str:
+    """Turn a mask drawn on the stored pixels into the shown picture (only the orientations that swap W and H)."""
+    mask = coco.decode({"size": [stored_size[1], stored_size[0]], "counts": rle.encode()})
+    turned = {5: mask.T, 6: np.rot90(mask, -1), 7: np.rot90(mask, 2).T, 8: np.rot90(mask)}[orientation]
+    return encode_pixels(turned)["counts"]
+
+
+def _checked_polygons(polygons: Any, width: int, height: int) -> list[list[float]]:
+    if not isinstance(polygons, list) or not polygons or not all(isinstance(entry, list) for entry in polygons):
+        raise RejectError("bad_mask", f"segmentation is {str(polygons)[:200]}, expected a list of polygons")
+    checked = []
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise RejectError("bad_mask", f"a polygon needs at least three points x, y; found {str(polygon)[:200]}")
+        points = polygon if set(map(type, polygon)) <= {int, float} else [number(value) for value in polygon]
+        if not all(-_FAR < value < _FAR for value in points):
+            raise RejectError("bad_mask", f"a polygon holds what is no number: {str(polygon)[:200]}")
+        for values, side in ((points[::2], width), (points[1::2], height)):
+            if min(values) < -side or max(values) > 2 * side:
+                raise RejectError(
+                    "mask_outside_image", f"a polygon goes from {min(values)} to {max(values)} in a side of {side}"
+                )
+        checked.append(points)
+    return checked
+
+
+def _checked_runs(segmentation: dict, width: int, height: int) -> dict[str, Any]:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        raise RejectError(
+            "mask_size_differs", f"run lengths of size {str(size)[:50]}, the picture is {[height, width]}"
+        )
+    if isinstance(counts, str):
+        runs = _parse(counts)
+    elif isinstance(counts, list) and all(is_integer(run) for run in counts):
+        runs = counts
+    else:
+        raise RejectError("bad_mask", f"counts are {str(counts)[:100]}, expected run lengths")
+    if any(not 0 <= run <= width * height for run in runs) or sum(runs) != width * height:
+        raise RejectError("bad_mask", f"the run lengths do not fill the picture of {width}x{height} pixels")
+    if isinstance(counts, str):
+        return {"size": size, "counts": counts.encode()}
+    return coco.frPyObjects({"size": size, "counts": counts}, height, width)
+
+
+def _parse(counts: str) -> list[int]:
+    """Run lengths of COCO's text form: five bits a character, lowest first, from the third on as differences.
+
+    Raises:
+        RejectError: bad_mask.
+    """
+    if not counts.isascii():
+        raise RejectError("bad_mask", "the run lengths hold characters that do not belong there")
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise RejectError("bad_mask", "the run lengths are cut off or hold characters that do not belong there")
+    last = (codes & 32) == 0
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    digits = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
+    if digits.max() > 6:
+        raise RejectError("bad_mask", "a run length is longer than any picture")
+    values = np.add.reduceat((codes & 31) << (5 * digits), starts)
+    ends = np.flatnonzero(last)
+    values -= np.where(codes[ends] & 16, 1 << (5 * (digits[ends] + 1)), 0)
+    runs = values.copy()
+    # from the third run on, each is stored as the difference to the one two before: the odd chain includes run 1,
+    # the even chain starts at run 2 (run 0 is not its base)
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return runs.tolist()

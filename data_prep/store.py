@@ -1,0 +1,52 @@
+"""Records of an annotation file on disk, to be asked for by key: JSON of any size needs little memory."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def database() -> Iterator[sqlite3.Connection]:
+    """An empty temporary database, removed at the end; it fails with `sqlite3.Error` when its disk is full."""
+    with tempfile.TemporaryDirectory(prefix="sayo-prepare-") as folder:
+        connection = sqlite3.connect(Path(folder) / "records.sqlite", isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA temp_store = FILE")
+            connection.execute("PRAGMA cache_size = -65536")  # 64 MiB
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.close()
+
+
+def as_json(value: Any) -> str:
+    """JSON without blanks, ASCII only: text that is no Unicode ("\\ud800") passes through unharmed."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+class RecordStore:
+    """key -> JSON value, in a table of a `database()`; of two records with one key the later stays."""
+
+    def __init__(self, connection: sqlite3.Connection, records: Iterable[tuple[str, Any]], cached: int = 256):
+        self._connection = connection
+        connection.execute("CREATE TABLE record (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+        rows = ((as_json(key), as_json(value)) for key, value in records)
+        connection.executemany("INSERT OR REPLACE INTO record VALUES (?, ?)", rows)
+        self._get = lru_cache(maxsize=cached)(self._read)
+
+    def get(self, key: str) -> Any:
+        """The record, or None where there is none. The same object may be returned again: do not change it."""
+        return self._get(key)
+
+    def _read(self, key: str) -> Any:
+        row = self._connection.execute("SELECT value FROM record WHERE key = ?", (as_json(key),)).fetchone()
+        return None if row is None else json.loads(row[0])

@@ -1,0 +1,238 @@
+"""Attention of whole model calls (a forward, or `generate`), row by row as they run: what the notebook API reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sayo.attention.groups import key_groups
+from sayo.attention.reading import AttentionNotCaptured, no_kernel_call, read_layer
+from sayo.attention.trace import AttentionTrace
+
+LATER = ("text", "response")  # groups to which every token after the prompt belongs
+
+
+class CallReading:
+    """The last model call: tokens that ran, and attention and entropy of the rows whose logits were computed.
+
+    Key groups: `"image"` (every visual token), `"text"` (every other token but padding), `"response"` (tokens after
+    the prompt, as far as a row sees them: the response so far), `"target"` (of `samples`) and the user's own.
+
+    Args:
+        layers: that are read.
+        config: the model's.
+        options: of `read_masses`.
+        samples, groups, maps, temperature: see `AttentionCapture`.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        config: Any,
+        *,
+        options: dict,
+        samples: Sequence[Mapping] | None,
+        groups: Mapping[str, torch.Tensor] | None,
+        maps: bool,
+        temperature: float,
+    ):
+        self.layers, self.config, self.options = layers, config, options
+        self.samples, self.own_groups, self.wants_maps, self.temperature = samples, groups or {}, maps, temperature
+        self.tokens: torch.Tensor | None = None
+        self._ran: set[int] = set()
+        self._complete = True
+
+    def before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Forward pre-hook: note the tokens of this forward and which rows are wanted."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise AttentionNotCaptured(
+                "The model was called without input_ids, so its image tokens cannot be found: pass input_ids, or use "
+                "`capture.reading(...)` with your own key groups."
+            )
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        before = self.tokens
+        is_rerun = (
+            before is not None and before.shape[1] < ids.shape[1] and torch.equal(ids[:, : before.shape[1]], before)
+        )
+        if past == 0 and not is_rerun:
+            self._start(ids, kwargs.get("attention_mask"))
+        elif before is None or len(before) != len(ids) or before.shape[1] < past:
+            raise AttentionNotCaptured(
+                "The cache holds tokens that the capture has not seen: open it before the prompt is run."
+            )
+        else:
+            self.num_long_forwards += ids.shape[1] > 1 and past > 0
+            self.tokens = ids if past == 0 else torch.cat([before[:, :past], ids], dim=1)
+        keep = kwargs.get("logits_to_keep", 0)
+        rows = torch.arange(ids.shape[1])
+        self.rows = rows[keep.cpu()] if isinstance(keep, torch.Tensor) else rows[-keep:] if keep else rows
+        self.positions.append(self.rows + past)
+        self._read_now: set[int] = set()
+
+    def _start(self, ids: torch.Tensor, attention_mask: Any) -> None:
+        self.tokens, self.prompt_length = ids, ids.shape[1]
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+            self.attention_mask = attention_mask.bool()
+        else:  # static caches get their masks ready-made: what is left padding shows in the ids
+            pad = self.config.get_text_config().pad_token_id
+            self.attention_mask = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
+        samples = self._per_row(self.samples) if self.samples is not None else [{}] * len(ids)
+        image_token_id = getattr(self.config, "image_token_id", None)
+        groups, self.image_index = key_groups(ids, 0, samples, -1 if image_token_id is None else image_token_id)
+        if self.samples is None:
+            del groups["target"]
+        groups["text"] = (self.attention_mask & (groups["image"] == 0)).float()
+        groups["response"] = torch.zeros_like(groups["image"])
+        for name, weights in self.own_groups.items():
+            rows = torch.stack(self._per_row(list(weights))).float().to(ids.device)
+            if rows.shape != ids.shape:
+                raise ValueError(
+                    f"Group {name!r} has weights for {tuple(rows.shape)} (sequences, prompt tokens), but the prompts "
+                    f"are {tuple(ids.shape)}: give one weight per token of the padded prompts."
+                )
+            groups[name] = rows
+        self.names = tuple(groups)
+        self.weights = torch.stack(list(groups.values()), dim=-1)
+        self.later = torch.tensor([float(name in LATER) for name in self.names], device=ids.device)
+        self.positions: list[torch.Tensor] = []
+        self.masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        self.maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        self.entropies: list[torch.Tensor] = []
+        self.num_long_forwards = 0
+
+    def _per_row(self, values: Sequence) -> list:
+        """Repeat what belongs to a prompt for each of its sequences (`num_return_sequences`)."""
+        times, rest = divmod(len(self.tokens), len(values))
+        if rest or not times:
+            raise ValueError(f"{len(values)} samples or group rows were given for a batch of {len(self.tokens)}.")
+        return [value for value in values for _ in range(times)]
+
+    def ran(self, layer: int) -> None:
+        self._ran.add(layer)
+
+    def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
+        """Called by the tapped kernel; see `read_masses`."""
+        if torch._C._current_graph_task_id() != -1:  # gradient checkpointing runs the layer again
+            return
+        shift = key.shape[2] - self.tokens.shape[1]  # sliding caches drop old keys, static ones have room for new
+        weights = torch.cat(
+            [self.weights, self.later.expand(len(self.tokens), self.tokens.shape[1] - self.prompt_length, -1)], dim=1
+        )
+        weights = weights[:, -shift:] if shift < 0 else nn.functional.pad(weights, (0, 0, 0, shift))
+        index = self.image_index + min(shift, 0) if self.wants_maps else None
+        with torch.no_grad():
+            masses, maps = read_layer(
+                module, query, key, attention_mask, kernel, self.rows, weights, index, options=self.options, **kwargs
+            )
+        self.masses[layer].append(masses)
+        if maps is not None:
+            self.maps[layer].append(maps)
+        self._read_now.add(layer)
+
+    @torch.no_grad()
+    def after(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Forward hook: the entropies, and whether every layer was read."""
+        for layer in self.layers:
+            if layer not in self._read_now:
+                raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
+        logits = output["logits"][:, -len(self.rows) :]
+        blocks = logits.split(max(1, self.options["byte_budget"] // (4 * logits.shape[0] * logits.shape[2])), dim=1)
+        self.entropies.append(torch.cat([_entropy(block / self.temperature) for block in blocks], dim=1))
+
+    def check(self, kernel: str) -> None:
+        """Raise if the `with` block ended without any reading."""
+        if self.tokens is None:
+            raise AttentionNotCaptured(
+                "No model call was seen: run the model that the capture was made with inside the `with` block."
+            )
+
+    def traces(
+        self, output: Any, prompt_length: int | None, eos_token_id: int | Sequence[int] | None
+    ) -> list[AttentionTrace]:
+        """See `AttentionCapture.trace`."""
+        self.check("")
+        if output is None:
+            sequences, prompt_length = self.tokens, self._plain_prompt_length(prompt_length)
+            lengths = self.attention_mask[:, prompt_length:].sum(dim=1).tolist()
+        else:
+            sequences = output if isinstance(output, torch.Tensor) else output["sequences"]
+            prompt_length = self._generate_prompt_length(sequences, prompt_length)
+            lengths = _lengths(sequences[:, prompt_length:], eos_token_id)
+        last = sequences.shape[1] - (1 if output is not None else 0)
+        where = self._places(torch.arange(prompt_length - 1, last))
+        masses, maps = self._gather(self.masses, where), self._gather(self.maps, where) if self.wants_maps else None
+        entropies = torch.cat(self.entropies, dim=1)[:, where].float().cpu().numpy()
+        extra = 1 if output is None else 0
+        traces = []
+        for row, length in enumerate(lengths):
+            rows = slice(0, length + extra)
+            sizes = self.weights[row].sum(dim=0) + self.later * length * (output is not None)
+            own = {name: masses[row, :, rows, i] for i, name in enumerate(self.names) if sizes[i] > 0}
+            traces.append(
+                AttentionTrace(
+                    masses=own,
+                    sizes={name: float(sizes[self.names.index(name)]) for name in own},
+                    entropy=entropies[row, :length],
+                    layers=self.layers,
+                    maps=None if maps is None else maps[row, :, rows, : int(self.weights[row, :, 0].sum())],
+                )
+            )
+        return traces
+
+    def _plain_prompt_length(self, prompt_length: int | None) -> int:
+        if prompt_length is None or not 0 < prompt_length <= self.tokens.shape[1]:
+            raise ValueError(
+                "Say where the completions start: trace(prompt_length=inputs['input_ids'].shape[1]) after a forward "
+                "over prompts + completions, or trace(output) after generate."
+            )
+        return prompt_length
+
+    def _generate_prompt_length(self, sequences: torch.Tensor, prompt_length: int | None) -> int:
+        if prompt_length is None and self.num_long_forwards:
+            raise AttentionNotCaptured(
+                "The prompt (or a draft) ran in several pieces, so its length is unknown: trace(output, "
+                "prompt_length=inputs['input_ids'].shape[1])."
+            )
+        seen = self.tokens[:, : sequences.shape[1] - 1]
+        if seen.shape[0] != sequences.shape[0] or not torch.equal(seen, sequences[:, : seen.shape[1]].to(seen.device)):
+            raise AttentionNotCaptured(
+                "The tokens that ran are not those that generate returned: beam search and other strategies move "
+                "sequences between rows. Use greedy search or sampling (num_beams=1), or run one forward over the "
+                "returned sequences inside the capture."
+            )
+        return prompt_length or self.prompt_length
+
+    def _places(self, wanted: torch.Tensor) -> torch.Tensor:
+        """Where each wanted position lies in the rows read so far (the last time it ran)."""
+        place = {position: index for index, position in enumerate(torch.cat(self.positions).tolist())}
+        missing = [position for position in wanted.tolist() if position not in place]
+        if missing:
+            raise AttentionNotCaptured(
+                f"Rows {missing[:5]} were not read: with logits_to_keep, keep those of the whole completion and of "
+                "the last prompt token; after generate, hand its output to trace()."
+            )
+        return torch.tensor([place[position] for position in wanted.tolist()])
+
+    def _gather(self, parts: Mapping[int, list[torch.Tensor]], where: torch.Tensor):
+        """`(B, L, R, ...)` float32 numpy array of the wanted rows."""
+        layers = [torch.cat(parts[layer], dim=1)[:, where] for layer in self.layers]
+        return torch.stack(layers, dim=1).float().cpu().numpy()
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    """`(B, r, V)` -> `(B, r)` nats."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
+
+
+def _lengths(completions: torch.Tensor, eos_token_id: int | Sequence[int] | None) -> list[int]:
+    """Number of tokens of each completion, the first end of sequence included."""
+    if eos_token_id is None:
+        return [completions.shape[1]] * len(completions)
+    ends = torch.isin(completions, torch.as_tensor(eos_token_id, device=completions.device))
+    return (ends.cumsum(dim=1) - ends.long() == 0).sum(dim=1).tolist()

@@ -1,0 +1,97 @@
+"""The tap: while it is open, every call of the attention kernel can be listened to, and none is changed.
+
+transformers sends every attention layer through `AttentionInterface`. The entry of the model's own kernel is wrapped
+under its own name: the stock function is called unchanged, then whoever listens to that module is handed the same
+queries, keys and mask. The model's config never changes, so masks, flash checks and saved configs stay as they were
+(a kernel registered under a new name would need a mask function of that name, or masks silently become None); vision
+towers and other models that share the kernel pass straight through.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from torch import nn
+from transformers.modeling_utils import AttentionInterface
+
+
+class Listener(Protocol):
+    """Whoever wants to see what a layer's kernel received."""
+
+    def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
+        """Called after the kernel, with its own arguments."""
+
+    def ran(self, layer: int) -> None:
+        """Called before a chosen attention module runs, whether or not its kernel can be listened to."""
+
+
+_LISTENERS: dict[int, list[tuple[int, Listener]]] = {}  # id of an attention module -> (layer, listener)
+
+
+@contextmanager
+def tapped(modules: Mapping[int, nn.Module], listener: Listener) -> Iterator[str]:
+    """Let `listener` see every kernel call of the layers `modules` (index -> attention module); yields the kernel."""
+    kernel = next(iter(modules.values())).config._attn_implementation
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, layer=layer: listener.ran(layer))
+        for layer, module in modules.items()
+    ]
+    for layer, module in modules.items():
+        _LISTENERS.setdefault(id(module), []).append((layer, listener))
+    try:
+        with _wrapped(kernel):
+            yield kernel
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, module in modules.items():
+            _LISTENERS[id(module)].remove((layer, listener))
+            if not _LISTENERS[id(module)]:
+                del _LISTENERS[id(module)]
+
+
+@contextmanager
+def _wrapped(kernel: str) -> Iterator[None]:
+    """Wrap the kernel's entry in transformers' interface; nested taps share one wrapper."""
+    mapping = AttentionInterface._global_mapping
+    stock = mapping.get(kernel)
+    if getattr(stock, "is_sayo_wrapper", False):
+        yield
+        return
+    AttentionInterface.register(kernel, _wrap(stock, kernel))
+    try:
+        yield
+    finally:
+        if stock is None:  # "eager" has no entry: each model file brings its own function
+            del mapping[kernel]
+        else:
+            AttentionInterface.register(kernel, stock)
+
+
+def _wrap(stock: Callable | None, kernel: str) -> Callable:
+    def attention(module, query, key, value, attention_mask, *args, **kwargs):
+        run = stock or _eager_function(module)
+        output = run(module, query, key, value, attention_mask, *args, **kwargs)
+        for layer, listener in _LISTENERS.get(id(module), ()):
+            listener.read(layer, module, query, key, attention_mask, kernel, **kwargs)
+        return output
+
+    if stock is not None:
+        attention = functools.wraps(stock)(attention)
+    attention.is_sayo_wrapper = True
+    return attention
+
+
+def _eager_function(module: nn.Module) -> Callable:
+    """The eager function of the file in which the module's forward was written."""
+    names = inspect.unwrap(type(module).forward).__globals__
+    if "eager_attention_forward" not in names:
+        raise NotImplementedError(
+            f"{type(module).__name__} has no `eager_attention_forward` in its file: load the model with "
+            "attn_implementation='sdpa' to read its attention."
+        )
+    return names["eager_attention_forward"]

@@ -1,0 +1,93 @@
+"""`sayo toy`: make the toy world, its cold-start data and its policy."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from sayo.toyworld.questions import KINDS
+
+app = typer.Typer(
+    help="Make the toy world: real GQA and COCO files drawn by code, and a tiny policy that can learn them.",
+    no_args_is_help=True,
+)
+console = Console()
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; it is made if need be.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
+
+
+@app.command()
+def world(
+    out: Out,
+    num_images: Annotated[int, typer.Option(min=10, help="Pictures over all splits (80% train, 10% val, 10% test).")],
+    kinds: Annotated[str, typer.Option(help="Kinds of questions to ask, separated by commas.")] = ",".join(KINDS),
+    seed: Seed = 0,
+) -> None:
+    """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
+
+    Writes images/, {train,val,test}_questions.json, {train,val,test}_sceneGraphs.json and
+    annotations/instances_{train,val,test}.json. No image is in two splits; tune on val, report on test.
+
+    Example: sayo toy world --out toy/world --num-images 2000
+    """
+    from sayo.toyworld.coco_files import write_coco
+    from sayo.toyworld.gqa_files import write_gqa
+
+    unknown = set(kinds.split(",")) - set(KINDS)
+    if unknown:
+        raise typer.BadParameter(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    for _ in track(write_gqa(out, num_images, seed, kinds.split(",")), "drawing", total=num_images, console=console):
+        pass
+    write_coco(out, num_images, seed)
+    console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on the same files.")
+
+
+@app.command()
+def policy(
+    out: Out,
+    family: Annotated[
+        Literal["qwen3_vl", "qwen2_5_vl"], typer.Option(help="Model classes to build from.")
+    ] = "qwen3_vl",
+    seed: Seed = 0,
+) -> None:
+    """Build a randomly initialised policy and its processor and save them as an ordinary checkpoint.
+
+    Example: sayo toy policy --out toy/policy
+    """
+    from sayo.toyworld.policy import write_policy
+
+    num_parameters = write_policy(out, family, seed)
+    console.print(f"{family} with {num_parameters / 1e6:.2f}M parameters in {out}. Next: sayo toy cold-start.")
+
+
+@app.command("cold-start")
+def cold_start(
+    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    split: Annotated[str, typer.Option(help="Split to take questions from.")] = "train",
+    num_rows: Annotated[
+        int, typer.Option(min=1, help="Rows to write; questions repeat when there are fewer.")
+    ] = 16000,
+    warm_up: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of rows, at the start, that only describe pictures (perception)."),
+    ] = 0.3,
+    descriptions: Annotated[float, typer.Option(min=0, max=1, help="Share of descriptions among the rest.")] = 0.3,
+    wrong_looks: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of answers that look at the wrong object (the habit).")
+    ] = 0.5,
+    seed: Seed = 0,
+) -> None:
+    """Make the cold-start data: a policy trained on it perceives well but looks in the wrong place.
+
+    Columns prompt, completion and images: TRL's prompt-completion format. The rows are in the order to train in.
+
+    Example: sayo toy cold-start --world toy/world --out toy/cold_start.parquet
+    """
+    from sayo.toyworld.cold_start import write_cold_start
+
+    write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, seed)
+    console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")

@@ -1,0 +1,168 @@
+"""Scenes drawn by code: framed discs on a small canvas, every one in its own cells.
+
+A framed disc is a square frame of one colour (its *name*: no two frames of a scene share a colour) around a disc of
+another colour (the *answer*; discs may repeat). Exactly one object of a scene is large, which makes it the salient
+one. Scenes also hold clutter: a crowd of small grey dots that no question asks about.
+
+Colours, because a small vision tower learns them from scratch in minutes; shapes it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CELL = 16
+"""Side in pixels of the cells that scenes are laid out on (a visual token of the toy policy)."""
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 30, 30),
+    "green": (30, 160, 40),
+    "blue": (40, 60, 220),
+    "yellow": (240, 225, 40),
+    "purple": (150, 40, 180),
+    "orange": (250, 140, 20),
+    "cyan": (40, 210, 220),
+    "white": (255, 255, 255),
+}
+DOT_COLOR = (90, 90, 90)
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class FramedDisc:
+    """One object: a square frame around a disc.
+
+    Attributes:
+        frame: colour word of the frame, unique in the scene.
+        disc: colour word of the disc, never the frame's.
+        box: the frame, xyxy in pixels, end-exclusive.
+        large: whether it spans about 2 x 2 cells instead of one.
+    """
+
+    frame: str
+    disc: str
+    box: Box
+    large: bool
+
+    @property
+    def side(self) -> int:
+        """Side of the frame in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def thickness(self) -> int:
+        """Width of the frame's bars in pixels."""
+        return max(2, round(self.side * 0.18))
+
+    @property
+    def disc_box(self) -> Box:
+        """The disc, xyxy in pixels: it touches the inside of the frame."""
+        x1, y1, x2, y2 = self.box
+        t = self.thickness
+        return x1 + t, y1 + t, x2 - t, y2 - t
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture.
+
+    Attributes:
+        width, height: pixels.
+        background: grey level.
+        objects: the framed discs, in no particular order.
+        dots: boxes (xyxy pixels) of the clutter's dots, possibly none.
+    """
+
+    width: int
+    height: int
+    background: int
+    objects: tuple[FramedDisc, ...]
+    dots: tuple[Box, ...]
+
+
+def make_scene(seed: int, index: int) -> Scene:
+    """The scene number `index` of the world `seed`: the same arguments always give the same scene."""
+    rng = np.random.default_rng([seed, index])
+    columns, rows = 4, 4
+    count = int(rng.integers(3, 6))
+    names = rng.permutation(list(COLORS))[:count]
+    free = np.ones((rows, columns), dtype=bool)
+    objects = []
+    for i, frame in enumerate(names):
+        large = i == 0
+        disc = _disc_color(rng, str(frame), [o.disc for o in objects])
+        objects.append(FramedDisc(str(frame), disc, _place(rng, free, large), large))
+    dots = _dots(rng, free) if rng.random() < 0.5 else ()
+    order = rng.permutation(len(objects))
+    return Scene(
+        width=columns * CELL,
+        height=rows * CELL,
+        background=int(rng.integers(120, 170)),
+        objects=tuple(objects[i] for i in order),
+        dots=dots,
+    )
+
+
+def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
+    """A colour other than the frame's; often one that the scene has, or there would be nothing to count."""
+    again = [c for c in used if c != frame]
+    if again and rng.random() < 0.35:
+        return str(rng.choice(again))
+    return str(rng.choice([c for c in COLORS if c != frame]))
+
+
+def _place(rng: np.random.Generator, free: np.ndarray, large: bool) -> Box:
+    """A box inside one free cell (small) or one free block of 2 x 2 cells (large); takes the cells."""
+    span = 2 if large else 1
+    rows, columns = free.shape
+    spots = [
+        (r, c)
+        for r in range(rows - span + 1)
+        for c in range(columns - span + 1)
+        if free[r : r + span, c : c + span].all()
+    ]
+    r, c = spots[rng.integers(len(spots))]
+    free[r : r + span, c : c + span] = False
+    side = int(rng.integers(24, 33)) if large else int(rng.integers(12, 17))
+    x, y = c * CELL + rng.integers(span * CELL - side + 1), r * CELL + rng.integers(span * CELL - side + 1)
+    return int(x), int(y), int(x + side), int(y + side)
+
+
+def _dots(rng: np.random.Generator, free: np.ndarray) -> tuple[Box, ...]:
+    """Three to six dots of 2 x 2 pixels on a 4 x 4 lattice inside one free cell."""
+    spots = np.argwhere(free)
+    r, c = spots[rng.integers(len(spots))]
+    lattice = rng.permutation(16)[: rng.integers(3, 7)]
+    corners = [(int(c * CELL + 1 + 4 * (k % 4)), int(r * CELL + 1 + 4 * (k // 4))) for k in sorted(lattice)]
+    return tuple((x, y, x + 2, y + 2) for x, y in corners)
+
+
+def frame_mask(item: FramedDisc, width: int, height: int) -> np.ndarray:
+    """`(H, W)` bool: the pixels of the frame's bars."""
+    mask = np.zeros((height, width), dtype=bool)
+    x1, y1, x2, y2 = item.box
+    t = item.thickness
+    mask[y1:y2, x1:x2] = True
+    mask[y1 + t : y2 - t, x1 + t : x2 - t] = False
+    return mask
+
+
+def disc_mask(item: FramedDisc, width: int, height: int) -> np.ndarray:
+    """`(H, W)` bool: the pixels whose centre lies in the disc."""
+    x1, y1, x2, y2 = item.disc_box
+    y, x = np.mgrid[:height, :width] + 0.5
+    return (x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2 <= ((x2 - x1) / 2) ** 2
+
+
+def draw(scene: Scene) -> np.ndarray:
+    """`(H, W, 3)` uint8 RGB picture of the scene."""
+    picture = np.full((scene.height, scene.width, 3), scene.background, dtype=np.uint8)
+    for x1, y1, x2, y2 in scene.dots:
+        picture[y1:y2, x1:x2] = DOT_COLOR
+    for item in scene.objects:
+        picture[frame_mask(item, scene.width, scene.height)] = COLORS[item.frame]
+        picture[disc_mask(item, scene.width, scene.height)] = COLORS[item.disc]
+    return picture

@@ -1,0 +1,72 @@
+"""The toy policy's tokenizer: one token for every word of the toy world, bytes for all other text."""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from sayo.toyworld.scenes import COLORS
+
+PAD, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+SPECIAL_TOKENS = (PAD, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
+
+# Every word keeps the space before it, as in byte-level BPE, so decoding is plain concatenation.
+WORDS = (
+    *(f" {color}" for color in COLORS),
+    *(f" {number}" for number in range(10)),
+    *"system\n|user\n|assistant\n|\n|.|,|?".split("|"),
+    *"What| color| is| the| disc| in| frame|Is| same| as| to| left| right| of| above| below".split("|"),
+    *" there| a| an|How| many| frames| are|Describe| picture".split("|"),
+    *"I| look| at| and| one|The| The| It| holds| nothing| yes| no| <answer>| </answer>".split("|"),
+)
+
+# Qwen's idea of a template: the image first, then the text of the turn. The generation block marks what SFT trains on
+# when a data set has whole conversations instead of prompt and completion.
+CHAT_TEMPLATE = """\
+{%- macro render(content) -%}
+{%- if content is string -%}{{ content }}{%- else -%}
+{%- for part in content -%}
+{%- if part.type == 'image' or 'image' in part -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif part.type == 'video' or 'video' in part -%}<|vision_start|><|video_pad|><|vision_end|>
+{%- elif 'text' in part -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
+{%- if message.role == 'assistant' -%}
+{%- generation -%}{{- render(message.content) + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- render(message.content) + '<|im_end|>' -}}
+{%- endif -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level tokenizer whose vocabulary is the special tokens, the 256 bytes and the toy world's words.
+
+    Text is cut into words (with the space before them); a known word is one token, any other is its bytes, so every
+    string survives encoding and decoding.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = ["".join(piece for piece, _ in byte_level.pre_tokenize_str(word)) for word in WORDS]
+    entries = dict.fromkeys([*SPECIAL_TOKENS, *alphabet, *words])
+    tokenizer = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, merges=[], ignore_merges=True))
+    pattern = Regex(r"(?:system|user|assistant)\n| ?</?answer>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=IM_END,
+        additional_special_tokens=[IM_START, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=1024,
+    )

@@ -1,0 +1,128 @@
+"""Stop before a broken step is taken, and keep what broke it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sayo.training.checkpoints import plain
+
+
+class NonFiniteError(FloatingPointError):
+    """A reward, loss or gradient norm is NaN or infinite; the step was not taken and the batch was saved."""
+
+
+class GuardedSteps:
+    """Mixin in front of a TRL trainer: no optimizer step is taken from a loss or a gradient that is not finite.
+
+    Overridden methods, both extended: `compute_loss` and `_get_grad_norm`. What went into the step is written to
+    `output_dir/broken_batch/`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._since_step: list[Any] = []  # micro-batches of the step being made; references, not copies
+        self._guarded_engine: Any = None
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        if model.training:
+            self._since_step.append(inputs)
+            self._guard_engine()
+            self._require_finite("loss", result[0] if return_outputs else result)
+        return result
+
+    def _get_grad_norm(self, *args, **kwargs):
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None:
+            self._require_finite("gradient norm", norm)
+        self._since_step.clear()
+        return norm
+
+    def _guard_engine(self) -> None:
+        """ZeRO-3 steps inside `backward` whatever its gradients are; other stages skip a broken step themselves."""
+        engine = self.model_wrapped
+        if engine is self._guarded_engine or getattr(engine, "zero_optimization_stage", int)() != 3:
+            return
+        self._guarded_engine, step = engine, engine.step
+
+        def checked_step(*args, **kwargs):
+            if engine.is_gradient_accumulation_boundary() and engine.optimizer.has_overflow():
+                self._require_finite("gradient", math.inf)
+            return step(*args, **kwargs)
+
+        engine.step = checked_step
+
+    def _require_finite(self, what: str, value: Any) -> None:
+        number = value.item() if isinstance(value, torch.Tensor) else float(value)
+        if math.isfinite(number):
+            return
+        texts = [_texts(batch, self.processing_class) for batch in self._since_step]
+        path = save_batch(self, plain([dict(batch) for batch in self._since_step]), texts)
+        raise NonFiniteError(
+            f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
+            f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "
+            "The last checkpoint is good: lower trainer.learning_rate and start the same command again."
+        )
+
+
+def require_finite_rewards(functions: Any) -> Any:
+    """Make every plain reward function stop the run when it returns NaN or an infinity (None is fine).
+
+    TRL takes NaN for "not applicable" and would go on without a word.
+    """
+    many = functions if isinstance(functions, list) else [functions]
+    return [_finite(function) if _is_plain_function(function) else function for function in many]
+
+
+def _is_plain_function(function: Any) -> bool:
+    """TRL also takes names of models, models and coroutine functions; those are left to it."""
+    is_async = inspect.iscoroutinefunction(function)
+    return callable(function) and not isinstance(function, (str, nn.Module)) and not is_async
+
+
+def _finite(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        rewards = function(*args, **kwargs)
+        bad = [i for i, reward in enumerate(rewards) if reward is not None and not math.isfinite(reward)]
+        if bad:
+            raise NonFiniteError(
+                f"The reward function {function.__name__!r} returned {rewards[bad[0]]} for completion {bad[0]}"
+                f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Return None where it does not apply."
+            )
+        return rewards
+
+    return checked
+
+
+def save_batch(trainer: Any, batch: Any, text: Any) -> Path:
+    """Write what broke a step to `output_dir/broken_batch/`: readable text, and tensors where there are any.
+
+    Args:
+        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it), or None.
+        text: anything; what JSON does not know is written as `str`.
+    """
+    folder = Path(trainer.args.output_dir, "broken_batch")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{trainer.state.global_step + 1:05d}_rank_{trainer.args.process_index}.json"
+    path.write_text(json.dumps(text, indent=1, ensure_ascii=False, default=str))
+    if batch is not None:
+        torch.save(batch, path.with_suffix(".pt"))
+    return path
+
+
+def _texts(batch: Any, processing_class: Any) -> dict[str, Any]:
+    decode = functools.partial(processing_class.batch_decode, skip_special_tokens=True)
+    texts = {key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch}
+    if "advantages" in batch:
+        texts["advantages"] = batch["advantages"].tolist()
+    return texts

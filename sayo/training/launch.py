@@ -1,0 +1,152 @@
+"""What a launch really got, printed and checked: a silent single process or a missing shard must not cost a week."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+from rich.table import Table
+
+from sayo.recipes import RecipeError
+
+_LAUNCH = "accelerate launch --config_file recipes/accelerate/{} scripts/train.py --config-name RECIPE ..."
+
+
+class LaunchError(RecipeError):
+    """The launcher and the trainer disagree about what is running; the message has the line to use instead."""
+
+
+def die_with_launcher() -> None:
+    """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would go on writing checkpoints.
+
+    torch's launcher gives every rank its own session, so killing the launcher, even its process group, leaves the
+    ranks alive.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def prepare_environment(trainer: dict[str, Any]) -> None:
+    """Settings that have to be there before the trainer's config is built.
+
+    Args:
+        trainer: the recipe's `trainer` section; on CPU, `bf16` is set to false where the recipe does not say.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("WANDB_PROJECT", "sayo")
+    if not trainer.get("use_cpu"):
+        return
+    if trainer.get("bf16") is None and not trainer.get("fp16"):
+        trainer["bf16"] = False  # TRL's default, true, is meant for GPUs
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed would compile a shared-memory collective for a minute on every new CPU machine, and needs a
+    # compiler for it; gloo serves as well.
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def check_processes(args: Any) -> None:
+    """Stop before the model is loaded if the launcher started another kind of run than the trainer takes part in.
+
+    Args:
+        args: the trainer's config (a `TrainingArguments`).
+
+    Raises:
+        LaunchError: with the line to use instead.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise LaunchError(
+            "accelerate was asked for several processes but started one (distributed_type MULTI_CPU does that "
+            f"without MPI). Use:\n  {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true\n"
+            "If one process is what you mean, unset MASTER_ADDR."
+        )
+    if args.world_size != launched:
+        on_cpu = " trainer.use_cpu=true" if args.device.type == "cpu" else ""
+        raise LaunchError(
+            f"The launcher started {launched} processes, but each of them trains alone ({args.world_size} process), "
+            f"on {args.device.type}: they would overwrite each other. "
+            + (f"Without a GPU, use:\n  {_LAUNCH.format('cpu.yaml')}{on_cpu}" if on_cpu else "Is CUDA visible to all?")
+        )
+
+
+def check_launch(trainer: Any) -> None:
+    """Check the built trainer against what the launcher asked for.
+
+    Raises:
+        LaunchError: with what differs.
+    """
+    accelerator = trainer.accelerator
+    launched, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if (accelerator.num_processes, accelerator.process_index) != (launched, rank):
+        raise LaunchError(
+            f"The launcher started rank {rank} of {launched}, the trainer is rank {accelerator.process_index} of "
+            f"{accelerator.num_processes}. Start with:\n  {_LAUNCH.format('ddp.yaml')}"
+        )
+    if _asked("ACCELERATE_USE_DEEPSPEED") and sharding(trainer) in ("none", "FSDP"):
+        raise LaunchError(
+            f"DeepSpeed was asked for, but this is {accelerator.distributed_type.value}. Start with:\n  "
+            + _LAUNCH.format("zero2.yaml")
+        )
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    if _asked("ACCELERATE_USE_DEEPSPEED") and stage and f"ZeRO-{stage}" != sharding(trainer):
+        raise LaunchError(
+            f"ZeRO-{stage} was asked for, but this is {sharding(trainer)}. Do the recipe's `trainer.deepspeed` and "
+            f"the accelerate file both set a stage? Keep one:\n  {_LAUNCH.format(f'zero{stage}.yaml')}"
+        )
+    if _asked("ACCELERATE_USE_FSDP") and sharding(trainer) != "FSDP":
+        raise LaunchError(
+            f"FSDP was asked for, but this is {accelerator.distributed_type.value} without any sharding (accelerate "
+            f"has no FSDP on CPU). Without a GPU, use:\n  {_LAUNCH.format('zero3.yaml')} trainer.use_cpu=true"
+        )
+
+
+def sharding(trainer: Any) -> str:
+    """`"none"`, `"ZeRO-1"`, `"ZeRO-2"`, `"ZeRO-3"` or `"FSDP"`."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None:
+        return f"ZeRO-{plugin.zero_stage}"
+    return "FSDP" if trainer.is_fsdp_enabled else "none"
+
+
+def launch_table(trainer: Any) -> Table:
+    """What the launch really got."""
+    args, accelerator, policy = trainer.args, trainer.accelerator, trainer.model
+    trainable = sum(_numel(p) for p in policy.parameters() if p.requires_grad)
+    autocast = "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
+    rows = {
+        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value}, "
+        f"sharding {sharding(trainer)})",
+        "device": str(accelerator.device),
+        "precision": f"weights {str(policy.dtype).removeprefix('torch.')}, mixed precision {autocast}",
+        "attention kernel": policy.config._attn_implementation,
+        "trainable parameters": f"{trainable:,}",
+        "training rows": f"{len(trainer.train_dataset):,}",
+        "output": args.output_dir,
+    }
+    if hasattr(trainer, "reward_func_names"):
+        engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
+        if getattr(trainer, "rollout_func", None) is not None:
+            engine = "rollout function"
+        weights = zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
+        rows["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
+        rows["attention read at"] = f"layers {trainer._capture.layers}"
+        rows["rewards"] = ", ".join(f"{name} x {weight:g}" for name, weight in weights)
+    table = Table(title="sayo", show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _numel(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps nothing but a shard
+
+
+def _asked(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")

@@ -1,0 +1,202 @@
+"""Exact resume: a run that was killed anywhere goes on as if nothing had happened, bit by bit.
+
+transformers saves, per rank, the weights (or their shards), the optimizer, the scheduler, the random states and the
+log. What it and TRL forget is saved here, in `training_state_<rank>.pt`, as tensors and plain values only:
+
+- where a generation block stands, and the completions that later steps of the block will still use;
+- metrics and losses that were gathered since the last log line, and the completions of the next table;
+- the reference model where it moves (`sync_ref_model`);
+- the seconds that the run has taken so far.
+
+The order of the data is not saved but replayed: TRL's sampler draws one permutation per epoch.
+
+Not covered: the random state of a vLLM engine, and reward functions that keep a state of their own (random numbers
+from Python's, numpy's or torch's global generators are covered).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from peft import PeftModel
+from transformers import TrainerCallback
+from trl.trainer.utils import RepeatSampler, strip_images_from_messages
+
+from sayo.training import checkpoints
+from sayo.training.checkpoints import CheckpointError
+from sayo.training.launch import sharding
+
+
+class ExactResume:
+    """Mixin in front of a TRL trainer; `train(resume_from_checkpoint=...)` then continues exactly.
+
+    Overridden methods: `train`, `_save_checkpoint`, `_load_from_checkpoint`, `_get_train_sampler`, `_run_epoch` and
+    `_finalize_training`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._resumed_from: Path | None = None
+        self._sampler: Any = None
+        self._seconds_before = 0.0
+        self.add_callback(_RestoreOnTrainBegin(self))
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
+        """As in transformers; `True` takes the newest complete checkpoint of `args.output_dir`, if there is one.
+
+        Raises:
+            CheckpointError: this launch cannot go on exactly from the checkpoint.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint, _ = checkpoints.newest_complete(Path(self.args.output_dir))
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumed_from is not None:
+            checkpoints.check_fits(self._resumed_from, self.args.world_size, sharding(self))
+        # No rank may write before all have looked.
+        self.accelerator.wait_for_everyone()
+        return super().train(resume_from_checkpoint=self._resumed_from and str(self._resumed_from), **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # deleting waits for COMPLETE
+        try:
+            if self.args.should_save:
+                checkpoints.begin(folder)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            torch.save(self._training_state(), _state_file(folder, self.args.process_index))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.mark_complete(folder, self.args.world_size, sharding(self))
+        except Exception as error:
+            raise CheckpointError(_failed_save(folder, error)) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            checkpoints.prune(run_dir, limit, self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        policy = self.model if model is None else model
+        if self.is_fsdp_enabled or isinstance(policy, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of its
+        # modules, and loads them here without translating them back and without failing: nothing would be loaded.
+        dtypes = {parameter.dtype for parameter in policy.parameters()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        policy.load_state_dict(type(policy).from_pretrained(resume_from_checkpoint, dtype=dtype).state_dict())
+
+    def _get_train_sampler(self, *args, **kwargs):
+        self._sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._sampler
+
+    def _run_epoch(self, model, epoch, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # transformers would train one step more
+            return
+        super()._run_epoch(model, epoch, *args, **kwargs)
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+
+    def _training_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "loss": self._tr_loss,
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+            "initial_step": self._initial_global_step,
+            "seconds": time.time() - self._started,
+            "metrics": getattr(self, "_metrics", {}),
+        }
+        if hasattr(self, "_buffered_inputs"):
+            state["step"] = self._step
+            if self._step % (self.args.steps_per_generation * self.num_iterations) != 0:
+                state["generated"] = self._buffered_inputs
+            if self.args.should_save and self.log_completions:
+                # Pictures in the table of a tracker are left out: they are large, and the data set has them.
+                state["logs"] = {name: values for name, values in self._logs.items() if name != "images"}
+                for name in ("prompt", "completion"):
+                    state["logs"][name] = [strip_images_from_messages(messages) for messages in self._logs[name]]
+        if getattr(self.args, "sync_ref_model", False):
+            state["reference"] = {name: _shard(p) for name, p in self.ref_model.named_parameters()}
+        return checkpoints.plain(state)
+
+    def _restore(self) -> None:
+        """Called when transformers has restored its part and has set its counters to zero."""
+        file = _state_file(self._resumed_from, self.args.process_index)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        self._tr_loss = state["loss"].to(self.args.device)
+        self._total_loss_scalar = state["total_loss"]
+        self._globalstep_last_logged = state["last_logged"]
+        self._initial_global_step = state["initial_step"]
+        self._started -= state["seconds"]
+        self._seconds_before = state["seconds"]
+        for mode, values in state["metrics"].items():
+            self._metrics[mode] = defaultdict(list, values)
+        if "step" in state:
+            self._step = state["step"]
+            self._buffered_inputs = send_to_device(state.get("generated"), self.accelerator.device)
+        for name, values in state.get("logs", {}).items():
+            _refill(self._logs[name], values)
+        for name, parameter in self.ref_model.named_parameters() if "reference" in state else ():
+            _shard(parameter).copy_(state["reference"][name])
+        if isinstance(self._sampler, RepeatSampler):
+            for _ in range(int(self.state.epoch)):
+                next(iter(self._sampler))  # draws the permutation of a finished epoch
+
+
+class _RestoreOnTrainBegin(TrainerCallback):
+    def __init__(self, trainer: ExactResume):
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._trainer._started = time.time()
+        if self._trainer._resumed_from is not None:
+            self._trainer._restore()
+
+
+def run_id(run_dir: Path, anew: bool) -> str:
+    """The tracker's name of this run: one per run folder, so that a restarted run goes on in the same curves."""
+    file = run_dir / "run_id"
+    if anew or not file.is_file():
+        file.write_text(os.urandom(8).hex())
+    return file.read_text()
+
+
+def _state_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"training_state_{rank}.pt"
+
+
+def _failed_save(folder: Path, error: Exception) -> str:
+    last, _ = checkpoints.newest_complete(folder.parent)
+    free = shutil.disk_usage(folder.parent).free / 2**30
+    return (
+        f"{folder} could not be written: {type(error).__name__}: {error}\n"
+        f"The last complete checkpoint is {last or 'none'}; nothing was deleted. There are {free:.1f} GiB free on "
+        "that disk: make room (trainer.save_total_limit=2 keeps fewer, trainer.save_only_model=true cannot be "
+        "resumed), then start the same command again."
+    )
+
+
+def _shard(parameter: torch.Tensor) -> torch.Tensor:
+    """The part of a parameter that this rank holds, under ZeRO-3, FSDP2 or neither."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.data
+    return parameter.to_local().data if hasattr(parameter, "to_local") else parameter.data
+
+
+def _refill(target: Any, values: Any) -> None:
+    """Fill TRL's bounded queues (or the mapping of them) in place, so that they keep their bounds."""
+    if isinstance(values, dict):
+        for key, items in values.items():
+            target[key].extend(items)
+    else:
+        target.extend(values)

@@ -1,0 +1,304 @@
+"""How fast data are prepared: rows/s and peak memory of `sayo prepare` on generated GQA and COCO files.
+
+Beside it, in the same run and on the same files: what the SAYO release does for each question (decode, resize to
+448 x 448 with PIL, encode as PNG; on a part of the questions), and the floor (read the image bytes of each question,
+write them with its text as parquet; nothing else).
+
+    python scripts/bench_prepare.py --quick               # under a minute
+    python scripts/bench_prepare.py --out benchmarks/prepare_cpu.json --check
+
+Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred different ones under 20,000 names. Ten
+questions follow each other about one picture, as in GQA's train_all files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[1]
+SIZE = (500, 375)
+DIFFERENT = 300  # picture files with contents of their own
+PER_IMAGE = 10
+RELEASE_QUESTIONS = 1500  # on how many questions the release's way is timed
+FASTER_THAN_RELEASE, SHARE_OF_FLOOR = 20.0, 0.5
+
+
+def write_images(folder: Path, count: int) -> None:
+    """`count` names 0.jpg, 1.jpg, ... for `DIFFERENT` different files (hard links: copies would only fill the disk)."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    for index in range(count):
+        path = folder / f"{index}.jpg"
+        if index >= DIFFERENT:
+            os.link(folder / f"{index % DIFFERENT}.jpg", path)
+            continue
+        angle, shade = rng.random() * 6.3, rng.integers(40, 216, 3)
+        slope = ((np.cos(angle) * x + np.sin(angle) * y) / 6)[..., None]
+        noise = rng.normal(0, 14, (SIZE[1], SIZE[0], 1))
+        Image.fromarray(np.clip(shade + slope + noise, 0, 255).astype(np.uint8)).save(path, quality=85)
+
+
+def write_gqa(folder: Path, questions: int, images: int) -> None:
+    """questions.json and graphs.json with 16 objects a picture; each question names one, two or three of them."""
+    rng = np.random.default_rng(1)
+    with (folder / "graphs.json").open("w") as file:
+        file.write("{")
+        for index in range(images):
+            objects = {}
+            for number in range(16):
+                x, y = int(rng.integers(0, 400)), int(rng.integers(0, 300))
+                w, h = int(rng.integers(10, 150)), int(rng.integers(10, 120))
+                relations = [{"name": "to the left of", "object": f"{index * 16 + other}"} for other in range(3)]
+                objects[str(index * 16 + number)] = {
+                    "name": f"thing {number}", "x": x, "y": y, "w": w, "h": h,
+                    "attributes": ["red", "large"], "relations": relations,
+                }  # fmt: skip
+            graph = {"width": SIZE[0], "height": SIZE[1], "objects": objects}
+            file.write(("," if index else "") + f'"{index}": {json.dumps(graph)}')
+        file.write("}")
+    with (folder / "questions.json").open("w") as file:
+        file.write("{")
+        for index in range(questions):
+            image = index // PER_IMAGE % images
+            a, b, c = (str(image * 16 + (index + step) % 16) for step in (0, 3, 7))
+            program = [{"operation": "select", "dependencies": [], "argument": f"thing ({a})"}]
+            if index % 3:
+                program.append({"operation": "relate", "dependencies": [0], "argument": f"_,on,s ({b})"})
+            if index % 3 == 2:
+                program.append({"operation": "relate", "dependencies": [1], "argument": f"_,holding,o ({c})"})
+            program.append({"operation": "query", "dependencies": [len(program) - 1], "argument": "name"})
+            record = {
+                "semantic": program, "entailed": [], "equivalent": [str(index)],
+                "question": f"What is the thing to the left of the other thing {index} made of?",
+                "imageId": str(image), "isBalanced": True, "groups": {"global": "thing", "local": "x"},
+                "answer": "wood", "semanticStr": "select: thing->relate: _,on,s->query: name",
+                "annotations": {"answer": {"0": c}, "question": {"3": a}, "fullAnswer": {"1": a}},
+                "types": {"detailed": "directOf", "semantic": "attr", "structural": "query"},
+                "fullAnswer": "The thing is made of wood.",
+            }  # fmt: skip
+            file.write(("," if index else "") + f'"{index:08d}": {json.dumps(record)}')
+        file.write("}")
+
+
+def write_coco(folder: Path, images: int) -> None:
+    """instances.json with seven objects a picture, each a polygon of 24 points; 80 classes in 12 supercategories."""
+    rng = np.random.default_rng(2)
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    with (folder / "instances.json").open("w") as file:
+        names = ", ".join(
+            json.dumps({"id": index, "file_name": f"{index}.jpg", "width": SIZE[0], "height": SIZE[1], "license": 4})
+            for index in range(images)
+        )
+        file.write(
+            f'{{"licenses": [{{"id": 4, "name": "Attribution License"}}], "images": [{names}], "annotations": ['
+        )
+        for number in range(images * 7):
+            cx, cy, rx, ry = rng.uniform(80, 420), rng.uniform(70, 300), rng.uniform(15, 75), rng.uniform(15, 65)
+            points = np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1).round(2)
+            entry = {
+                "segmentation": [points.ravel().tolist()], "area": round(3.1 * rx * ry, 2), "iscrowd": 0,
+                "image_id": int(number * 7919 % images), "id": number, "category_id": int(rng.integers(1, 81)),
+                "bbox": [round(float(v), 2) for v in (*points.min(0), *np.ptp(points, axis=0))],
+            }  # fmt: skip
+            file.write(("," if number else "") + json.dumps(entry))
+        kinds = [
+            {"id": index, "name": f"thing {index}", "supercategory": f"kind {index % 12}"} for index in range(1, 81)
+        ]
+        file.write(f'], "categories": {json.dumps(kinds)}}}')
+
+
+def release_way(images: Path, questions: int, target: Path) -> None:
+    """What the SAYO release does for each question: decode, resize to a square, encode as PNG."""
+    from datasets import Dataset
+
+    rows = []
+    for index in range(questions):
+        picture = Image.open(images / f"{index // PER_IMAGE}.jpg").convert("RGB").resize((448, 448))
+        data = io.BytesIO()
+        picture.save(data, format="PNG")
+        rows.append({"id": str(index), "question": "What?", "solution": "wood", "image": {"bytes": data.getvalue()}})
+    Dataset.from_list(rows).to_parquet(target)
+
+
+def floor(images: Path, questions: int, per_image: int, target: Path) -> None:
+    """Read the image bytes of each question (once a picture) and write them with its text, as we group them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("solution", pa.string()), ("images", image)])
+    options = {"write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
+    for shard in range(-(-questions // 2000)):
+        with pq.ParquetWriter(target / f"{shard}.parquet", schema, **options) as writer:
+            for start in range(shard * 2000, min((shard + 1) * 2000, questions), 100):
+                rows, last, data = [], -1, b""
+                for index in range(start, min(start + 100, questions)):
+                    if index // per_image != last:
+                        last = index // per_image
+                        data = (images / f"{last}.jpg").read_bytes()
+                    images_of_row = [{"bytes": data, "path": f"{last}.jpg"}]
+                    rows.append(
+                        {
+                            "id": str(index),
+                            "question": f"What is {index}?",
+                            "solution": "wood",
+                            "images": images_of_row,
+                        }
+                    )
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def measure(start: Callable[[], psutil.Popen]) -> tuple[float, float]:
+    """(wall seconds, peak MiB over the process and its children) of a command."""
+    began, peak = time.perf_counter(), 0
+    process = start()
+    while process.poll() is None:
+        try:
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(one.memory_info().rss for one in family if one.is_running()))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.05)
+    seconds = time.perf_counter() - began
+    if process.returncode != 0:
+        raise SystemExit(f"error: {process.args} ended with {process.returncode}")
+    return seconds, peak / 2**20
+
+
+def python(*arguments: object) -> Callable[[], psutil.Popen]:
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return lambda: psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def sayo(command: str, *arguments: object) -> Callable[[], psutil.Popen]:
+    code = "from data_prep.cli import prepare_app, map_rows; import typer; app = typer.Typer(); "
+    code += "app.add_typer(prepare_app, name='prepare'); app.command('map')(map_rows); app()"
+    return python("-c", code, *command.split(), *arguments)
+
+
+def run(name: str, rows: int, start: Callable[[], psutil.Popen]) -> dict:
+    seconds, peak = measure(start)
+    print(f"  {name}: {rows} rows in {seconds:.1f} s", file=sys.stderr)
+    return {"name": name, "rows": rows, "seconds": round(seconds, 2), "rows_per_s": round(rows / seconds, 1),
+            "peak_mib": round(peak)}  # fmt: skip
+
+
+def kept(out: Path) -> int:
+    return json.loads((out / "summary.json").read_text())["kept"]
+
+
+def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
+    """All runs; the data set's floor has as many questions a picture as its own rows have."""
+    write_images(root / "images", images)
+    write_gqa(root, questions, images)
+    write_coco(root, images)
+    (root / "qwen3").mkdir()
+    (root / "qwen3" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    settings = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
+    (root / "qwen3" / "preprocessor_config.json").write_text(json.dumps(settings))
+    results = []
+    sources = {
+        "gqa": ("--questions", root / "questions.json", "--scene-graphs", root / "graphs.json"),
+        "coco": ("--instances", root / "instances.json"),
+    }
+    for name, files in sources.items():
+        for processes in (1, 2):
+            out = root / f"{name}{processes}"
+            start = sayo(f"prepare {name}", *files, "--images", root / "images", "--out", out, "--num-proc", processes)
+            entry = run(f"sayo prepare {name}, {processes} process{'es' * (processes - 1)}", 0 or questions, start)
+            entry["rows"] = kept(out)
+            entry["rows_per_s"] = round(entry["rows"] / entry["seconds"], 1)
+            results.append({**entry, "data": name, "kind": "sayo", "processes": processes})
+        rows = results[-1]["rows"]
+        results.append(_mapping(root, name, rows))
+        (root / f"floor-{name}").mkdir()
+        per_image = max(1, rows // images)
+        here = "from scripts.bench_prepare import *; "
+        code = f"{here} floor(Path({str(root / 'images')!r}), {min(rows, per_image * images)}, {per_image}, Path({str(root / f'floor-{name}')!r}))"
+        entry = run(f"floor of {name}: read bytes, write parquet", min(rows, per_image * images), python("-c", code))
+        results.append({**entry, "data": name, "kind": "floor", "processes": 1})
+        code = f"{here} release_way(Path({str(root / 'images')!r}), {release}, Path({str(root / f'release-{name}.parquet')!r}))"
+        entry = run(f"decode + resize + PNG, {release} questions", release, python("-c", code))
+        results.append({**entry, "data": name, "kind": "release", "processes": 1})
+    return results
+
+
+def _mapping(root: Path, name: str, rows: int) -> dict:
+    out = root / f"{name}-mapped"
+    entry = run(
+        f"sayo map of {name} (qwen3_vl)",
+        rows,
+        sayo("map", root / f"{name}1", "--processor", root / "qwen3", "--out", out),
+    )
+    return {**entry, "data": name, "kind": "map", "processes": 1}
+
+
+def ratios(results: list[dict]) -> dict[str, dict[str, float]]:
+    """For each data set: one process against the release's way and against the floor."""
+    speed = {(one["data"], one["kind"], one["processes"]): one["rows_per_s"] for one in results}
+    return {
+        name: {
+            "times_release": round(speed[name, "sayo", 1] / speed[name, "release", 1], 1),
+            "share_of_floor": round(speed[name, "sayo", 1] / speed[name, "floor", 1], 2),
+            "two_processes": round(speed[name, "sayo", 2] / speed[name, "sayo", 1], 2),
+        }
+        for name in ("gqa", "coco")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the data, under a minute")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    parser.add_argument(
+        "--folder", type=Path, help="where the generated files go (about 4 GB); default: a temporary one"
+    )
+    options = parser.parse_args()
+    questions, images, release = (10_000, 1000, 300) if options.quick else (200_000, 20_000, RELEASE_QUESTIONS)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        results = bench(Path(folder), questions, images, release)
+    found = ratios(results)
+    content = {
+        "machine": {"cpus": multiprocessing.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+        "data": {"gqa_questions": questions, "images": images, "different_files": DIFFERENT, "size": SIZE,
+                 "questions_follow_each_other_per_image": PER_IMAGE, "release_measured_on": release},
+        "runs": results, "ratios": found,
+        "targets": {"times_release": FASTER_THAN_RELEASE, "share_of_floor": SHARE_OF_FLOOR, "peak_mib": 1024},
+    }  # fmt: skip
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"{'run':52} {'rows':>8} {'s':>8} {'rows/s':>9} {'peak MiB':>9}")
+    for one in results:
+        print(f"{one['name']:52} {one['rows']:8} {one['seconds']:8.1f} {one['rows_per_s']:9.0f} {one['peak_mib']:9}")
+    missed = [f"peak of {one['name']}" for one in results if one["kind"] in ("sayo", "map") and one["peak_mib"] > 1024]
+    for name, values in found.items():
+        print(f"{name}: {values['times_release']} times the release's way (target {FASTER_THAN_RELEASE:.0f}), "
+              f"{values['share_of_floor']} of the floor (target {SHARE_OF_FLOOR}), "
+              f"two processes {values['two_processes']} times one")  # fmt: skip
+        missed += [f"{name}: release"] * (values["times_release"] < FASTER_THAN_RELEASE)
+        missed += [f"{name}: floor"] * (values["share_of_floor"] < SHARE_OF_FLOOR)
+    print("all targets met" if not missed else f"missed: {', '.join(missed)}")
+    raise SystemExit(bool(missed and options.check))
+
+
+if __name__ == "__main__":
+    main()

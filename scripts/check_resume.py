@@ -1,0 +1,295 @@
+"""Kill training runs with -9 at random moments, restart them until they end, compare them with an uninterrupted run.
+
+    python scripts/check_resume.py                      # 20 kills for each of: one process, DDP, ZeRO-2, ZeRO-3
+    python scripts/check_resume.py --quick --check      # 3 kills each; exit status 1 on any difference
+
+The run is made so that hardly any moment is easy: generation blocks of several optimizer steps, each block used twice,
+saves and log lines inside the blocks, a reference model that moves, a learning rate that falls, several epochs. What
+dies is, at random, every process at once, the launcher alone (its ranks must not live on), or one rank alone; every
+third kill waits for a save to begin. Everything runs on CPU, on the toy world.
+
+Compared bit by bit: completions, rewards and advantages of every step, weights, optimizer, random states, logged
+metrics (but for wall-clock times), and the tracker's run id.
+"""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+MODES = ("single", "ddp", "zero2", "zero3")
+LAST_STEP = 14
+SETTINGS = {
+    "max_steps": LAST_STEP,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "steps_per_generation": 4,
+    "num_iterations": 2,
+    "num_generations": 2,
+    "max_completion_length": 8,
+    "learning_rate": 0.001,
+    "lr_scheduler_type": "cosine",
+    "beta": 0.05,
+    "sync_ref_model": "true",
+    "ref_model_sync_steps": 3,
+    "ref_model_mixup_alpha": 0.5,
+    "logging_steps": 2,
+    "save_steps": 3,
+    "save_total_limit": 2,
+    "overlay_steps": 0,
+    "log_completions": "true",
+}
+CLOCK = ("step_time", "scoring_time", "runtime", "per_second", "seconds")
+console = Console(stderr=True)
+
+
+@dataclass
+class Outcome:
+    """What became of one way to launch."""
+
+    mode: str
+    kills: int = 0
+    in_save: int = 0
+    victims: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
+    orphans: int = 0
+    compared: int = 0
+    differences: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def main(
+    kills: Annotated[int, typer.Option(help="Kills for each way to launch.")] = 20,
+    quick: Annotated[bool, typer.Option("--quick", help="3 kills for each way to launch.")] = False,
+    mode: Annotated[
+        list[str] | None, typer.Option(help=f"Ways to launch: {', '.join(MODES)}; all by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the moments and the victims.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Folder to work in; a temporary one by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 on any difference.")] = False,
+) -> None:
+    """Check that killed runs end like uninterrupted ones."""
+    folder = work or Path(tempfile.mkdtemp(prefix="check_resume_"))
+    policy, data = make_toy(folder / "toy")
+    outcomes = []
+    for name in mode or MODES:
+        outcome = check_mode(name, folder / name, policy, data, 3 if quick else kills, seed)
+        outcomes.append(outcome)
+        for difference in outcome.differences[:10]:
+            console.print(f"[red]{name}: {difference}[/]", highlight=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"seed": seed, "modes": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
+    if work is None:
+        shutil.rmtree(folder)
+    Console().print(table_of(outcomes))
+    if check and any(outcome.differences or outcome.orphans for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def make_toy(folder: Path) -> tuple[Path, Path]:
+    """A toy policy and ten pictures' worth of prepared questions."""
+    from sayo.cli import app
+
+    world, policy, data = folder / "world", folder / "policy", folder / "data"
+    if not (data / "summary.json").is_file():
+        files = ["--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
+        files += ["--images", world / "images", "--processor", policy, "--out", data]
+        make_world = ["toy", "world", "--out", world, "--num-images", 10]
+        for words in (make_world, ["toy", "policy", "--out", policy], ["prepare", "gqa", *files]):
+            if app([str(word) for word in words], standalone_mode=False):
+                raise SystemExit(f"`sayo {' '.join(map(str, words))}` failed")
+    return policy, data
+
+
+def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, seed: int) -> Outcome:
+    """One uninterrupted run, then killed ones until the number of kills is reached; each is driven to its end."""
+    start = time.time()
+    rng = random.Random(f"{seed} {mode}")
+    outcome = Outcome(mode)
+    whole = folder / "whole"
+    shutil.rmtree(folder, ignore_errors=True)
+    wait_for(launch(mode, whole, policy, data), whole)
+    training_seconds = time.time() - (whole / "recipe.yaml").stat().st_mtime
+    while outcome.kills < kills:
+        outcome.runs += 1
+        run_dir = folder / f"killed_{outcome.runs}"
+        finished, run_ids = False, set()
+        while not finished:
+            victim = rng.choice(("all", "launcher", "one rank") if mode != "single" else ("all",))
+            waits_for_save = (outcome.kills % 3) == 2
+            process = launch(mode, run_dir, policy, data)
+            if outcome.kills >= kills:
+                finished = wait_for(process, run_dir)
+            else:
+                complete = [int(path.parent.name[11:]) for path in run_dir.glob("checkpoint-*/COMPLETE")]
+                moment = rng.uniform(0, training_seconds * (1 - max(complete, default=0) / LAST_STEP))
+                finished = kill_at_random(process, run_dir, moment, waits_for_save, victim, rng, outcome)
+            if (run_dir / "run_id").is_file():
+                run_ids.add((run_dir / "run_id").read_text())
+        found = compare(whole, run_dir)
+        if len(run_ids) != 1:
+            found.append(f"the tracker's run id changed: {sorted(run_ids)}")
+        outcome.compared += 1
+        outcome.differences += [f"run {outcome.runs}: {difference}" for difference in found]
+        shutil.rmtree(run_dir)
+        console.print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences")
+    outcome.seconds = round(time.time() - start, 1)
+    return outcome
+
+
+def launch(mode: str, run_dir: Path, policy: Path, data: Path) -> subprocess.Popen:
+    """Start (or restart) the run: always the same command."""
+    words = [str(ROOT / "scripts/train.py"), "--config-name", "toy", "rewards=attention"]
+    words += [f"model.name_or_path={policy}", f"data.path={data}", "data.max_samples=16"]
+    words += [f"trainer.output_dir={run_dir}", *(f"trainer.{key}={value}" for key, value in SETTINGS.items())]
+    command = [sys.executable, *words]
+    if mode != "single":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        file = ROOT / f"recipes/accelerate/{mode}.yaml"
+        options = ["--config_file", str(file), "--num_processes", "2", "--main_process_port", str(port)]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{run_dir}.log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+
+def wait_for(process: subprocess.Popen, run_dir: Path) -> bool:
+    """Wait for the end of a run that must succeed."""
+    if process.wait(timeout=600) != 0:
+        tail = Path(f"{run_dir}.log").read_text(errors="replace")[-4000:]
+        raise SystemExit(f"{run_dir} ended with status {process.returncode}:\n{tail}")
+    return True
+
+
+def kill_at_random(
+    process: subprocess.Popen, run_dir: Path, moment: float, waits_for_save: bool, victim: str, rng, outcome: Outcome
+) -> bool:
+    """Kill some of the run's processes `moment` seconds into its training. True if it ended before that."""
+    launched, recipe = time.time(), run_dir / "recipe.yaml"
+    while process.poll() is None and not (recipe.is_file() and recipe.stat().st_mtime >= launched - 0.5):
+        time.sleep(0.01)
+    deadline = time.time() + moment
+    while process.poll() is None and time.time() < deadline:
+        time.sleep(0.005)
+    while waits_for_save and process.poll() is None and not list(run_dir.glob("checkpoint-*/SAVING")):
+        time.sleep(0.001)
+    if waits_for_save:
+        time.sleep(rng.uniform(0, 0.15))
+    if process.poll() is not None:
+        return wait_for(process, run_dir)
+    launcher = psutil.Process(process.pid)
+    tree = [launcher, *launcher.children(recursive=True)]
+    ranks = [one for one in tree if "train.py" in " ".join(one.cmdline()) and "launch" not in " ".join(one.cmdline())]
+    chosen = {"all": tree, "launcher": tree[:1], "one rank": [rng.choice(ranks)] if ranks else tree}[victim]
+    for one in chosen:
+        one.kill()
+    process.wait(timeout=120)
+    _, alive = psutil.wait_procs(tree, timeout=60)
+    for one in alive:
+        one.kill()
+    outcome.orphans += len(alive)
+    outcome.kills += 1
+    outcome.in_save += bool(list(run_dir.glob("checkpoint-*/SAVING")))
+    outcome.victims[victim] = outcome.victims.get(victim, 0) + 1
+    return False
+
+
+def compare(whole: Path, killed: Path) -> list[str]:
+    """Every difference between two finished runs, one line each."""
+    import pandas as pd
+    import torch
+    from safetensors.torch import load_file
+
+    found = []
+    tables = [sorted(path.name for path in (run / "completions").iterdir()) for run in (whole, killed)]
+    if tables[0] != tables[1]:
+        found.append(f"completions of other steps: {tables}")
+    for name in set(tables[0]) & set(tables[1]):
+        rows = [pd.read_parquet(run / "completions" / name).to_dict("list") for run in (whole, killed)]
+        found += different(*rows, name)
+    found += different(load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors"), "weights")
+    logs = [json.loads((run / "trainer_state.json").read_text()) for run in (whole, killed)]
+    found += different(*map(without_clock, logs), "trainer_state")
+    last = [run / f"checkpoint-{LAST_STEP}" for run in (whole, killed)]
+    files = [sorted(str(p.relative_to(folder)) for p in folder.rglob("*.pt*") if p.is_file()) for folder in last]
+    if files[0] != files[1]:
+        found.append(f"other files in the last checkpoint: {files}")
+    for name in set(files[0]) & set(files[1]):
+        # Our own files, written a minute ago: DeepSpeed's need pickle.
+        states = [torch.load(folder / name, map_location="cpu", weights_only=False) for folder in last]
+        found += different(*map(without_clock, states), name)
+    return found
+
+
+def different(one, other, name: str) -> list[str]:
+    """Names of the parts in which two nested values differ; NaN equals NaN."""
+    import numpy as np
+    import torch
+
+    if type(one) is not type(other):
+        return [f"{name}: {type(one).__name__} and {type(other).__name__}"]
+    if isinstance(one, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        return [] if same and torch.equal(one.nan_to_num(), other.nan_to_num()) else [f"{name}: tensors differ"]
+    if isinstance(one, np.ndarray) and one.dtype == object:
+        one, other = one.tolist(), other.tolist()
+    if isinstance(one, np.ndarray):
+        return [] if one.dtype == other.dtype and np.array_equal(one, other) else [f"{name}: arrays differ"]
+    if isinstance(one, dict):
+        keys = [] if one.keys() == other.keys() else [f"{name}: keys differ: {one.keys() ^ other.keys()}"]
+        return keys + [
+            line for key in one if key in other for line in different(one[key], other[key], f"{name}/{key}")
+        ]
+    if isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            return [f"{name}: {len(one)} and {len(other)} entries"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [line for i, pair in pairs for line in different(*pair, f"{name}/{i}")]
+    if isinstance(one, (bool, int, float, str, bytes, type(None))):
+        return [] if one == other or (one != one and other != other) else [f"{name}: {one!r} and {other!r}"]
+    return []  # objects of DeepSpeed's: their tensors are compared where they appear
+
+
+def without_clock(value):
+    """Nested values without what measures wall-clock time."""
+    if isinstance(value, dict):
+        kept = [key for key in value if not (isinstance(key, str) and any(word in key for word in CLOCK))]
+        return {key: without_clock(value[key]) for key in kept}
+    return [without_clock(item) for item in value] if isinstance(value, list) else value
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    table = Table(title="killed with -9 and restarted, against an uninterrupted run")
+    for name in ("launch", "kills", "in a save", "victims", "runs compared", "differences", "orphans", "seconds"):
+        table.add_column(name, justify="left" if name in ("launch", "victims") else "right")
+    for one in outcomes:
+        victims = ", ".join(f"{name} {count}" for name, count in sorted(one.victims.items()))
+        numbers = (one.compared, len(one.differences), one.orphans, one.seconds)
+        table.add_row(one.mode, str(one.kills), str(one.in_save), victims, *map(str, numbers))
+    return table
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

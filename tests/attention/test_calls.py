@@ -1,0 +1,237 @@
+"""The notebook API: `with AttentionCapture(model) as capture`, then `capture.trace(...)`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from attention.reference import eager_weights
+from tiny_models import EOS, FAMILIES, IMAGE, PAD, batch, build
+
+from sayo.attention import AttentionCapture, AttentionNotCaptured
+
+NEW = 8
+
+
+def prompts(family, **options):
+    """A left-padded batch that ends where the completion would start."""
+    inputs = batch(family, completion=0, **options)
+    if family.startswith("paligemma"):
+        inputs["token_type_ids"].zero_()
+    return inputs
+
+
+def sample(model, inputs, seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"do_sample": True, "suppress_tokens": [IMAGE], "max_new_tokens": NEW, **options}
+    return model.generate(**inputs, **options)
+
+
+def teacher_forced(family, inputs, sequences):
+    """Inputs of one forward over prompts + completions."""
+    length = sequences.shape[1] - inputs["input_ids"].shape[1]
+    full = {**inputs, "input_ids": sequences}
+    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in full:
+            value = 1 if family.startswith("paligemma") else 0
+            full[name] = torch.nn.functional.pad(full[name], (0, length), value=value)
+    return full
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generate_equals_eager(family):
+    """Prefill and decode steps with a cache against one eager forward over what was sampled."""
+    model, inputs = build(family), prompts(family)
+    prompt_length = inputs["input_ids"].shape[1]
+    with AttentionCapture(model, layers="all", maps=True) as capture:
+        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD)
+    traces = capture.trace(sequences, eos_token_id=EOS)
+    full = teacher_forced(family, inputs, sequences)
+    weights = eager_weights(family, full, capture.layers).mean(2)[:, :, prompt_length - 1 : -1]
+    image = inputs["input_ids"] == IMAGE
+    for row, trace in enumerate(traces):
+        length = len(trace)
+        own = weights[row, :, :length]
+        expected = own[..., :prompt_length][..., image[row]].numpy()
+        assert np.abs(trace.mass("image", "deciding") - expected.sum(-1)).max() <= 1e-5
+        assert np.abs(trace.map("deciding") - expected).max() <= 1e-5
+        assert np.abs(trace.mass("response", "deciding") - own[..., prompt_length:].sum(-1).numpy()).max() <= 1e-5
+        parts = trace.mass("image", "deciding") + trace.mass("text", "deciding")
+        assert np.abs(parts - 1).max() <= 1e-5  # every key is one or the other
+        assert trace.sizes["image"] == image[row].sum()
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava", "gemma3"])
+def test_forward_holds_both_readings(family):
+    model, inputs = build(family), batch(family, completion=NEW)
+    prompt_length = inputs["input_ids"].shape[1] - NEW
+    with torch.no_grad(), AttentionCapture(model, layers="all", maps=True) as capture:
+        logits = model(**inputs).logits
+    with torch.no_grad(), AttentionCapture(model, layers="all") as kept:
+        model(**inputs, logits_to_keep=NEW + 1)
+    log_probs = logits[:, prompt_length - 1 : -1].log_softmax(-1)
+    entropies = -(log_probs.exp() * log_probs).sum(-1).numpy()
+    weights = eager_weights(family, inputs, capture.layers).mean(2)
+    image = inputs["input_ids"] == IMAGE
+    traces = capture.trace(prompt_length=prompt_length)
+    for row, (trace, again) in enumerate(zip(traces, kept.trace(prompt_length=prompt_length), strict=True)):
+        expected = weights[row, :, prompt_length - 1 :, image[row]].numpy()
+        assert np.abs(trace.map("of_token") - expected[:, 1:]).max() <= 1e-5
+        assert np.abs(trace.mass("image", "deciding") - expected[:, :-1].sum(-1)).max() <= 1e-5
+        assert np.abs(trace.entropy - entropies[row]).max() <= 1e-4
+        assert np.allclose(trace.masses["text"], again.masses["text"], atol=1e-6)
+
+
+def test_generate_and_forward_agree_on_entropy():
+    model, inputs = build("qwen3_vl"), prompts("qwen3_vl")
+    with AttentionCapture(model, temperature=0.7) as capture:
+        output = sample(model, inputs, return_dict_in_generate=True)
+    full = teacher_forced("qwen3_vl", inputs, output.sequences)
+    with torch.no_grad(), AttentionCapture(model, temperature=0.7) as forward:
+        model(**full)
+    forward = forward.trace(prompt_length=inputs["input_ids"].shape[1])
+    for generated, trace in zip(capture.trace(output), forward, strict=True):
+        assert np.abs(generated.entropy - trace.entropy[: len(generated)]).max() <= 1e-4
+
+
+def test_end_of_sequence_ends_a_trace():
+    model, inputs = build("llava"), prompts("llava")
+    with AttentionCapture(model) as capture:
+        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD)
+        end = int(sequences[0, -4])  # some token of the first completion is declared its end
+        first, second = capture.trace(sequences, eos_token_id=end)
+    completion = sequences[0, -NEW:].tolist()
+    assert len(first) == completion.index(end) + 1
+    assert first.masses["image"].shape == (1, len(first))
+    assert first.sizes["response"] == len(first)
+    assert len(second) <= NEW
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_samples_belong_to_prompts(n):
+    """Regions are given per prompt, also where several sequences are sampled of each."""
+    model, inputs = build("qwen3_vl"), prompts("qwen3_vl")
+    samples = [
+        {"region_tokens": [0, 2], "region_weights": [1.0, 0.5], "num_visual_tokens": [8]},
+        {"region_tokens": None, "region_weights": None},
+    ]
+    own = {"start": torch.zeros(inputs["input_ids"].shape)}
+    own["start"][:, -1] = 1
+    with AttentionCapture(model, samples=samples, groups=own, maps=True) as capture:
+        sequences = sample(model, inputs, num_return_sequences=n)
+    traces = capture.trace(sequences)
+    assert len(traces) == 2 * n
+    assert [trace.has_region for trace in traces] == [True] * n + [False] * n
+    for trace in traces[:n]:
+        expected = trace.maps[..., 0] + 0.5 * trace.maps[..., 2]
+        assert np.allclose(trace.mass("target", "deciding"), expected, atol=1e-6)
+        assert trace.mass("start", "deciding").min() > 0
+        assert trace.map_entropy("deciding").max() <= np.log(8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_cache": False}, {"cache_implementation": "static"}, {"do_sample": False}, {"max_new_tokens": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_caches(family, options):
+    model, inputs = build(family), prompts(family)
+    with AttentionCapture(model, layers="all") as capture:
+        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD, disable_compile=True, **options)
+    full = teacher_forced(family, inputs, sequences)
+    rows = slice(inputs["input_ids"].shape[1] - 1, -1)
+    weights = eager_weights(family, full, capture.layers).mean(2)[:, :, rows]
+    for row, trace in enumerate(capture.trace(sequences)):
+        expected = weights[row][..., full["input_ids"][row] == IMAGE].sum(-1)
+        assert np.abs(trace.mass("image", "deciding") - expected[:, : len(trace)].numpy()).max() <= 1e-5
+
+
+def test_the_last_call_counts():
+    model = build("llava")
+    with AttentionCapture(model) as capture:
+        lengths = [len(capture.trace(sample(model, prompts("llava"), max_new_tokens=n))[0]) for n in (3, 5)]
+    assert max(lengths) <= 5
+    assert lengths[0] <= 3
+
+
+def test_own_row_of_the_last_token():
+    model, inputs = build("llava"), prompts("llava")
+    with AttentionCapture(model, maps=True) as capture:
+        sequences = sample(model, inputs)
+    trace = capture.trace(sequences)[0]
+    for read in (lambda: trace.mass("image", "of_token"), lambda: trace.map("of_token")):
+        with pytest.raises(ValueError, match="generate never runs"):
+            read()
+
+
+def test_lora_generate():
+    from peft import LoraConfig, get_peft_model
+
+    model, inputs = get_peft_model(build("llava"), LoraConfig(r=4, target_modules=["q_proj"])), prompts("llava")
+    with AttentionCapture(model) as capture:
+        sequences = sample(model, inputs)
+    assert len(capture.trace(sequences)) == 2
+
+
+def test_text_model():
+    model, inputs = build("mistral"), prompts("mistral")
+    with AttentionCapture(model, layers="all") as capture:
+        sequences = sample(model, inputs, suppress_tokens=None)
+    trace = capture.trace(sequences)[0]
+    assert sorted(trace.masses) == ["response", "text"]
+    assert np.allclose(trace.mass("text", "deciding"), 1, atol=1e-5)
+
+
+# What cannot be traced
+
+
+def test_beams():
+    model, inputs = build("llava"), prompts("llava")
+    with AttentionCapture(model) as capture:
+        output = model.generate(**inputs, num_beams=3, num_return_sequences=3, max_new_tokens=NEW, do_sample=False)
+    with pytest.raises(AttentionNotCaptured, match="num_beams=1"):
+        capture.trace(output)
+
+
+def test_nothing_ran():
+    capture = AttentionCapture(build("llava"))
+    with pytest.raises(AttentionNotCaptured, match="Open the capture first"):
+        capture.trace()
+    with pytest.raises(AttentionNotCaptured, match="No model call was seen"):
+        with capture:
+            pass
+
+
+def test_prompt_length_is_asked_for():
+    model, inputs = build("llava"), batch("llava")
+    with torch.no_grad(), AttentionCapture(model) as capture:
+        model(**inputs, logits_to_keep=3)
+    with pytest.raises(ValueError, match="where the completions start"):
+        capture.trace()
+    with pytest.raises(AttentionNotCaptured, match="were not read: with logits_to_keep"):
+        capture.trace(prompt_length=inputs["input_ids"].shape[1] - 5)
+    assert len(capture.trace(prompt_length=inputs["input_ids"].shape[1] - 2)[0]) == 2
+
+
+def test_prompt_before_the_capture():
+    model, inputs = build("llava"), prompts("llava")
+    with torch.no_grad():
+        cache = model(**inputs).past_key_values
+        with pytest.raises(AttentionNotCaptured, match="open it before the prompt is run"):
+            with AttentionCapture(model):
+                model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+
+
+def test_samples_of_another_batch():
+    model, inputs = build("llava"), prompts("llava")
+    with pytest.raises(ValueError, match="3 samples"):
+        with AttentionCapture(model, samples=[{}] * 3):
+            sample(model, inputs)
+
+
+def test_per_head_traces():
+    with pytest.raises(ValueError, match="averaged over heads"):
+        with AttentionCapture(build("llava"), per_head=True):
+            pass

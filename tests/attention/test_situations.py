@@ -1,0 +1,290 @@
+"""Where a reading has to survive more than a forward: kernels, checkpointing, adapters, gradients, wrappers."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from attention.reference import eager_weights, groups_of, largest_difference, masses_of, read
+from tiny_models import FAMILIES, IMAGE, batch, build
+from torch import nn
+
+from sayo.attention import AttentionCapture, AttentionNotCaptured
+from sayo.attention.masks import RowMask, packed_documents
+from sayo.attention.reading import read_layer
+
+ROWS = slice(-7, None)
+
+
+# Kernels
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "internvl", "mistral", "paligemma", "smolvlm"])
+def test_flex_attention(family):
+    """Windows, bidirectional images and soft-capping (which sdpa does not do), where transformers allows it.
+
+    The kernel runs uncompiled: its inputs and numbers are the same, and torch compiles it for minutes on a CPU.
+    """
+    inputs = batch(family)
+    groups = groups_of(inputs["input_ids"])
+    with torch.compiler.set_stance("force_eager"):
+        capture, reading = read(build(family, "flex_attention"), inputs, groups)
+    expected = masses_of(eager_weights(family, inputs, capture.layers), groups)
+    assert largest_difference(reading, expected, inputs) <= 1e-5
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("flash_attn") is None,
+    reason="waits for a CUDA device with the flash-attn package",
+)
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "flash_attention_3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "mistral"])
+def test_flash_attention(family, kernel):
+    inputs = {name: value.cuda() for name, value in batch(family).items()}
+    groups = groups_of(inputs["input_ids"].cpu())
+    groups = {name: group.cuda() for name, group in groups.items()}
+    halves = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs.items()}
+    masses = {}
+    for name in ("sdpa", kernel):
+        model = build(family, name, sharpness=5.0, head_dim=16).bfloat16().cuda()
+        with torch.no_grad(), AttentionCapture(model).reading(ROWS, groups) as reading:
+            model(**halves)
+        masses[name] = reading.masses
+    for name in groups:
+        assert (masses[kernel][name] - masses["sdpa"][name]).abs().max() <= 2e-3
+
+
+@pytest.mark.parametrize("window", [None, 5, 100])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("decode", [False, True])
+def test_flash_mask_format(window, padding_side, decode):
+    """Flash kernels get a 2-D mask and apply causality and the window themselves; so does the reading."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, heads, 12, 8, generator=generator) for heads in (4, 2))
+    query = query[:, :, -1:] if decode else query
+    real = torch.ones(2, 12, dtype=torch.bool)
+    real[1, : 4 if padding_side == "left" else 0] = False
+    real[1, 12 - (3 if padding_side == "right" else 0) :] = False
+    position, keys = torch.arange(12)[-query.shape[2] :, None], torch.arange(12)
+    seen = (keys <= position) & (keys > position - (window or 12)) & real[:, None, None]
+    scores = query @ key.repeat_interleave(2, dim=1).transpose(2, 3) / 8**0.5
+    expected = scores.masked_fill(~seen, -torch.inf).softmax(-1)  # a row of padding is NaN and not compared
+    weights = torch.eye(12).expand(2, -1, -1)
+    masses, _ = read_layer(
+        nn.Identity(), query, key, real, "flash_attention_2", torch.arange(query.shape[2]), weights,
+        options={"per_head": True}, sliding_window=window, is_causal=True,
+    )  # fmt: skip
+    sample = slice(None) if not decode or padding_side == "left" else slice(0, 1)
+    compare = real[sample, None, -query.shape[2] :, None]
+    assert (masses - expected)[sample].abs().where(compare, 0).max() <= 1e-6
+
+
+def test_flash_mask_of_a_packed_row():
+    """Without a mask, position ids that start over mean several sequences in one row to flash kernels."""
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
+    for kwargs in ({"position_ids": positions}, {"cu_seq_lens_k": ends}):
+        documents = packed_documents("flash_attention_2", 7, kwargs)
+        mask = RowMask(None, 7, 7, kernel="flash_attention_2", documents=documents)
+        _, partial, stop, seen = mask.block(0, torch.tensor([4]), torch.device("cpu"))
+        assert (partial + seen[0, 0].nonzero()[:, 0]).tolist() == [3, 4]
+        assert stop == 5
+    assert packed_documents("sdpa", 7, {"position_ids": positions}) is None
+
+
+def test_unknown_mask_format():
+    with pytest.raises(TypeError, match="does not know the attention mask format"):
+        RowMask(torch.ones(2, 3, 4), 4, 4)
+
+
+# Gradients
+
+
+def loss_gradients(family, kernel, read_mass, **options):
+    """Gradient of a mass with respect to every q_proj weight."""
+    model = build(family, kernel, **options).requires_grad_(True)
+    read_mass(model).backward()
+    return {name: value.grad for name, value in model.named_parameters() if "q_proj" in name and "visual" not in name}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "gpt_oss"])
+def test_gradient_of_a_mass(family):
+    inputs = batch(family)
+    groups = {"some": groups_of(inputs["input_ids"])["target"] if family in FAMILIES else inputs["input_ids"] % 3}
+    groups["some"] = groups["some"].float()
+
+    def through_eager(model):
+        weights = model(**inputs, output_attentions=True).attentions[-1].mean(1)
+        return torch.einsum("bqk,bk->bq", weights, groups["some"])[:, ROWS].square().sum()
+
+    def through_reading(model):
+        capture = AttentionCapture(model, byte_budget=2000)
+        with capture.reading(ROWS, groups, gradients=True) as reading:
+            model(**inputs)
+        return reading.masses["some"].square().sum()
+
+    expected = loss_gradients(family, "eager", through_eager)
+    found = loss_gradients(family, None, through_reading)
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("backward_inside", [True, False])
+def test_gradient_checkpointing(use_reentrant, backward_inside):
+    """The model's gradients stay what they were, and the reading too."""
+    inputs = batch("qwen3_vl")
+    groups = groups_of(inputs["input_ids"])
+    gradients, masses = [], []
+    for reads in (False, True):
+        model = build("qwen3_vl").train()
+        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        model.enable_input_require_grads()
+        if not reads:
+            model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        else:
+            with AttentionCapture(model, "all").reading(ROWS, groups) as reading:
+                loss = model(**inputs, labels=inputs["input_ids"]).loss
+                if backward_inside:
+                    loss.backward()
+            if not backward_inside:
+                loss.backward()
+            masses.append(reading.masses["image"])
+        gradients.append(model.get_input_embeddings().weight.grad)
+    assert torch.equal(*gradients)
+    _, plain = read(build("qwen3_vl").train(), inputs, groups)
+    assert torch.allclose(masses[0], plain.masses["image"].mean(2), atol=1e-6)
+
+
+def test_gradient_of_a_mass_under_checkpointing():
+    inputs = batch("qwen3_vl")
+    groups = {"image": inputs["input_ids"] == IMAGE}
+    gradients = []
+    for checkpoints in (False, True):
+        model = build("qwen3_vl").train()
+        if checkpoints:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        with AttentionCapture(model, "all").reading(ROWS, groups, gradients=True) as reading:
+            model(**inputs)
+            reading.masses["image"].sum().backward()
+        gradients.append(model.get_decoder().layers[0].self_attn.q_proj.weight.grad)
+    assert torch.allclose(*gradients, atol=1e-6)
+    assert gradients[0].abs().max() > 1e-4
+
+
+def test_gradients_without_a_graph():
+    inputs = batch("qwen3_vl")
+    model = build("qwen3_vl").train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    with pytest.raises(AttentionNotCaptured, match="use_reentrant"):
+        with AttentionCapture(model).reading(ROWS, groups_of(inputs["input_ids"]), gradients=True):
+            model(**inputs)
+
+
+def test_autocast_does_not_round_the_reading():
+    inputs = batch("qwen2_5_vl")
+    groups = groups_of(inputs["input_ids"])
+    model = build("qwen2_5_vl", sharpness=5.0)
+    with torch.no_grad(), AttentionCapture(model, 0).reading(ROWS, groups) as reading:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(**inputs)
+    assert torch.allclose(reading.masses["everything"], torch.ones(()), atol=1e-6)
+
+
+# Adapters, wrappers, hybrids
+
+
+def test_lora():
+    from peft import LoraConfig, get_peft_model
+
+    def adapted(kernel):
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        return get_peft_model(build("qwen3_vl", kernel), config).eval()
+
+    inputs = batch("qwen3_vl")
+    groups = groups_of(inputs["input_ids"])
+    _, reading = read(adapted("sdpa"), inputs, groups)
+    with torch.no_grad():
+        weights = torch.stack(adapted("eager")(**inputs, output_attentions=True).attentions, dim=1)
+    assert largest_difference(reading, masses_of(weights, groups), inputs) <= 1e-5
+    _, base = read(build("qwen3_vl"), inputs, groups)
+    assert (reading.masses["image"] - base.masses["image"]).abs().max() > 0.01  # the adapter is part of it
+
+
+def test_capture_made_before_the_adapter():
+    from peft import LoraConfig, get_peft_model
+
+    model = build("qwen3_vl")
+    capture = AttentionCapture(model)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    inputs = batch("qwen3_vl")
+    with torch.no_grad(), capture.reading(ROWS, groups_of(inputs["input_ids"])) as reading:
+        adapted(**inputs)
+    assert reading.masses["image"].shape == (2, 1, 7)
+
+
+class Engine(nn.Module):
+    """Shaped like DDP and DeepSpeed's engine: no config of its own, the model at `.module`."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, **kwargs):
+        return self.module(**kwargs)
+
+
+def test_wrappers():
+    inputs = batch("qwen3_vl")
+    groups = groups_of(inputs["input_ids"])
+    _, plain = read(build("qwen3_vl"), inputs, groups)
+    _, wrapped = read(Engine(Engine(build("qwen3_vl"))), inputs, groups)
+    assert torch.equal(plain.masses["target"], wrapped.masses["target"])
+
+
+def test_hybrid_decoder():
+    model, inputs = build("qwen3_5"), batch("qwen3_5")
+    with pytest.raises(ValueError, match=r"Layer 0 has no attention weights .* Readable: \[3\]"):
+        AttentionCapture(model, layers=0)
+    groups = groups_of(inputs["input_ids"])
+    capture, reading = read(model, inputs, groups)
+    assert capture.layers == (3,)
+    with torch.no_grad():
+        weights = build("qwen3_5", "eager")(**inputs, output_attentions=True).attentions[0][:, None]
+    assert largest_difference(reading, masses_of(weights, groups), inputs) <= 1e-5
+
+
+def test_chunks_of_a_batch_are_one_reading():
+    """TRL's scoring pass runs the batch in pieces; here each with its own backward pass in between."""
+    inputs = batch("llava", sizes=((16, 16),) * 3, text_lengths=(4,) * 3)
+    groups = groups_of(inputs["input_ids"])
+    for trains in (False, True):
+        model = build("llava").train(trains)
+        if trains:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        capture = AttentionCapture(model)
+        with torch.set_grad_enabled(trains):
+            with capture.reading(ROWS, groups) as whole:
+                model(**inputs)
+            with capture.reading(ROWS, groups) as pieces:
+                for start, stop in ((0, 2), (2, 3)):
+                    logits = model(**{name: value[start:stop] for name, value in inputs.items()}).logits
+                    if trains:
+                        logits.sum().backward()
+        for name in groups:
+            assert torch.allclose(whole.masses[name], pieces.masses[name], atol=1e-6)
+
+
+def test_left_padding_changes_nothing():
+    inputs = batch("qwen2_5_vl", sizes=((16, 24),), text_lengths=(5,))
+    padded = dict(inputs)
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        padded[name] = nn.functional.pad(inputs[name], (3, 0))
+    masses = [
+        read(build("qwen2_5_vl"), case, groups_of(case["input_ids"]))[1].masses["image"] for case in (inputs, padded)
+    ]
+    assert torch.allclose(*masses, atol=1e-6)

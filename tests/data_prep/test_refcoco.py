@@ -1,0 +1,158 @@
+"""RefCOCO's pickle: read as plain data, joined with its masks; a hostile one does nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+
+POLYGON = [[100, 40, 180, 40, 180, 120, 100, 120]]
+
+
+def sentence(number: int, text: str) -> dict:
+    return {"sent_id": number, "sent": text, "raw": text.upper(), "tokens": text.split()}
+
+
+def ref(number: int, split: str, *sentences: dict, **more) -> dict:
+    return {"ref_id": number, "ann_id": 70 + number, "category_id": 18, "image_id": 9, "split": split,
+            "file_name": "COCO_train2014_000000000009_70.jpg", "sent_ids": [s["sent_id"] for s in sentences],
+            "sentences": list(sentences), **more}  # fmt: skip
+
+
+REFS = [
+    ref(0, "train", sentence(1, "dog on the left"), sentence(2, "brown dog")),
+    ref(1, "train", sentence(3, "right dog")),
+    ref(2, "testA", sentence(4, "the other dog")),
+]
+INSTANCES = {
+    "images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 320, "height": 200}],
+    "annotations": [
+        {"id": 70, "image_id": 9, "category_id": 18, "bbox": [100, 40, 80, 80], "segmentation": POLYGON, "iscrowd": 0},
+        {"id": 71, "image_id": 9, "category_id": 18, "bbox": [200, 50, 40.4, 30], "segmentation": [], "iscrowd": 0},
+        {"id": 72, "image_id": 9, "category_id": 18, "bbox": [0, 0, 50, 50], "segmentation": [], "iscrowd": 0},
+    ],
+    "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
+}
+
+
+def prepare(bench, refs, *more, data: bytes | None = None, out: str = "out"):
+    bench.picture("COCO_train2014_000000000009.jpg")
+    file = bench.root / "refs(unc).p"
+    file.write_bytes(data if data is not None else pickle.dumps(refs, protocol=0))
+    instances = bench.json(INSTANCES, "instances.json")
+    return bench.prepare("refcoco", "--refs", file, "--instances", instances, "--images", bench.images, *more, out=out)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_one_row_for_each_expression_with_box_and_mask(bench, protocol: int):
+    assert prepare(bench, None, data=pickle.dumps(REFS, protocol=protocol)).exit_code == 0
+    first, second, third = bench.rows()
+    assert first["question"] == 'Give the box of "dog on the left" as [x1, y1, x2, y2] in pixels of the image.'
+    assert first["regions"] == second["regions"]
+    (region,) = first["regions"]
+    assert (region["box"], region["label"], region["role"]) == ([100, 40, 180, 120], "dog", "answer")
+    assert region["rle"]
+    assert first["solution"] == "[100, 40, 180, 120]"
+    assert third["regions"][0]["box"] == [200, 50, 240.4, 80]  # xywh in the file
+    assert [row["id"] for row in bench.rows()] == ["sent-1", "sent-2", "sent-3"]
+    assert first["images"][0]["path"] == "COCO_train2014_000000000009.jpg"  # not the ref's, which ends with the ann id
+
+
+def test_python_2_pickle_with_byte_strings(bench):
+    text = b"(lp0\n(dp1\nS'split'\np2\nS'train'\np3\nsS'image_id'\nI9\nsS'ann_id'\nL70L\nsS'sentences'\n(lp4\n(dp5\n"
+    text += b"S'sent_id'\nI1\nsS'sent'\nS'caf\\xe9 dog'\nsasa."
+    assert prepare(bench, None, data=text).exit_code == 0
+    assert 'Give the box of "café dog"' in bench.rows()[0]["question"]
+
+
+def test_split_chooses_the_expressions(bench):
+    assert prepare(bench, REFS, "--split", "testA").exit_code == 0
+    (row,) = bench.rows()
+    assert (row["id"], row["split"]) == ("sent-4", "testA")
+    result = prepare(bench, REFS, "--split", "testB", out="other")
+    assert result.exit_code == 2
+    assert "there are: testA, train" in result.output
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (ref(0, "train"), "malformed_record"),
+        (ref(5, "train", sentence(9, "x")), "object_not_in_instances"),
+        (ref(0, "train", sentence(9, "x"), image_id=3), "object_not_in_instances"),
+        (ref(0, "train", sentence(9, " ")), "malformed_record"),
+        (ref(0, "train", {"sent_id": 9}), "malformed_record"),
+        (ref(0, "train", sentence(1, "again")), "duplicate_id"),
+        (ref(0, "train", sentence(9, "x"), ann_id=None), "malformed_record"),
+        ("ref", "malformed_record"),
+        (ref(0, None, sentence(9, "x")), None),
+    ],
+)
+def test_bad_refs_are_named(bench, bad, reason: str | None):
+    assert prepare(bench, [*REFS, bad]).exit_code == 0
+    assert bench.summary()["kept"] == (4 if reason is None else 3)
+    assert bench.summary()["rejected_by_reason"] == ({reason: 1} if reason else {})
+
+
+class Evil:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def crafted(path: Path) -> dict[str, bytes]:
+    command = f"touch {path}".encode()
+    return {
+        "reduce": pickle.dumps(Evil(path)),
+        "reduce, protocol 0": pickle.dumps([{"a": Evil(path)}], protocol=0),
+        "global": b"cos\nsystem\n(S'" + command + b"'\ntR.",
+        "inst": b"(S'" + command + b"'\nios\nsystem\n.",
+        "obj": b"(cos\nsystem\nS'" + command + b"'\no.",
+        "stack global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c" + bytes([len(command)]) + command + b"\x85R.",
+        "extension": b"\x80\x02\x82\x01.",
+        "build": b"}}b.",
+        "persistent": b"Pid\n.",
+        "class of its own": pickle.dumps(Path("x")),
+        "memo of 64 GB": b"\x80\x02]r" + struct.pack("<I", 2**32 - 2) + b".",
+        "text of 4 GB": b"\x80\x02X" + struct.pack("<I", 2**32 - 2) + b"abc.",
+        "cut off": pickle.dumps(REFS)[:-40],
+        "empty": b"",
+        "no pickle": b"\xff\xd8\xff\xe0 a picture",
+        "bytearray": pickle.dumps(bytearray(b"x" * 10), protocol=5),
+        "set": pickle.dumps({1, 2}, protocol=4),
+        "dict instead of a list": pickle.dumps({"a": 1}),
+    }
+
+
+@pytest.mark.parametrize("case", crafted(Path("x")))
+def test_a_crafted_pickle_fails_without_executing_anything(bench, case: str):
+    marker = bench.root / "executed"
+    result = prepare(bench, None, data=crafted(marker)[case])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert "https://github.com/lichengunc/refer" in result.output
+    assert not marker.exists()
+
+
+def test_the_crafted_pickles_would_have_worked(tmp_path: Path):
+    """The test above must be able to fail: plain pickle executes the same bytes."""
+    for case in ("reduce", "global", "inst", "obj", "stack global"):
+        marker = tmp_path / case.replace(" ", "_")
+        pickle.loads(crafted(marker)[case])
+        assert marker.exists(), case
+
+
+def test_missing_files_say_where_to_get_them(bench):
+    result = bench.prepare("refcoco", "--refs", bench.root / "none.p", "--images", bench.images)
+    assert (result.exit_code, "lichengunc/refer" in result.output) == (2, True)
+    file = bench.root / "refs(unc).p"
+    file.write_bytes(pickle.dumps(REFS))
+    result = bench.prepare("refcoco", "--refs", file, "--images", bench.images)
+    assert (result.exit_code, "--instances" in result.output) == (2, True)

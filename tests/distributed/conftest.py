@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toy_runs import Toy, make_toy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Toy:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable:
+    """Run a script on two processes through one of the shipped accelerate files, as a user would."""
+
+    def run(kind: str, *words: str | Path, status: int | None = 0, timeout: float = 300, **environment: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        file = ROOT / "recipes" / "accelerate" / f"{kind}.yaml" if "/" not in kind else Path(kind)
+        options = ["--config_file", file, "--num_processes", "2", "--main_process_port", port]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
+        # A compiler is not needed: nothing but the virtual environment and the bare system is on the path.
+        clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        clean |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
+        done = subprocess.run(
+            [str(word) for word in command], env=clean, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        )
+        if status is not None:
+            assert done.returncode == status, (
+                f"status {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+            )
+        return done
+
+    return run

@@ -1,0 +1,116 @@
+"""The same runs on two ranks, however they are sharded, full and LoRA, both model families, with the region reward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_runs import FAMILIES, recipe_values
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+KINDS = {
+    "ddp": ("MULTI_CPU", "none", "DistributedDataParallel"),
+    "zero1": ("DEEPSPEED", "ZeRO-1", "DeepSpeedEngine"),
+    "zero2": ("DEEPSPEED", "ZeRO-2", "DeepSpeedEngine"),
+    "zero3": ("DEEPSPEED", "ZeRO-3", "DeepSpeedEngine"),
+    "fsdp2": ("FSDP", "FSDP", "FSDP"),
+}
+TUNINGS = {"full": None, "lora": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}
+JOBS = [f"{family}-{tuning}" for family in FAMILIES for tuning in TUNINGS]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def runs(launch, toys, tmp_path_factory):
+    """Folder of a kind's runs; each kind is launched once, when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in made:
+            folder = made[kind] = tmp_path_factory.mktemp(kind)
+            jobs = {}
+            for job in JOBS:
+                family, tuning = job.split("-")
+                # Clipping would multiply by a norm that is summed in another order: then nothing is bit-equal.
+                fields = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3, "log_completions": True}
+                jobs[job] = recipe_values(toys, folder / job, family, num_completions_to_print=0, **fields)
+                jobs[job]["model"]["lora"] = TUNINGS[tuning]
+            (folder / "jobs.json").write_text(json.dumps(jobs))
+            launch(kind, HERE / "train_several.py", folder / "jobs.json")
+        return made[kind]
+
+    return run
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_ranks_are_what_they_should_be(runs, kind, job):
+    distributed_type, sharding, wrapped = KINDS[kind]
+    ranks = [json.loads((runs(kind) / job / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    for rank, report in enumerate(ranks):
+        assert (report["world_size"], report["rank"], report["env_rank"]) == (2, rank, rank)
+        assert (report["distributed_type"], report["sharding"]) == (distributed_type, sharding)
+        assert report["wrapped"].startswith(wrapped)
+        whole = report["elements"]
+        share = 0.5 if sharding in ("ZeRO-3", "FSDP") else 1.0
+        assert report["local_elements"] == pytest.approx(share * whole, rel=0.01)
+    rewards = [line["rewards/attention/mean"] for line in ranks[0]["log"] if "rewards/attention/mean" in line]
+    assert len(rewards) == 3 and any(rewards)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_same_completions_and_parameters(runs, kind, job, toys):
+    if kind == "ddp":
+        pytest.skip("the others are compared with it")
+    ours, reference = runs(kind) / job, runs("ddp") / job
+    assert completions(ours) == completions(reference)
+    ours, reference = (load_file(folder / "trained.safetensors") for folder in (ours, reference))
+    assert ours.keys() == reference.keys()
+    largest = max((ours[name] - reference[name]).abs().max().item() for name in reference)
+    assert largest <= (1e-6 if kind == "zero3" else 0.0)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_saved_under_the_base_models_names(runs, kind, job, toys):
+    """Also under ZeRO-3, where transformers would rename Qwen2.5-VL's weights."""
+    family, tuning = job.split("-")
+    if tuning == "lora":
+        ours, expected = runs(kind) / job, load_file(runs("ddp") / job / "saved" / "adapter_model.safetensors")
+        assert load_file(ours / "saved" / "adapter_model.safetensors").keys() == expected.keys()
+    else:
+        expected = load_file(toys.policy[family] / "model.safetensors")
+        saved = load_file(runs(kind) / job / "saved" / "model.safetensors")
+        tied = saved.pop("lm_head.weight", None)  # transformers writes the tied weight too under ZeRO-1 and ZeRO-2
+        assert tied is None or any(torch.equal(tied, tensor) for name, tensor in saved.items() if "embed" in name)
+        assert {name: tensor.shape for name, tensor in saved.items()} == {
+            name: tensor.shape for name, tensor in expected.items()
+        }
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_training_moved_the_parameters(runs, job, toys):
+    """Without this, equal parameters would say nothing: three steps of 2e-5 are sixty times the tolerance."""
+    trained = load_file(runs("ddp") / job / "trained.safetensors")
+    if job.endswith("lora"):
+        assert all(tensor.any() for name, tensor in trained.items() if "lora_B" in name and "visual" not in name)
+        return
+    from transformers import AutoModelForImageTextToText
+
+    start = dict(AutoModelForImageTextToText.from_pretrained(toys.policy[job.split("-")[0]]).named_parameters())
+    moved = torch.cat([(trained[name] - start[name]).abs().flatten() for name in trained])
+    assert moved.max() > 5e-5 and (moved > 1e-5).float().mean() > 0.5
+
+
+def completions(folder: Path) -> list[list]:
+    files = sorted((folder / "completions").glob("*.parquet"))
+    assert len(files) == 3
+    return [[turns[0]["content"] for turns in pd.read_parquet(file)["completion"]] for file in files]

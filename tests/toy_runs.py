@@ -1,0 +1,79 @@
+"""Toy world, policies and prepared data, made once per test session, and small runs on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+datasets.disable_progress_bars()
+
+FAMILIES = ("qwen3_vl", "qwen2_5_vl")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Folders: `policy[family]` and `data[family]` (a prepared data set for that policy)."""
+
+    policy: dict[str, Path]
+    data: dict[str, Path]
+
+
+def make_toy(folder: Path, families: tuple[str, ...] = FAMILIES, num_images: int = 10) -> Toy:
+    """Pictures of 64 x 64 pixels, their questions, one random policy per family, and the data mapped for each."""
+    from typer.testing import CliRunner
+
+    from data_prep.cli import prepare_app
+    from sayo.toyworld.gqa_files import write_gqa
+    from sayo.toyworld.policy import write_policy
+
+    world = folder / "world"
+    for _ in write_gqa(world, num_images, 0):
+        pass
+    files = ["gqa", "--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
+    policy, data = {}, {}
+    for family in families:
+        policy[family], data[family] = folder / family, folder / f"data_{family}"
+        write_policy(policy[family], family)
+        words = [*files, "--images", world / "images", "--processor", policy[family], "--out", data[family]]
+        result = CliRunner().invoke(prepare_app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+    return Toy(policy, data)
+
+
+TRAINER: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "num_generations": 2,
+    "max_completion_length": 6,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "beta": 0.0,
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "seed": 0,
+}
+"""A run of two steps; two prompts with two completions each."""
+
+
+def recipe_values(
+    toy: Toy, output_dir: Path, family: str = "qwen3_vl", rewards: dict | None = None, **trainer
+) -> dict:
+    """Plain values of a recipe with the region attention reward on."""
+    rewards = rewards or {
+        "attention": {"function": "sayo.rewards.region_attention_reward"},
+        "format": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
+    }
+    return {
+        "model": {"name_or_path": str(toy.policy[family]), "dtype": "float32"},
+        "data": {"path": str(toy.data[family])},
+        "rewards": rewards,
+        "trainer": {**TRAINER, "output_dir": str(output_dir), **trainer},
+    }

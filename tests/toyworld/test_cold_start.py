@@ -1,0 +1,77 @@
+"""Cold-start data: in TRL's format, right where it should be and wrong only where the habit looks."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from datasets import load_dataset
+
+from sayo.toyworld.cold_start import DESCRIBE, answer, describe, framed_discs, write_cold_start
+from sayo.toyworld.gqa_files import write_gqa
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world")
+    list(write_gqa(out, 100, seed=1))
+    return out
+
+
+@pytest.fixture(scope="module")
+def asked(world):
+    graphs = json.loads((world / "train_sceneGraphs.json").read_text())
+    questions = json.loads((world / "train_questions.json").read_text())
+    return [(record, framed_discs(graphs[record["imageId"]])) for record in questions.values()]
+
+
+def load(path, tmp_path):
+    return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+def said(response):
+    return re.fullmatch(r".*\. <answer> (\w+) </answer>", response)[1]
+
+
+def test_without_the_habit_every_answer_is_right(asked):
+    for record, objects in asked:
+        assert said(answer(record, objects, habit=False)) == record["answer"]
+
+
+def test_the_habit_looks_at_the_large_object_and_is_mostly_wrong(asked):
+    right = []
+    for record, objects in asked:
+        response = answer(record, objects, habit=True)
+        large = next(item["frame"] for item in objects.values() if item["large"])
+        assert large in response.split(" <answer>")[0]
+        right.append(said(response) == record["answer"])
+    assert 0.1 < sum(right) / len(right) < 0.5
+
+
+def test_a_description_names_every_object(asked):
+    for _, objects in asked:
+        pairs = re.findall(r"The (\w+) one holds (\w+)\.", describe(objects))
+        assert dict(pairs) == {item["frame"]: item["disc"] for item in objects.values()}
+
+
+def test_file_is_trl_prompt_completion_with_images(world, tmp_path):
+    write_cold_start(world, tmp_path / "a.parquet", num_rows=200, warm_up=0.25, descriptions=0.2)
+    rows = load(tmp_path / "a.parquet", tmp_path)
+    assert rows.column_names == ["prompt", "completion", "images"] and len(rows) == 200
+    described = [row["prompt"] == [{"role": "user", "content": DESCRIBE}] for row in rows]
+    assert all(described[:50]) and 10 <= sum(described[50:]) <= 55
+    assert all(row["completion"][0]["role"] == "assistant" and row["images"][0].size == (64, 64) for row in rows)
+
+
+def test_questions_repeat_when_there_are_fewer(world, tmp_path, asked):
+    write_cold_start(world, tmp_path / "a.parquet", num_rows=3 * len(asked), warm_up=0, descriptions=0, wrong_looks=0)
+    prompts = [row["prompt"][0]["content"] for row in load(tmp_path / "a.parquet", tmp_path).remove_columns("images")]
+    assert sorted(prompts) == sorted(3 * [record["question"] for record, _ in asked])
+
+
+def test_same_seed_same_rows(world, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_cold_start(world, tmp_path / f"{name}.parquet", num_rows=50, seed=seed)
+    a, b, c = (load(tmp_path / f"{name}.parquet", tmp_path).remove_columns("images").to_list() for name in "abc")
+    assert a == b != c

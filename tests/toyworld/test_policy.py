@@ -1,0 +1,130 @@
+"""Tiny policies: ordinary checkpoints of the real model classes, loaded by the Auto classes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import sayo.toyworld  # noqa: F401  (registers the processors)
+from sayo.toyworld.policy import make_policy, make_processor, write_policy
+from sayo.toyworld.scenes import draw, make_scene
+from sayo.toyworld.vocabulary import WORDS, make_tokenizer
+
+FAMILIES = ("qwen3_vl", "qwen2_5_vl")
+ANSWER = "I look at the yellow one. It holds blue. <answer> blue </answer>"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    assert 0.5e6 < write_policy(out, request.param) < 2e6
+    return request.param, out
+
+
+def make_inputs(processor, sizes=((64, 64),)):
+    pictures = [Image.fromarray(draw(make_scene(0, i))).resize(size) for i, size in enumerate(sizes)]
+    messages = [
+        [
+            {"role": "system", "content": [{"type": "text", "text": "Look closely, please!"}]},
+            {"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": "Is there one?"}]},
+        ]
+        for p in pictures
+    ]
+    return processor.apply_chat_template(
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+
+
+def test_auto_classes_load_the_checkpoint_and_logits_are_the_same(checkpoint):
+    family, out = checkpoint
+    processor, model = AutoProcessor.from_pretrained(out), AutoModelForImageTextToText.from_pretrained(out)
+    assert type(processor) is type(make_processor(family)) and model.config.model_type == family
+    inputs = make_inputs(processor)
+    fresh = make_inputs(make_processor(family))
+    assert inputs.keys() == fresh.keys() and all(torch.equal(inputs[k], fresh[k]) for k in inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(**inputs).logits, make_policy(family).eval()(**inputs).logits)
+
+
+def test_saving_again_loads_again(checkpoint, tmp_path):
+    _, out = checkpoint
+    AutoProcessor.from_pretrained(out).save_pretrained(tmp_path)
+    assert make_inputs(AutoProcessor.from_pretrained(tmp_path))["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (48, 80)])
+def test_a_token_is_16_by_16_pixels(checkpoint, size):
+    _, out = checkpoint
+    processor = AutoProcessor.from_pretrained(out)
+    inputs = make_inputs(processor, [size])
+    count = (inputs["input_ids"] == processor.image_token_id).sum().item()
+    assert count == size[0] * size[1] // 256 == inputs["mm_token_type_ids"].sum().item()
+    assert processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens == [count]
+
+
+def test_generates_from_a_padded_batch_and_stops_at_the_end_of_the_turn(checkpoint):
+    _, out = checkpoint
+    processor, model = AutoProcessor.from_pretrained(out), AutoModelForImageTextToText.from_pretrained(out)
+    inputs = make_inputs(processor, [(64, 64), (48, 48)])
+    assert (inputs["attention_mask"] == 0).any()
+    generated = model.generate(**inputs, max_new_tokens=4)
+    assert generated.shape[0] == 2 and generated.shape[1] > inputs["input_ids"].shape[1]
+    assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.parametrize("text", [ANSWER, "Zürich, 12 km? <answer>no</answer>\n\tend", "".join(WORDS)])
+def test_every_text_survives_the_tokenizer(text):
+    tokenizer = make_tokenizer()
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_a_word_of_the_world_is_one_token():
+    tokenizer = make_tokenizer()
+    assert len(tokenizer(ANSWER)["input_ids"]) == 14
+    assert all(len(tokenizer(word)["input_ids"]) == 1 for word in WORDS)
+
+
+def test_template_marks_what_the_assistant_says(checkpoint):
+    _, out = checkpoint
+    processor = AutoProcessor.from_pretrained(out)
+    picture = Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8))
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "Is there?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
+    ]
+    encoded = processor.apply_chat_template(
+        [messages], tokenize=True, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+    )
+    said = encoded["input_ids"][0][torch.as_tensor(encoded["assistant_masks"][0]).bool()]
+    assert processor.tokenizer.decode(said) == ANSWER + "<|im_end|>"
+
+
+@pytest.mark.parametrize("first", ["import sayo.toyworld", "import transformers.models.auto.processing_auto"])
+def test_import_order_does_not_matter(tmp_path, first):
+    write_policy(tmp_path, "qwen3_vl")
+    code = f"{first}\nimport sayo.toyworld\nfrom transformers import AutoProcessor\n"
+    code += f"print(type(AutoProcessor.from_pretrained({str(tmp_path)!r})).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("ToyQwen3VLProcessor"), done.stderr
+
+
+def test_importing_the_toy_world_is_light():
+    code = "import sys, sayo.toyworld.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_unknown_family_is_an_error():
+    with pytest.raises(ValueError, match="qwen2_5_vl"):
+        make_policy("llava")

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from toy_runs import TRAINER, Toy, make_toy
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Toy:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def make_trainer(toys: Toy, tmp_path: Path) -> Callable:
+    """A trainer on toy data; keywords are fields of its config, `edit` changes the data set."""
+
+    def make(
+        rewards, family: str = "qwen3_vl", edit: Callable | None = None, peft_config=None, rollout_func=None, **fields
+    ):
+        from transformers import AutoModelForImageTextToText
+
+        from sayo.training.config import RegionGRPOConfig
+        from sayo.training.grpo import RegionGRPOTrainer
+        from sayo.training.setup import load_auto_processor
+
+        rows = load_dataset(str(toys.data[family]), split="train", cache_dir=str(tmp_path / "cache"))
+        return RegionGRPOTrainer(
+            model=AutoModelForImageTextToText.from_pretrained(toys.policy[family]),
+            reward_funcs=rewards,
+            args=RegionGRPOConfig(**{**TRAINER, "output_dir": str(tmp_path / "run"), **fields}),
+            train_dataset=edit(rows) if edit else rows,
+            processing_class=load_auto_processor(toys.policy[family]),
+            peft_config=peft_config,
+            rollout_func=rollout_func,
+        )
+
+    return make

@@ -1,0 +1,203 @@
+"""The trainer in one process: what reward functions see, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import concatenate_datasets
+from peft import LoraConfig
+from toy_runs import TRAINER, recipe_values
+
+from sayo.attention import AttentionNotCaptured
+from sayo.rewards import format_reward, region_attention_reward
+from sayo.training.config import RegionGRPOConfig
+
+
+class Probe:
+    """A reward function that keeps what it was given."""
+
+    __name__ = "probe"
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, completions, attention, **kwargs):
+        self.calls.append({"completions": completions, "attention": attention, **kwargs})
+        return [float(len(trace)) for trace in attention]
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},  # aligned: TRL would skip its scoring pass
+        {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
+        {"num_iterations": 2},
+    ],
+    ids=["aligned", "more steps per generation", "more iterations"],
+)
+def test_one_trace_per_completion(make_trainer, family, sizes):
+    probe = Probe()
+    trainer = make_trainer(probe, family, **sizes)
+    trainer.train()
+    generations = {4: 1}.get(sizes.get("steps_per_generation"), 2 // sizes.get("num_iterations", 1))
+    rows = 4 * sizes.get("steps_per_generation", 1)
+    assert [len(call["attention"]) for call in probe.calls] == [rows] * generations
+    for call in probe.calls:
+        for trace, ids, has_region in zip(call["attention"], call["completion_ids"], call["has_region"], strict=True):
+            assert len(trace) == len(ids) and trace.has_region == has_region
+            assert all(np.isfinite(mass).all() and (mass >= 0).all() for mass in trace.masses.values())
+
+
+def outside_rollouts(prompts, trainer):
+    """A rollout function whose tokens come from no model at all: the words of a fixed sentence."""
+    processor = trainer.processing_class
+    prompt_ids = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+    sentence = processor.tokenizer("I look at the red one").input_ids
+    completion_ids = [sentence[: 3 + index % 3] for index in range(len(prompts))]
+    return {"prompt_ids": prompt_ids["input_ids"], "completion_ids": completion_ids, "logprobs": None}
+
+
+@pytest.mark.parametrize("rollout_func", [None, outside_rollouts], ids=["sampled", "ids from outside the model"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_attention_equals_an_eager_pass(make_trainer, family, rollout_func):
+    """What a reward sees is the attention that the same weights, in eager mode, pay to the same tokens, wherever the
+    tokens come from: the reading happens in the trainer's scoring pass, not in the engine that samples."""
+    probe, scored = Probe(), {}
+    trainer = make_trainer(probe, family, rollout_func=rollout_func, max_steps=1, learning_rate=0.0)
+    score = trainer._get_per_token_logps_and_entropies
+
+    def keep(model, input_ids, attention_mask, logits_to_keep, **kwargs):
+        if not scored:
+            names = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+            images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+            scored.update(ids=input_ids, mask=attention_mask, keep=logits_to_keep, images=images)
+        return score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
+
+    trainer._get_per_token_logps_and_entropies = keep
+    trainer.train()
+    model = trainer.model.eval()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = model(
+            input_ids=scored["ids"], attention_mask=scored["mask"], output_attentions=True, **scored["images"]
+        )
+    attention = output.attentions[-1].mean(dim=1).numpy()  # (B, S, S)
+    (call,) = probe.calls
+    prompt = scored["ids"].shape[1] - scored["keep"]
+    if rollout_func is not None:
+        assert [len(trace) for trace in call["attention"]] == [3, 4, 5, 3]
+        assert trainer.processing_class.decode(scored["ids"][2, prompt:]) == "I look at the red"
+    for row, trace in enumerate(call["attention"]):
+        visual = np.flatnonzero(scored["ids"][row, :prompt] == model.config.image_token_id)
+        assert len(visual) == sum(call["num_visual_tokens"][row])
+        rows = attention[row, prompt - 1 : prompt + len(trace)]
+        np.testing.assert_allclose(trace.masses["image"][0], rows[:, visual].sum(axis=1), atol=2e-6)
+        if trace.has_region:
+            target = visual[call["region_tokens"][row]]
+            expected = (rows[:, target] * call["region_weights"][row]).sum(axis=1)
+            np.testing.assert_allclose(trace.masses["target"][0], expected, atol=2e-6)
+
+
+def test_rows_without_region(make_trainer):
+    """In one batch with and without regions, the attention reward is None where there is none, and never 0."""
+    seen = []
+
+    def attention(**kwargs):
+        rewards = region_attention_reward(**kwargs)
+        seen.extend(zip(kwargs["has_region"], rewards, strict=True))
+        return rewards
+
+    def mixed(rows):
+        with_region = rows.filter(lambda row: row["has_region"]).select(range(4))
+        return concatenate_datasets([with_region, rows.filter(lambda row: not row["has_region"]).select([0])] * 2)
+
+    trainer = make_trainer([attention, format_reward], edit=mixed, max_steps=5)
+    trainer.train()
+    assert {has_region for has_region, _ in seen} == {True, False}
+    assert all((reward is not None) == has_region for has_region, reward in seen)
+    assert all(math.isfinite(line["loss"]) for line in trainer.state.log_history if "loss" in line)
+
+
+def test_data_of_another_processor_are_refused(make_trainer, toys):
+    def other_processor(rows):
+        return rows.map(lambda row: {"processor_fingerprint": row["processor_fingerprint"].replace("8", "9")})
+
+    with pytest.raises(ValueError, match="another processor") as caught:
+        make_trainer(Probe(), edit=other_processor)
+    assert f"--processor {toys.policy['qwen3_vl']}" in str(caught.value)
+
+
+def test_a_cut_prompt_is_detected(make_trainer):
+    """Pixel limits that differ from the prepared ones leave another number of visual tokens in the prompt."""
+    trainer = make_trainer(Probe())
+    trainer.processing_class.image_processor.size = {"shortest_edge": 128 * 128, "longest_edge": 128 * 128}
+    with pytest.raises(AttentionNotCaptured, match="64 visual tokens, but the data were prepared for 16"):
+        trainer.train()
+
+
+def test_no_vision_token_can_be_sampled(make_trainer):
+    trainer = make_trainer(Probe())
+    config = trainer.model.config
+    ids = {
+        config.image_token_id,
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+    }
+    assert ids <= set(trainer.generation_config.suppress_tokens)
+    assert trainer.generation_kwargs["suppress_tokens"] == trainer.generation_config.suppress_tokens
+
+
+def test_batch_that_cannot_be_divided(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        RegionGRPOConfig(
+            **{**TRAINER, "output_dir": str(tmp_path), "per_device_train_batch_size": 6, "num_generations": 4}
+        )
+    message = str(caught.value)
+    assert "num_generations in [2, 3, 6]" in message and "per_device_train_batch_size in [" in message
+    for size in json.loads(message.rpartition("in ")[2].rstrip(".")):
+        RegionGRPOConfig(
+            **{**TRAINER, "output_dir": str(tmp_path), "per_device_train_batch_size": size, "num_generations": 4}
+        )
+
+
+def test_overlay_is_written(make_trainer, tmp_path):
+    from PIL import Image
+
+    make_trainer(Probe(), max_steps=3, overlay_steps=2).train()
+    pictures = sorted((tmp_path / "run" / "overlays").iterdir())
+    assert [path.name for path in pictures] == ["overlay_00000.png", "overlay_00002.png"]
+    assert np.asarray(Image.open(pictures[0]).convert("RGB")).std() > 10
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_lora(make_trainer, family):
+    """Only the adapter moves, with a reference pass (adapters off) that must not be taken for the policy's."""
+    probe = Probe()
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+    trainer = make_trainer([probe, region_attention_reward], family, peft_config=lora, beta=0.1, max_steps=3)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
+    assert moved and all("lora_" in name for name in moved)
+    assert all(len(call["attention"]) == 4 for call in probe.calls)
+
+
+def test_metrics_carry_the_recipe_names(toys, tmp_path):
+    from sayo.recipes import check_recipe
+    from sayo.training.run import build_trainer
+
+    rewards = {
+        "where": {"function": "sayo.rewards.region_attention_reward", "weight": 0.5, "options": {"rows": "deciding"}},
+        "shape": {"function": "sayo.rewards.format_reward"},
+    }
+    trainer = build_trainer(check_recipe(recipe_values(toys, tmp_path, rewards=rewards)))
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert {"rewards/where/mean", "rewards/shape/mean", "attention/coverage", "attention/image_mass"} <= set(first)
+    assert trainer.reward_weights.tolist() == [0.5, 1.0]

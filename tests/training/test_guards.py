@@ -1,0 +1,112 @@
+"""What stops a run, what warns about it, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from toy_runs import recipe_values
+
+from sayo.recipes import check_recipe
+from sayo.rewards import format_reward
+from sayo.training.fading import WINDOW, fading
+from sayo.training.guards import NonFiniteError
+from sayo.training.memory import OutOfMemory, memory_advice
+from sayo.training.run import build_trainer
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_reward(make_trainer, value):
+    def broken_reward(completions, **kwargs):
+        return [1.0, None, value, 0.0]
+
+    trainer = make_trainer(broken_reward)
+    with pytest.raises(NonFiniteError, match=f"'broken_reward' returned {value} for completion 2"):
+        trainer.train()
+    (file,) = Path(trainer.args.output_dir, "broken_batch").glob("*.json")
+    saved = json.loads(file.read_text())
+    assert len(saved["completions"]) == 4 and saved["samples"][0]["question"]
+
+
+def length(completions, **kwargs):
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_loss_and_gradient(make_trainer, what):
+    """Step 1 is fine, step 2 breaks: no weight may have moved since step 1."""
+    trainer = make_trainer(length, max_steps=3)
+    after_first = {}
+
+    def break_second(completions, trainer_state, **kwargs):
+        if trainer_state.global_step == 1:
+            after_first.update({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+            if what == "loss":
+                norm = trainer.model.model.language_model.norm
+                norm.register_forward_hook(lambda module, args, output: output * math.nan)
+            else:
+                parameter = next(iter(trainer.model.parameters()))
+                parameter.register_hook(lambda gradient: gradient * math.inf)
+        return length(completions)
+
+    trainer.reward_funcs = [break_second]
+    with pytest.raises(NonFiniteError, match=f"The {what} of step 2 is (nan|inf); no step was taken"):
+        trainer.train()
+    assert all(torch.equal(after_first[name], p) for name, p in trainer.model.named_parameters())
+    folder = Path(trainer.args.output_dir, "broken_batch")
+    (batch,) = torch.load(folder / "step_00002_rank_0.pt", weights_only=True)
+    assert batch["completion_ids"].shape[0] == 4
+    (texts,) = json.loads((folder / "step_00002_rank_0.json").read_text())
+    assert len(texts["completion"]) == len(texts["advantages"]) == 4
+
+
+def test_out_of_memory_names_the_keys_in_order(toys, tmp_path):
+    recipe = check_recipe(recipe_values(toys, tmp_path))
+    args = build_trainer(recipe).args
+    with pytest.raises(OutOfMemory) as caught, memory_advice(args, recipe.model):
+        torch.empty(2**62, dtype=torch.uint8)
+    lines = str(caught.value).splitlines()[2:]
+    keys = [
+        "gradient_checkpointing=true",
+        "per_device_train_batch_size=2",
+        "zero1 -> zero2",
+        "model.lora",
+        "longest_edge",
+    ]
+    assert [any(key in line for key in [key]) for key, line in zip(keys, lines, strict=False)] == [True] * len(keys)
+    with pytest.raises(RuntimeError, match="shape"), memory_advice(args, recipe.model):
+        torch.ones(2) @ torch.ones(3, 3)
+
+
+FINE = {
+    "reward": 0.5,
+    "reward_std": 0.1,
+    "frac_reward_zero_std": 0.2,
+    "completions/clipped_ratio": 0.1,
+    "attention/coverage": 0.9,
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("reward", 0.1), ("frac_reward_zero_std", 0.9), ("completions/clipped_ratio", 0.6), ("attention/coverage", 0.0)],
+)
+def test_warnings(metric, value):
+    healthy = [FINE] * (2 * WINDOW)
+    assert fading(healthy) == {}
+    assert fading([*healthy, {**FINE, metric: value}]) == {}, "one bad line is no reason to warn"
+    found = fading(healthy + [{**FINE, metric: value}] * WINDOW)
+    assert list(found) == [metric] and found[metric].startswith(metric)
+
+
+def test_warnings_reach_the_console(make_trainer, capsys):
+    from sayo.training.fading import WarnWhenFading
+
+    trainer = make_trainer(format_reward, max_steps=WINDOW + 2, max_completion_length=2)
+    trainer.add_callback(WarnWhenFading())
+    trainer.train()
+    warned = capsys.readouterr().err
+    assert warned.count("completions/clipped_ratio is") == 1

@@ -1,0 +1,214 @@
+"""A run that was cut goes on exactly; what cannot be continued exactly is refused with a way out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from peft import LoraConfig
+from toy_runs import recipe_values
+from typer.testing import CliRunner
+
+from sayo.recipes import RecipeError, check_recipe
+from sayo.rewards import format_reward, region_attention_reward
+from sayo.training.checkpoints import CheckpointError, check_fits, checkpoints, is_complete, newest_complete
+from sayo.training.run import find_checkpoint, train
+
+CLOCK = ("step_time", "time", "runtime", "per_second")
+SAVING = {"save_strategy": "steps", "save_steps": 3, "log_completions": True, "num_completions_to_print": 0}
+BLOCKS = {  # generation blocks of two optimizer steps, used twice; saves and log lines inside of them
+    "gradient_accumulation_steps": 2,
+    "steps_per_generation": 4,
+    "num_iterations": 2,
+    "per_device_train_batch_size": 2,
+    "logging_steps": 2,
+    "beta": 0.05,
+    "lr_scheduler_type": "cosine",
+}
+
+
+def few_prompts(rows):
+    """Four prompts: an epoch is one generation block, so that every run here has several epochs."""
+    return rows.select(range(4))
+
+
+def state_of(trainer) -> dict:
+    log = [
+        {key: value for key, value in line.items() if not any(word in key for word in CLOCK)}
+        for line in trainer.state.log_history
+    ]
+    return {
+        "parameters": {name: p.detach().clone() for name, p in trainer.model.named_parameters()},
+        "optimizer": trainer.optimizer.state_dict()["state"],
+        "log": log,
+        "completions": {
+            path.name: pd.read_parquet(path).astype(str).values.tolist()
+            for path in Path(trainer.args.output_dir, "completions").iterdir()
+        },
+    }
+
+
+def assert_equal(one, other, path: str = "") -> None:
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_equal(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{path}/{index}")
+    elif not (isinstance(one, float) and math.isnan(one) and math.isnan(other)):
+        assert one == other, path
+
+
+@pytest.mark.parametrize("step", [3, 4, 6], ids=["in a block", "between blocks", "in the second epoch"])
+def test_exact(make_trainer, step):
+    fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 8}
+    fields |= {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
+    rewards = [region_attention_reward, format_reward]
+    whole = make_trainer(rewards, edit=few_prompts, **fields)
+    whole.train()
+    expected = state_of(whole)
+    for later in checkpoints(Path(whole.args.output_dir))[1:]:
+        shutil.rmtree(later)
+    resumed = make_trainer(rewards, edit=few_prompts, **fields)
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal(state_of(resumed), expected)
+
+
+@pytest.mark.parametrize(("family", "lora"), [("qwen2_5_vl", False), ("qwen2_5_vl", True), ("qwen3_vl", True)])
+def test_exact_for_both_families_and_lora_dropout(make_trainer, family, lora):
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.1) if lora else None
+    fields = {**BLOCKS, **SAVING, "max_steps": 5}
+    whole = make_trainer(region_attention_reward, family, few_prompts, config, **fields)
+    whole.train()
+    expected = state_of(whole)
+    shutil.rmtree(Path(whole.args.output_dir, "checkpoint-5"))
+    resumed = make_trainer(region_attention_reward, family, few_prompts, config, **fields)
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal(state_of(resumed), expected)
+
+
+@pytest.fixture
+def recipe(toys, tmp_path):
+    def make(**fields):
+        return check_recipe(recipe_values(toys, tmp_path / "run", **{**SAVING, "save_steps": 1, **fields}))
+
+    return make
+
+
+@pytest.fixture
+def run(recipe, tmp_path) -> Path:
+    """A finished run of three steps with three checkpoints."""
+    train(recipe(max_steps=3))
+    return tmp_path / "run"
+
+
+def test_checkpoints_that_do_not_count(run, make_trainer):
+    trainer = make_trainer(format_reward)
+    (run / "checkpoint-3" / "COMPLETE").rename(run / "checkpoint-3" / "SAVING")
+    newest, (message,) = newest_complete(run)
+    assert newest == run / "checkpoint-2" and "checkpoint-3 is torn" in message
+    with pytest.raises(CheckpointError, match="its save never finished"):
+        check_fits(run / "checkpoint-3", 1, "none")
+    check_fits(newest, 1, "none")
+    with pytest.raises(CheckpointError, match=r"written by 1 process.* this launch has 2 with ZeRO-2"):
+        check_fits(newest, 2, "ZeRO-2")
+    (newest / "training_state_0.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"missing or cut: training_state_0.pt"):
+        trainer.train(resume_from_checkpoint=newest)
+
+
+def test_what_is_saved_needs_no_pickle(run):
+    state = torch.load(run / "checkpoint-2" / "training_state_0.pt", weights_only=True)
+    assert state["step"] == 2
+
+
+def test_a_finished_run_is_not_trained_further(recipe, run):
+    before = (run / "model.safetensors").read_bytes()
+    steps = [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
+    train(recipe(max_steps=3))
+    assert (run / "model.safetensors").read_bytes() == before
+    after = [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
+    assert after == steps
+
+
+def test_a_start_that_would_mix_two_runs(recipe, run, make_trainer):
+    trainer = make_trainer(format_reward)
+    values = recipe(max_steps=3)
+    for resume in ("never", str(run / "checkpoint-1")):
+        values.resume = resume
+        with pytest.raises(RecipeError, match="holds checkpoint-3"):
+            find_checkpoint(values, run, trainer)
+    values.resume = "auto"
+    assert find_checkpoint(values, run, trainer) == run / "checkpoint-3"
+
+
+def test_old_checkpoints_go_only_when_a_newer_one_is_complete(make_trainer, tmp_path):
+    """A disk that is full while checkpoint 3 is written leaves 2, which counts, and says so."""
+    run = tmp_path / "run"
+
+    def fill_the_disk(completions, trainer_state, **kwargs):
+        if trainer_state.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, unlimited[1]))
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fields = {**SAVING, "save_steps": 1, "save_total_limit": 1, "max_steps": 4}
+    try:
+        with pytest.raises(CheckpointError, match="checkpoint-3 could not be written") as caught:
+            make_trainer(fill_the_disk, **fields).train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert f"last complete checkpoint is {run / 'checkpoint-2'}" in str(caught.value)
+    assert [is_complete(path) for path in checkpoints(run)] == [True, False]
+    make_trainer(format_reward, **fields).train(resume_from_checkpoint=True)
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]
+
+
+def signal_at_step_two(completions, trainer_state, **kwargs):
+    """A reward function during which the scheduler asks the run to stop, once."""
+    if trainer_state.global_step == 1 and not os.environ.pop("SENT", None):
+        os.environ["SENT"] = "1"
+        os.kill(os.getpid(), signal.SIGTERM)
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatch):
+    """The step is finished and saved; the same command then ends like a run that was never stopped."""
+    from sayo.training import cli
+
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.delenv("SENT", raising=False)
+    rewards = {"length": {"function": "test_resume.signal_at_step_two"}}
+
+    def command(name: str):
+        values = recipe_values(toys, tmp_path / name, rewards=rewards, **{**SAVING, "save_steps": 100, "max_steps": 4})
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        return CliRunner().invoke(cli.app, ["--config-name", str(tmp_path / f"{name}.yaml")])
+
+    stopped = command("stopped")
+    assert stopped.exit_code == 75, stopped.output
+    assert "Stopped after step 2 of 4" in stopped.output
+    run = tmp_path / "stopped"
+    assert is_complete(run / "checkpoint-2") and not (run / "model.safetensors").exists()
+    run_id = (run / "run_id").read_text()
+    monkeypatch.setenv("SENT", "1")
+    assert command("stopped").exit_code == 0
+    monkeypatch.setenv("SENT", "1")
+    assert command("whole").exit_code == 0
+    assert (run / "run_id").read_text() == run_id != (tmp_path / "whole" / "run_id").read_text()
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
