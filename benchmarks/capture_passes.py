@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils.checkpoint import checkpoint
 
 from sayo.attention import AttentionCapture, Reading
 
@@ -66,14 +67,15 @@ def make_batch(length: int, device: str) -> tuple[torch.Tensor, dict[str, torch.
 
 
 def log_probs(model, ids: torch.Tensor, rows: int) -> torch.Tensor:
-    """Log-probs of the last `rows` tokens, as TRL's scoring pass makes them: the head in chunks of 1,024 rows."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -rows - 1 : -1]
-    chunks = []
-    for states, targets in zip(hidden.split(1024, dim=1), ids[:, -rows:].split(1024, dim=1), strict=True):
+    """Log-probs of the last `rows` tokens, as TRL makes them: the head in chunks, run again in the backward pass."""
+
+    def head(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = model.lm_head(states).float()
-        chosen = logits.gather(-1, targets[..., None])[..., 0]
-        chunks.append(chosen - logits.logsumexp(-1))
-    return torch.cat(chunks, dim=1)
+        return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -rows - 1 : -1]
+    chunks = zip(hidden.split(512, dim=1), ids[:, -rows:].split(512, dim=1), strict=True)
+    return torch.cat([checkpoint(head, *chunk, use_reentrant=False) for chunk in chunks], dim=1)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:

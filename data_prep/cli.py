@@ -83,22 +83,36 @@ def mix(
 
 def inspect(
     data: Annotated[Path, typer.Argument(metavar="OUT", help="folder that `sayo prepare` wrote")],
-    out: Annotated[Path, typer.Option(help="picture to write (.png, .pdf, .svg)")] = Path("sheet.png"),
+    out: Annotated[
+        Path, typer.Option(help="what to write: a contact sheet (.png, .pdf, .svg) or a page (.html)")
+    ] = Path("sheet.png"),
     num: Annotated[int, typer.Option(min=1, help="number of rows, spread over all that match")] = 16,
     question_type: Annotated[
         str | None,
         typer.Option("--type", help="only questions of this type, such as query-attr"),
     ] = None,
+    source: Annotated[str | None, typer.Option(help="only rows of this source, such as gqa")] = None,
     split: Annotated[str | None, typer.Option(help="only this split")] = None,
 ) -> None:
-    """Draw a contact sheet: images with boxes (answer green, evidence orange) and visual tokens shaded by weight.
+    """Look at rows: images with boxes (answer green, evidence orange), masks, and visual tokens shaded by weight.
 
-    Example:
+    A page (.html) is one file that any browser shows, with filters by source and type, the tiles and the thumbnail of
+    a tiled model apart, and histograms of all rows.
+
+    Examples:
 
         sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
+
+        sayo inspect data/mix --out page.html --num 100
     """
     with one_line_errors():
         from data_prep.inspect import draw_sheet, pick_rows
 
-        draw_sheet(pick_rows(data, num, split, question_type), out)
+        rows = pick_rows(data, num, split, question_type, source)
+        if out.suffix.lower() in (".html", ".htm"):
+            from data_prep.page import write_page
+
+            write_page(data, rows, out, split)
+        else:
+            draw_sheet(rows, out)
     typer.echo(f"{out}")

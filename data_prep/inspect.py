@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.examples import PrepareError
+from data_prep.images import bytes_of
+from data_prep.shards import list_shards
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,27 +50,30 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
-def pick_rows(out: Path, num: int, split: str | None = None, question_type: str | None = None) -> list[dict[str, Any]]:
+def pick_rows(
+    out: Path, num: int, split: str | None = None, question_type: str | None = None, source: str | None = None
+) -> list[dict[str, Any]]:
     """`num` rows spread evenly over the matching rows of all shards, in file order.
 
     Raises:
         PrepareError: `out` holds no prepared data, or no row matches.
     """
-    paths = sorted((out / "data").glob(f"{split or '*'}-*-of-*.parquet"))
-    if not paths:
-        splits = sorted({path.name.split("-")[0] for path in (out / "data").glob("*.parquet")})
-        raise PrepareError(
-            f"no split {split!r} in {out}; there are: {', '.join(splits)}"
-            if splits
-            else f"{out} holds no prepared data; make some with `sayo prepare`"
-        )
     found: list[tuple[Path, int]] = []
     types: set[str] = set()
-    for path in paths:
-        column = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
-        types.update(column)
-        found += [(path, row) for row, value in enumerate(column) if question_type in (None, value)]
+    sources: set[str] = set()
+    for path in list_shards(out, split):
+        columns = pq.read_table(path, columns=["question_type", "source"])
+        pairs = list(zip(columns["question_type"].to_pylist(), columns["source"].to_pylist(), strict=True))
+        sources.update(name for _, name in pairs)
+        types.update(kind for kind, name in pairs if source in (None, name))
+        found += [
+            (path, row)
+            for row, (kind, name) in enumerate(pairs)
+            if question_type in (None, kind) and source in (None, name)
+        ]
     if not found:
+        if source is not None and source not in sources:
+            raise PrepareError(f"no row of source {source!r}; there are: {', '.join(sorted(sources)) or 'no rows'}")
         raise PrepareError(f"no row of type {question_type!r}; there are: {', '.join(sorted(types)) or 'no rows'}")
     chosen = np.unique(np.linspace(0, len(found) - 1, min(num, len(found))).round().astype(int))
     return [_read_row(*found[index]) for index in chosen]
@@ -125,7 +130,7 @@ def _draw_picture(axes: Axes, row: dict[str, Any]) -> None:
     sizes = row["image_sizes"]
     offsets = np.concatenate([[0], np.cumsum([width for width, _ in sizes])])  # several images: side by side
     for offset, image, (width, height) in zip(offsets, row["images"], sizes, strict=False):
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(image["bytes"]))).convert("RGB")
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(bytes_of(image)))).convert("RGB")
         picture.thumbnail((640, 640))
         axes.imshow(np.asarray(picture), extent=(offset, offset + width, height, 0), interpolation="antialiased")
     _draw_tokens(axes, row, offsets)

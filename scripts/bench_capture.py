@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -45,11 +46,13 @@ def measured(script: str, *arguments: Any) -> Any:
 
 def passes(options: argparse.Namespace) -> list[dict]:
     """(a) the scoring pass and (b) scoring pass + update, with and without a reading."""
-    parts = [part for part in ("scoring", "update") if part in options.parts]
-    if not parts:
-        return []
-    lengths = ["--lengths", *options.lengths, "--repeats", options.repeats]
-    return measured("capture_passes.py", *parts, *model_arguments(options), *lengths)
+    results = []
+    for part, longest in (("scoring", max(options.lengths)), ("update", options.update_length)):
+        lengths = [length for length in options.lengths if length <= longest]
+        if part in options.parts and lengths:
+            size = ["--lengths", *lengths, "--repeats", options.repeats]
+            results += measured("capture_passes.py", part, *model_arguments(options), *size)
+    return results
 
 
 def peers(options: argparse.Namespace) -> list[dict]:
@@ -123,6 +126,8 @@ def environment(options: argparse.Namespace) -> dict:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if is_cuda else f"CPU {platform.processor() or platform.machine()}",
         "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[1],
+        "repeats": options.repeats,
         "shape": options.shape,
         "kernel": options.kernel,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
@@ -139,6 +144,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096, 8192])
     parser.add_argument("--eager-length", type=int, default=4096, help="where eager's memory is measured")
+    parser.add_argument("--update-length", type=int, default=2048, help="longest that fits into memory with a graph")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=["memory", "scoring", "update", "peers", "step"])
     options = parser.parse_args()

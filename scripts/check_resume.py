@@ -125,7 +125,7 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, se
     whole = folder / "whole"
     shutil.rmtree(folder, ignore_errors=True)
     wait_for(launch(mode, whole, policy, data), whole)
-    training_seconds = time.time() - (whole / "recipe.yaml").stat().st_mtime
+    window = time.time() - (whole / "recipe.yaml").stat().st_mtime  # seconds from the start of training to its end
     while outcome.kills < kills:
         outcome.runs += 1
         run_dir = folder / f"killed_{outcome.runs}"
@@ -138,8 +138,9 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, se
                 finished = wait_for(process, run_dir)
             else:
                 complete = [int(path.parent.name[11:]) for path in run_dir.glob("checkpoint-*/COMPLETE")]
-                moment = rng.uniform(0, training_seconds * (1 - max(complete, default=0) / LAST_STEP))
+                moment = rng.uniform(0, window * (1 - max(complete, default=0) / LAST_STEP))
                 finished = kill_at_random(process, run_dir, moment, waits_for_save, victim, rng, outcome)
+                window *= 0.5 if finished else 1.0  # it outran its killer: the machine is faster now than before
             if (run_dir / "run_id").is_file():
                 run_ids.add((run_dir / "run_id").read_text())
         found = compare(whole, run_dir)

@@ -8,7 +8,7 @@ start=$SECONDS
 mkdir -p "$DEMO"
 
 say "1/6  a grounded world drawn by code, written as real GQA and COCO files, and a tiny policy"
-run sayo toy world --out "$DEMO/world" --num-images 2000 --seed 0
+run sayo toy world --out "$DEMO/world" --num-images 4000 --seed 0
 run sayo toy policy --out "$DEMO/policy"
 
 say "2/6  grounded files -> training rows with the region's visual tokens"

@@ -54,7 +54,7 @@ def train_and_evaluate(
     started = time.perf_counter()
     policy_dir = cold_start
     if arm in ARMS:
-        overrides = [f"rewards={arm}", f"model.name_or_path={cold_start}", f"data.path={data}"]
+        overrides = [f"rewards=toy/{arm}", f"model.name_or_path={cold_start}", f"data.path={data}"]
         overrides += [f"trainer.output_dir={run_dir}", f"trainer.seed={seed}", "trainer.disable_tqdm=true"]
         overrides += [f"trainer.max_steps={steps}"] if steps else []
         policy_dir = str(train(load_recipe("toy", overrides)))
@@ -62,7 +62,7 @@ def train_and_evaluate(
     policy = load_policy(ModelSection(name_or_path=policy_dir, dtype="float32"))
     rows = load_data(DataSection(path=data), "test")
     result = evaluate(
-        policy, load_auto_processor(policy_dir), rows, num_samples=num_samples, max_new_tokens=40, seed=seed
+        policy, load_auto_processor(policy_dir), rows, num_samples=num_samples, max_new_tokens=24, seed=seed
     )
     result.save(run_dir / "evaluation" / "after")
     seconds = {"train_seconds": trained - started, "evaluate_seconds": time.perf_counter() - trained}

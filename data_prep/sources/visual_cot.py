@@ -18,7 +18,6 @@ from typing import Any
 from data_prep.examples import ANSWER_WEIGHT, Box, Example, Region, Reject, RejectError
 from data_prep.fields import as_record, box_of_xyxy, box_text, check_normalised, check_pixels, image_size, text
 from data_prep.json_records import count_and_digest, digest_of, iter_lines, iter_records, list_files
-from data_prep.sources.refcoco import ask
 
 LICENSE = "Apache-2.0"
 WHERE = (
@@ -77,7 +76,9 @@ def build_example(row_id: str, record: Any) -> Example:
     size = image_size(record.get("width"), record.get("height"))
     if "expression" in record:
         box = check_pixels(box_of_xyxy(record.get("bbox"), "bbox"), "bbox")
-        question = ask(text(record, "expression"))
+        question = (
+            f'Give the box of what answers "{text(record, "expression")}" as [x1, y1, x2, y2] in pixels of the image.'
+        )
         return _example(row_id, question, box_text(box), text(record, "img_path"), size, [_region(box)], "locate")
     boxes = record.get("bboxs")
     if not isinstance(boxes, list) or not boxes:

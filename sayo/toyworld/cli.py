@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from sayo.toyworld.questions import KINDS
+from sayo.toyworld.questions import KINDS, LEARNABLE_KINDS
 
 app = typer.Typer(
     help="Make the toy world: real GQA and COCO files drawn by code, and a tiny policy that can learn them.",
@@ -23,7 +23,9 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 def world(
     out: Out,
     num_images: Annotated[int, typer.Option(min=10, help="Pictures over all splits (80% train, 10% val, 10% test).")],
-    kinds: Annotated[str, typer.Option(help="Kinds of questions to ask, separated by commas.")] = ",".join(KINDS),
+    kinds: Annotated[
+        str, typer.Option(help=f"Kinds of questions, separated by commas: {', '.join(KINDS)}.")
+    ] = ",".join(LEARNABLE_KINDS),
     seed: Seed = 0,
 ) -> None:
     """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
@@ -31,7 +33,7 @@ def world(
     Writes images/, {train,val,test}_questions.json, {train,val,test}_sceneGraphs.json and
     annotations/instances_{train,val,test}.json. No image is in two splits; tune on val, report on test.
 
-    Example: sayo toy world --out toy/world --num-images 2000
+    Example: sayo toy world --out toy/world --num-images 4000
     """
     from sayo.toyworld.coco_files import write_coco
     from sayo.toyworld.gqa_files import write_gqa
@@ -70,12 +72,12 @@ def cold_start(
     split: Annotated[str, typer.Option(help="Split to take questions from.")] = "train",
     num_rows: Annotated[
         int, typer.Option(min=1, help="Rows to write; questions repeat when there are fewer.")
-    ] = 16000,
+    ] = 22400,
     warm_up: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of rows, at the start, that only describe pictures (perception)."),
-    ] = 0.3,
-    descriptions: Annotated[float, typer.Option(min=0, max=1, help="Share of descriptions among the rest.")] = 0.3,
+    ] = 0.33,
+    descriptions: Annotated[float, typer.Option(min=0, max=1, help="Share of descriptions among the rest.")] = 0.05,
     wrong_looks: Annotated[
         float, typer.Option(min=0, max=1, help="Share of answers that look at the wrong object (the habit).")
     ] = 0.5,

@@ -40,9 +40,9 @@ def write_cold_start(
     world: Path,
     out: Path,
     split: str = "train",
-    num_rows: int = 16000,
-    warm_up: float = 0.3,
-    descriptions: float = 0.3,
+    num_rows: int = 22400,
+    warm_up: float = 0.33,
+    descriptions: float = 0.05,
     wrong_looks: float = 0.5,
     seed: int = 0,
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sayo.toyworld.questions import KINDS, make_questions, scene_graph
+from sayo.toyworld.questions import LEARNABLE_KINDS, make_questions, scene_graph
 from sayo.toyworld.scenes import Scene, draw, make_scene
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -33,7 +33,7 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
     }
 
 
-def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = KINDS) -> Iterator[int]:
+def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = LEARNABLE_KINDS) -> Iterator[int]:
     """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` below `out`.
 
     Yields:

@@ -34,7 +34,7 @@ PATCH_SIZE, MERGE_SIZE, TEMPORAL_PATCH_SIZE = 8, 2, 2
 """A visual token is 16 x 16 pixels: a 64 x 64 picture is 16 tokens, and no picture of the toy world is resized."""
 WIDTH = 96
 INITIALIZER_RANGE = 0.08
-"""Close to 1 / sqrt(WIDTH). With the default of .02, meant for widths of thousands, learning takes thrice as long."""
+"""Close to 1 / sqrt(WIDTH). The default of .02 is meant for widths of thousands; with it this policy learns later."""
 MIN_PIXELS, MAX_PIXELS = 48 * 48, 128 * 128
 
 

@@ -10,12 +10,13 @@ from datasets import load_dataset
 
 from sayo.toyworld.cold_start import DESCRIBE, answer, describe, framed_discs, write_cold_start
 from sayo.toyworld.gqa_files import write_gqa
+from sayo.toyworld.questions import KINDS
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    list(write_gqa(out, 100, seed=1))
+    list(write_gqa(out, 100, 1, KINDS))
     return out
 
 

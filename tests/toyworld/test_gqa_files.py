@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sayo.toyworld.gqa_files import split_scenes, write_gqa
-from sayo.toyworld.questions import make_questions
+from sayo.toyworld.questions import KINDS, make_questions
 from sayo.toyworld.scenes import COLORS, draw, make_scene
 
 NUM_IMAGES = 60
@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "test")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    assert list(write_gqa(out, NUM_IMAGES, seed=3))[-1] == NUM_IMAGES
+    assert list(write_gqa(out, NUM_IMAGES, 3, KINDS))[-1] == NUM_IMAGES
     return out
 
 
@@ -133,7 +133,7 @@ def rng():
 
 def test_yes_and_no_are_balanced_and_absent_objects_have_no_id():
     stream = rng()
-    asked = [r for i in range(1, 401) for r in make_questions(make_scene(0, i), i, stream).values()]
+    asked = [r for i in range(1, 401) for r in make_questions(make_scene(0, i), i, stream, KINDS).values()]
     for detailed in (("exist", "existC"), ("relVerify", "relVerifyCr")):
         answers = [r["answer"] for r in asked if r["types"]["detailed"] in detailed]
         assert 0.4 < answers.count("yes") / len(answers) < 0.6
@@ -155,7 +155,7 @@ def test_kinds_choose_the_questions_and_leave_the_scene(tmp_path, world):
 
 def test_same_seed_same_bytes_other_seed_other_world(tmp_path, world):
     for name, seed in (("again", 3), ("other", 4)):
-        list(write_gqa(tmp_path / name, NUM_IMAGES, seed))
+        list(write_gqa(tmp_path / name, NUM_IMAGES, seed, KINDS))
     files = [Path("images/1.png"), *sorted(p.relative_to(world) for p in world.rglob("*.json"))]
     assert all((world / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in files)
     assert all((world / f).read_bytes() != (tmp_path / "other" / f).read_bytes() for f in files)

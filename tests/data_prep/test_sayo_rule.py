@@ -1,0 +1,37 @@
+"""The script behind the README's table: the release's rule as described, and what it costs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "scripts" / "compare_sayo_rule.py"
+spec = importlib.util.spec_from_file_location("compare_sayo_rule", FILE)
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+@pytest.mark.parametrize(
+    ("text", "pick"),
+    [
+        ("select: cup (1)->query: color [0]", "1"),
+        ("select: cup (1)->relate: _,on,s (2) [0]", "2"),
+        ("select: cup (1)->relate: _,on,s (2) [0]->relate: _,on,s (3) [1]", "1"),  # the first of three
+        ("select: shark (-)->exist: ? [0]", None),
+        ("select: scene->query: place [0]", None),
+    ],
+)
+def test_release_rule_picks_as_described(text: str, pick: str | None):
+    assert script.release_pick({"semanticStr": text}) == pick
+
+
+def test_the_release_picks_wrong_objects_and_drops_questions_that_we_keep():
+    table = script.compare(json.loads(script.SAMPLES.read_text()))
+    assert table["questions kept"][1] == 33
+    assert table["dropped"][0] > 0
+    wrong_release, wrong_ours = table["answer annotated, wrong object"]
+    assert wrong_release > 0
+    assert wrong_ours == 0
