@@ -16,9 +16,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -39,7 +39,7 @@ FASTER_THAN_RELEASE, SHARE_OF_FLOOR = 20.0, 0.5
 
 
 def write_images(folder: Path, count: int) -> None:
-    """`count` names 0.jpg, 1.jpg, ... for `DIFFERENT` different files (hard links: copies would only fill the disk)."""
+    """`count` names 0.jpg, 1.jpg, ... for `DIFFERENT` different files (hard links: copies would fill the disk)."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
@@ -164,9 +164,9 @@ def floor(images: Path, questions: int, per_image: int, target: Path) -> None:
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def measure(start: Callable[[], psutil.Popen]) -> tuple[float, float]:
-    """(wall seconds, peak MiB over the process and its children) of a command."""
-    began, peak = time.perf_counter(), 0
+def measure(start: Callable[[], psutil.Popen]) -> tuple[float, float, float]:
+    """(wall seconds, CPU seconds, peak MiB) of a command, over the process and its children."""
+    began, peak, used = time.perf_counter(), 0, cpu_seconds()
     process = start()
     while process.poll() is None:
         try:
@@ -178,7 +178,13 @@ def measure(start: Callable[[], psutil.Popen]) -> tuple[float, float]:
     seconds = time.perf_counter() - began
     if process.returncode != 0:
         raise SystemExit(f"error: {process.args} ended with {process.returncode}")
-    return seconds, peak / 2**20
+    return seconds, cpu_seconds() - used, peak / 2**20
+
+
+def cpu_seconds() -> float:
+    """CPU time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def python(*arguments: object) -> Callable[[], psutil.Popen]:
@@ -193,10 +199,12 @@ def sayo(command: str, *arguments: object) -> Callable[[], psutil.Popen]:
     return python("-c", code, *command.split(), *arguments)
 
 
-def run(name: str, rows: int, start: Callable[[], psutil.Popen]) -> dict:
-    seconds, peak = measure(start)
+def run(name: str, rows: int, start: Callable[[], psutil.Popen], out: Path | None = None) -> dict:
+    seconds, cpu, peak = measure(start)
+    rows = kept(out) if out else rows
     print(f"  {name}: {rows} rows in {seconds:.1f} s", file=sys.stderr)
-    return {"name": name, "rows": rows, "seconds": round(seconds, 2), "rows_per_s": round(rows / seconds, 1),
+    return {"name": name, "rows": rows, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2),
+            "rows_per_s": round(rows / seconds, 1), "rows_per_cpu_s": round(rows / cpu, 1),
             "peak_mib": round(peak)}  # fmt: skip
 
 
@@ -222,42 +230,42 @@ def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
         for processes in (1, 2):
             out = root / f"{name}{processes}"
             start = sayo(f"prepare {name}", *files, "--images", root / "images", "--out", out, "--num-proc", processes)
-            entry = run(f"sayo prepare {name}, {processes} process{'es' * (processes - 1)}", 0 or questions, start)
-            entry["rows"] = kept(out)
-            entry["rows_per_s"] = round(entry["rows"] / entry["seconds"], 1)
+            entry = run(f"sayo prepare {name}, {processes} process{'es' * (processes - 1)}", 0, start, out)
             results.append({**entry, "data": name, "kind": "sayo", "processes": processes})
-        rows = results[-1]["rows"]
-        results.append(_mapping(root, name, rows))
-        (root / f"floor-{name}").mkdir()
+        rows = entry["rows"]
+        mapped = root / f"{name}-mapped"
+        start = sayo("map", out, "--processor", root / "qwen3", "--out", mapped)
+        results.append(
+            {**run(f"sayo map of {name} (qwen3_vl)", rows, start), "data": name, "kind": "map", "processes": 1}
+        )
         per_image = max(1, rows // images)
-        here = "from scripts.bench_prepare import *; "
-        code = f"{here} floor(Path({str(root / 'images')!r}), {min(rows, per_image * images)}, {per_image}, Path({str(root / f'floor-{name}')!r}))"
-        entry = run(f"floor of {name}: read bytes, write parquet", min(rows, per_image * images), python("-c", code))
+        rows = min(rows, per_image * images)
+        target = root / f"floor-{name}"
+        target.mkdir()
+        start = python(__file__, "--part", "floor", root / "images", rows, per_image, target)
+        entry = run(f"floor of {name}: read bytes, write parquet", rows, start)
         results.append({**entry, "data": name, "kind": "floor", "processes": 1})
-        code = f"{here} release_way(Path({str(root / 'images')!r}), {release}, Path({str(root / f'release-{name}.parquet')!r}))"
-        entry = run(f"decode + resize + PNG, {release} questions", release, python("-c", code))
-        results.append({**entry, "data": name, "kind": "release", "processes": 1})
+    start = python(__file__, "--part", "release", root / "images", release, 1, root / "release.parquet")
+    entry = run(f"decode + resize + PNG, {release} questions", release, start)
+    results.append({**entry, "data": "both", "kind": "release", "processes": 1})
     return results
 
 
-def _mapping(root: Path, name: str, rows: int) -> dict:
-    out = root / f"{name}-mapped"
-    entry = run(
-        f"sayo map of {name} (qwen3_vl)",
-        rows,
-        sayo("map", root / f"{name}1", "--processor", root / "qwen3", "--out", out),
-    )
-    return {**entry, "data": name, "kind": "map", "processes": 1}
-
-
 def ratios(results: list[dict]) -> dict[str, dict[str, float]]:
-    """For each data set: one process against the release's way and against the floor."""
-    speed = {(one["data"], one["kind"], one["processes"]): one["rows_per_s"] for one in results}
+    """For each data set: one process against the release's way and against the floor, in rows per CPU second.
+
+    CPU seconds, because other work on the machine stretches the wall time of each run by another factor.
+    """
+    speed = {(one["data"], one["kind"], one["processes"]): one for one in results}
+
+    def ratio(name: str, kind: str, other: str) -> float:
+        return speed[name, "sayo", 1]["rows_per_cpu_s"] / speed[other, kind, 1]["rows_per_cpu_s"]
+
     return {
         name: {
-            "times_release": round(speed[name, "sayo", 1] / speed[name, "release", 1], 1),
-            "share_of_floor": round(speed[name, "sayo", 1] / speed[name, "floor", 1], 2),
-            "two_processes": round(speed[name, "sayo", 2] / speed[name, "sayo", 1], 2),
+            "times_release": round(ratio(name, "release", "both"), 1),
+            "share_of_floor": round(ratio(name, "floor", name), 2),
+            "two_processes": round(speed[name, "sayo", 2]["rows_per_s"] / speed[name, "sayo", 1]["rows_per_s"], 2),
         }
         for name in ("gqa", "coco")
     }
@@ -271,13 +279,19 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where the generated files go (about 4 GB); default: a temporary one"
     )
+    parser.add_argument("--part", nargs=5, help=argparse.SUPPRESS)  # one baseline, in a process of its own
     options = parser.parse_args()
+    if options.part:
+        kind, folder, rows, per_image, target = options.part
+        if kind == "floor":
+            return floor(Path(folder), int(rows), int(per_image), Path(target))
+        return release_way(Path(folder), int(rows), Path(target))
     questions, images, release = (10_000, 1000, 300) if options.quick else (200_000, 20_000, RELEASE_QUESTIONS)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results = bench(Path(folder), questions, images, release)
     found = ratios(results)
     content = {
-        "machine": {"cpus": multiprocessing.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+        "machine": {"cpus": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
         "data": {"gqa_questions": questions, "images": images, "different_files": DIFFERENT, "size": SIZE,
                  "questions_follow_each_other_per_image": PER_IMAGE, "release_measured_on": release},
         "runs": results, "ratios": found,
@@ -286,9 +300,10 @@ def main() -> None:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"{'run':52} {'rows':>8} {'s':>8} {'rows/s':>9} {'peak MiB':>9}")
+    print(f"{'run':44} {'rows':>8} {'s':>7} {'rows/s':>7} {'CPU s':>7} {'rows/CPU s':>10} {'peak MiB':>9}")
     for one in results:
-        print(f"{one['name']:52} {one['rows']:8} {one['seconds']:8.1f} {one['rows_per_s']:9.0f} {one['peak_mib']:9}")
+        print(f"{one['name']:44} {one['rows']:8} {one['seconds']:7.1f} {one['rows_per_s']:7.0f} "
+              f"{one['cpu_seconds']:7.1f} {one['rows_per_cpu_s']:10.0f} {one['peak_mib']:9}")  # fmt: skip
     missed = [f"peak of {one['name']}" for one in results if one["kind"] in ("sayo", "map") and one["peak_mib"] > 1024]
     for name, values in found.items():
         print(f"{name}: {values['times_release']} times the release's way (target {FASTER_THAN_RELEASE:.0f}), "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha1
 from itertools import combinations
 from typing import Any
@@ -80,10 +81,10 @@ class Scene:
 
     def digest(self, *parts: Any) -> str:
         """The hash by which every choice is made."""
-        return sha1(
-            "|".join(str(part) for part in (self.seed, self.image_id, *parts)).encode("utf-8", "replace")
-        ).hexdigest()
+        text = "|".join(map(str, (self.seed, self.image_id, *parts)))
+        return sha1(text.encode("utf-8", "replace")).hexdigest()
 
+    @cached_property
     def by_class(self) -> dict[Any, list[Thing]]:
         """Things of each class that may be asked for."""
         groups: dict[Any, list[Thing]] = {}
@@ -92,9 +93,16 @@ class Scene:
                 groups.setdefault(thing.category, []).append(thing)
         return groups
 
+    @cached_property
     def singles(self) -> list[Thing]:
         """Things that are the only one of their class and large enough: "the dog"."""
-        return [group[0] for group in self.by_class().values() if len(group) == 1 and group[0].area >= self.least_area]
+        groups = self.by_class.values()
+        return [group[0] for group in groups if len(group) == 1 and group[0].area >= self.least_area]
+
+    def siblings(self, key: Any) -> list[Any]:
+        """Other classes of the same supercategory."""
+        above = self.categories[key].supercategory
+        return [other.id for other in self.categories.values() if other.supercategory == above and other.id != key]
 
     def name_of(self, thing: Thing) -> str:
         return self.categories[thing.category].name
@@ -111,7 +119,7 @@ def questions(scene: Scene, most: int) -> list[tuple[str, Question]]:
 
 def count(scene: Scene) -> Iterator[Question]:
     """ "How many dogs are in the image?": all are large enough to be seen, and few enough to be counted."""
-    for key, group in scene.by_class().items():
+    for key, group in scene.by_class.items():
         name = scene.categories[key].name
         visible = all(thing.area >= scene.least_area for thing in group)
         if visible and len(group) <= MOST_COUNTED and is_countable(name):
@@ -121,9 +129,9 @@ def count(scene: Scene) -> Iterator[Question]:
 
 def exist_yes(scene: Scene) -> Iterator[Question]:
     """ "Is there a dog in the image?": yes. Only classes that have siblings, of which the no-questions are made."""
-    for key, group in scene.by_class().items():
+    for key, group in scene.by_class.items():
         visible = [thing for thing in group if thing.area >= scene.least_area]
-        if visible and _siblings(scene, key):
+        if visible and scene.siblings(key):
             text = f"{is_there(scene.categories[key].name)} in the image?"
             yield Question("exist", f"exist-{key}", key, text, "yes", _ids(visible))
 
@@ -131,7 +139,7 @@ def exist_yes(scene: Scene) -> Iterator[Question]:
 def exist_no(scene: Scene) -> Iterator[Question]:
     """The hard no: a class that is not there although one of the same supercategory is."""
     there = {thing.category for thing in scene.things} | scene.blocked
-    for key in dict.fromkeys(sibling for present in scene.by_class() for sibling in _siblings(scene, present)):
+    for key in dict.fromkeys(sibling for present in scene.by_class for sibling in scene.siblings(present)):
         if key not in there:
             text = f"{is_there(scene.categories[key].name)} in the image?"
             yield Question("exist", f"exist-{key}", key, text, "no")
@@ -143,7 +151,7 @@ def kind(scene: Scene) -> Iterator[Question]:
     for key in [*(thing.category for thing in scene.things), *scene.blocked]:
         if key in scene.categories:
             present.setdefault(scene.categories[key].supercategory, set()).add(key)
-    groups = scene.by_class()
+    groups = scene.by_class
     for name, keys in present.items():
         (key, *others) = keys
         if name in KINDS and not others and key in groups and max(t.area for t in groups[key]) >= scene.least_area:
@@ -154,7 +162,7 @@ def kind(scene: Scene) -> Iterator[Question]:
 
 def position(scene: Scene) -> Iterator[Question]:
     """ "Is the dog on the left or on the right side of the image?": it lies wholly in one half."""
-    for thing in scene.singles():
+    for thing in scene.singles:
         left, right = thing.box[2] <= scene.width / 2, thing.box[0] >= scene.width / 2
         if left or right:
             text = f"{is_the(scene.name_of(thing))} on the left or on the right side of the image?"
@@ -164,15 +172,15 @@ def position(scene: Scene) -> Iterator[Question]:
 
 def relation(scene: Scene) -> Iterator[Question]:
     """ "Is the dog to the left or to the right of the cat in the image?", and the same for above and below."""
-    for pair in combinations(scene.singles(), 2):
+    for pair in combinations(scene.singles, 2):
         for axis, side, words, phrase in (
             (0, scene.width, ("left", "right"), "to the left or to the right of"),
             (1, scene.height, ("above", "below"), "above or below"),
         ):
             name = "horizontal" if axis == 0 else "vertical"
-            asked, anchor = _ordered(scene, name, pair)
-            if not _apart(asked.box, anchor.box, axis, side):
+            if not _apart(pair[0].box, pair[1].box, axis, side):
                 continue
+            asked, anchor = _ordered(scene, name, pair)
             before = _centre(asked.box, axis) < _centre(anchor.box, axis)
             text = f"{is_the(scene.name_of(asked))} {phrase} the {scene.name_of(anchor)} in the image?"
             label = f"{name}-{asked.category}-{anchor.category}"
@@ -181,7 +189,7 @@ def relation(scene: Scene) -> Iterator[Question]:
 
 def size(scene: Scene) -> Iterator[Question]:
     """ "Which takes up more of the image, the dog or the cat?": one has at least twice the area of the other."""
-    for pair in combinations(scene.singles(), 2):
+    for pair in combinations(scene.singles, 2):
         small, large = sorted(pair, key=lambda thing: thing.area)
         if large.area >= _SIZE_RATIO * small.area:
             first, second = (scene.name_of(thing) for thing in _ordered(scene, "size", pair))
@@ -203,12 +211,6 @@ TEMPLATES: tuple[Callable[[Scene], Iterator[Question]], ...] = (
 
 def _ids(group: Sequence[Thing]) -> tuple[Any, ...]:
     return tuple(thing.id for thing in group)
-
-
-def _siblings(scene: Scene, key: Any) -> list[Any]:
-    """Other classes of the same supercategory."""
-    above = scene.categories[key].supercategory
-    return [other.id for other in scene.categories.values() if other.supercategory == above and other.id != key]
 
 
 def _ordered(scene: Scene, template: str, pair: tuple[Thing, Thing]) -> tuple[Thing, Thing]:

@@ -49,7 +49,6 @@ class _ToyQwen2_5_VLConfig(PretrainedConfig):
     model_type = "toy_qwen2_5_vl"
 
 
-def register() -> None:
-    """Lets `AutoProcessor.from_pretrained` load a toy checkpoint."""
-    AutoProcessor.register(_ToyQwen3VLConfig, ToyQwen3VLProcessor, exist_ok=True)
-    AutoProcessor.register(_ToyQwen2_5_VLConfig, ToyQwen2_5_VLProcessor, exist_ok=True)
+# A checkpoint names its processor class, and AutoProcessor looks that name up in its table.
+AutoProcessor.register(_ToyQwen3VLConfig, ToyQwen3VLProcessor, exist_ok=True)
+AutoProcessor.register(_ToyQwen2_5_VLConfig, ToyQwen2_5_VLProcessor, exist_ok=True)

@@ -25,9 +25,8 @@ def load_processor(section: ModelSection) -> Any:
 
 def load_auto_processor(name_or_path: str | Path) -> Any:
     """`AutoProcessor.from_pretrained`, able to load toy checkpoints too."""
-    from sayo.toyworld.processor import register
+    import sayo.toyworld.processor  # noqa: F401  # makes the toy processor known to AutoProcessor
 
-    register()
     return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
 
 
