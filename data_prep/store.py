@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @contextmanager
 def database() -> Iterator[sqlite3.Connection]:
@@ -30,7 +32,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 def as_json(value: Any) -> str:
     """JSON without blanks, ASCII only: text that is no Unicode ("\\ud800") passes through unharmed."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODE(value)
 
 
 class RecordStore:

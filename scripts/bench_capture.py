@@ -44,15 +44,17 @@ def measured(script: str, *arguments: Any) -> Any:
     return json.loads(output.stdout.splitlines()[-1])
 
 
-def passes(options: argparse.Namespace) -> list[dict]:
-    """(a) the scoring pass and (b) scoring pass + update, with and without a reading."""
-    results = []
-    for part, longest in (("scoring", max(options.lengths)), ("update", options.update_length)):
-        lengths = [length for length in options.lengths if length <= longest]
-        if part in options.parts and lengths:
-            size = ["--lengths", *lengths, "--repeats", options.repeats]
-            results += measured("capture_passes.py", part, *model_arguments(options), *size)
-    return results
+def scoring(options: argparse.Namespace) -> list[dict]:
+    """(a) the scoring pass with and without a reading."""
+    size = ["--lengths", *options.lengths, "--repeats", options.repeats]
+    return measured("capture_passes.py", "scoring", *model_arguments(options), *size)
+
+
+def update(options: argparse.Namespace) -> list[dict]:
+    """(b) scoring pass, loss and backward, at the lengths whose graph fits into memory."""
+    lengths = [length for length in options.lengths if length <= options.update_length] or options.lengths[:1]
+    size = ["--lengths", *lengths, "--repeats", options.repeats]
+    return measured("capture_passes.py", "update", *model_arguments(options), *size)
 
 
 def peers(options: argparse.Namespace) -> list[dict]:
@@ -94,6 +96,9 @@ def model_arguments(options: argparse.Namespace) -> list[str]:
     return ["--shape", options.shape, "--kernel", options.kernel, "--device", options.device]
 
 
+PARTS = {"memory": memory, "scoring": scoring, "update": update, "step": step, "peers": peers}
+
+
 def with_targets(results: list[dict], quick: bool) -> list[dict]:
     for row in results:
         target = TARGETS.get((row["part"], row.get("layers", row.get("case"))))
@@ -125,13 +130,22 @@ def environment(options: argparse.Namespace) -> dict:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if is_cuda else f"CPU {platform.processor() or platform.machine()}",
-        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "load_average": os.getloadavg()[1],
-        "repeats": options.repeats,
+        "threads": torch.get_num_threads(),
         "shape": options.shape,
         "kernel": options.kernel,
+        "repeats": options.repeats,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
     }
+
+
+def keep(out: Path, part: str, options: argparse.Namespace, results: list[dict]) -> None:
+    """Each part is written as soon as it is measured, beside the parts that are there already."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = json.loads(out.read_text()) if out.exists() else {}
+    parts[part] = {**environment(options), "results": results}
+    out.write_text(json.dumps(parts, indent=1) + "\n")
 
 
 def main() -> int:
@@ -146,20 +160,18 @@ def main() -> int:
     parser.add_argument("--eager-length", type=int, default=4096, help="where eager's memory is measured")
     parser.add_argument("--update-length", type=int, default=2048, help="longest that fits into memory with a graph")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", default=["memory", "scoring", "update", "peers", "step"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     if options.quick:
         options.lengths, options.repeats = [256], 1
         options.parts = [part for part in options.parts if part in ("scoring", "step")]
-    results = memory(options) if "memory" in options.parts else []
-    results += passes(options)
-    results += peers(options) if "peers" in options.parts else []
-    results += step(options) if "step" in options.parts else []
-    results = with_targets(results, options.quick)
     out = options.out or (None if options.quick else ROOT / "benchmarks" / f"capture_{options.device}.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({**environment(options), "results": results}, indent=1) + "\n")
+    results = []
+    for part in options.parts:
+        found = with_targets(PARTS[part](options), options.quick)
+        results += found
+        if out is not None:
+            keep(out, part, options, found)
     Console(width=120).print(table(results))
     return 1 if options.check and missed(results) else 0
 

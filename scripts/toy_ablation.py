@@ -14,7 +14,6 @@ import platform
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,12 +34,15 @@ def run_arm(arm: str, seed: int, out: str, *settings) -> dict:
     """One run with everything that it prints in `out/<arm>_<seed>/log.txt`; see `train_and_evaluate`."""
     run_dir = Path(out, f"{arm.replace(' ', '_')}_{seed}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+    with (run_dir / "log.txt").open("w") as log:
+        # Of the whole worker process: libraries and compilers print past Python's own streams.
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         return train_and_evaluate(arm, seed, run_dir, *settings)
 
 
 def train_and_evaluate(
-    arm: str, seed: int, run_dir: Path, cold_start: str, data: str, steps: int | None, num_samples: int
+    arm: str, seed: int, run_dir: Path, cold_start: str, data: str, steps: int | None, questions: int, num_samples: int
 ) -> dict:
     """Train one arm (or none, for the cold start) and evaluate it on the test split; both are kept in `run_dir`."""
     import torch
@@ -60,7 +62,7 @@ def train_and_evaluate(
         policy_dir = str(train(load_recipe("toy", overrides)))
     trained = time.perf_counter()
     policy = load_policy(ModelSection(name_or_path=policy_dir, dtype="float32"))
-    rows = load_data(DataSection(path=data), "test")
+    rows = load_data(DataSection(path=data, max_samples=questions), "test")
     result = evaluate(
         policy, load_auto_processor(policy_dir), rows, num_samples=num_samples, max_new_tokens=24, seed=seed
     )
@@ -78,15 +80,16 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON file for the table.")] = Path("runs/demo/ablation.json"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per arm.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Steps per arm; the recipe's own if not given.")] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="Sampled answers per held-out question.")] = 4,
+    questions: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 400,
+    num_samples: Annotated[int, typer.Option(min=1, help="Sampled answers per held-out question.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, four steps, to see that it works.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 unless both rewards beat the cold start.")] = False,
 ) -> None:
     """Regenerate the toy table of the README."""
-    seeds, steps, num_samples = (1, 4, 1) if quick else (seeds, steps, num_samples)
+    seeds, steps, questions, num_samples = (1, 4, 50, 1) if quick else (seeds, steps, questions, num_samples)
     jobs = [("cold start", 0), *((arm, seed) for seed in range(seeds) for arm in ARMS)]
-    shared = (str(runs), str(cold_start), str(data), steps, num_samples)
+    shared = (str(runs), str(cold_start), str(data), steps, questions, num_samples)
     console = Console(stderr=True)
     started = time.perf_counter()
     with (

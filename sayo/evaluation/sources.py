@@ -94,7 +94,8 @@ def _load(task: Task, path: Path, config: str | None) -> Dataset:
     if config and (path / config).is_dir():
         path = path / config
     elif (path / "README.md").is_file():
-        return load_dataset(str(path), config, split=task.split)
+        # The cache knows a folder by its name: without this, another folder of that name would be read.
+        return load_dataset(str(path), config, split=task.split, download_mode="force_redownload")
     for suffix in _READERS:
         files = sorted(path.rglob(f"*{suffix}"))
         named = [file for file in files if task.split in file.stem or file.parent.name == task.split]

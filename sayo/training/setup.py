@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetNotFoundError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
@@ -79,10 +80,16 @@ def load_data(section: DataSection, split: str) -> Dataset:
         RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub.
     """
     path = Path(section.path)
-    if path.suffix == ".parquet":
+    if path.is_dir():
+        # Never `load_dataset(folder)`: its cache knows a folder by name only, and would hand out another `prepared`.
+        files = sorted(str(file) for file in path.glob(f"data/{split}-*.parquet"))
+        if not files:
+            raise RecipeError(f"`data.path: {path}` has no split {split!r} (no data/{split}-*.parquet).")
+        rows = load_dataset("parquet", data_files={split: files}, split=split)
+    elif path.is_file() and path.suffix == ".parquet":
         rows = load_dataset("parquet", data_files={split: str(path)}, split=split)
-    elif path.is_dir() or (not path.is_absolute() and not str(path).startswith(".")):
-        rows = load_dataset(str(path), split=split)
+    elif path.suffix != ".parquet" and not path.is_absolute() and section.path.count("/") == 1:
+        rows = _load_from_hub(section.path, split)
     else:
         raise RecipeError(f"`data.path: {path}` does not exist. `sayo prepare --help` shows how to make it.")
     if section.max_samples is not None:
@@ -91,6 +98,16 @@ def load_data(section: DataSection, split: str) -> Dataset:
         system = {"role": "system", "content": section.system_prompt}
         rows = rows.map(lambda row: {"prompt": [system, *row["prompt"]]}, desc="system prompt")
     return rows
+
+
+def _load_from_hub(name: str, split: str) -> Dataset:
+    try:
+        return load_dataset(name, split=split)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
+        raise RecipeError(
+            f"`data.path: {name}` is neither a folder here nor a data set on the hub ({error}). `sayo prepare --help` "
+            "shows how to make one."
+        ) from None
 
 
 class BoundReward:

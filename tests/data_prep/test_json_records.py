@@ -74,3 +74,38 @@ def test_other_encodings_are_named(tmp_path: Path):
     path.write_bytes('{"a": "café"}'.encode("latin-1"))
     with pytest.raises(PrepareError, match="not UTF-8"):
         list(json_records.iter_records(path))
+
+
+@given(
+    images=st.lists(VALUES, max_size=4),
+    annotations=st.lists(VALUES, max_size=4),
+    info=VALUES,
+    block=st.integers(1, 30),
+)
+def test_lists_of_a_coco_file_are_read_one_by_one(tmp_path_factory, images, annotations, info, block: int):
+    path = tmp_path_factory.getbasetemp() / "members.json"
+    path.write_text(json.dumps({"info": {"x": info}, "images": images, "annotations": annotations}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_records, "_CHUNK", block)
+        found = list(json_records.iter_members(path))
+    expected = [("info", {"x": info}), *(("images", one) for one in images)]
+    assert found == [*expected, *(("annotations", one) for one in annotations)]
+
+
+def test_counting_sees_every_byte(tmp_path: Path):
+    path = tmp_path / "records.json"
+    digests = set()
+    for text in ('{"a": 1, "b": 2}', '{"a": 1, "b": 3}', '{"a": 1, "b": 3} ', '\ufeff{"a": 1, "b": 3}'):
+        path.write_text(text, encoding="utf-8")
+        count, digest = json_records.count_and_digest([path])
+        assert count == 2
+        assert digest == json_records.digest_of([path])
+        digests.add(digest)
+    assert len(digests) == 4
+
+
+def test_an_integer_of_thousands_of_digits_is_a_broken_file(tmp_path: Path):
+    path = tmp_path / "records.json"
+    path.write_text('{"a": ' + "1" * 5000 + "}")
+    with pytest.raises(PrepareError, match="not a usable JSON file"):
+        list(json_records.iter_records(path))

@@ -175,7 +175,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("num_proc", ["1", "2"])
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
-    gqa = make_gqa(300)
+    gqa = make_gqa(120)
     (gqa.images / "7.jpg").unlink()
     gqa.write()
     options = ("--rows-per-shard", "2")
@@ -191,7 +191,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     process.wait()
     time.sleep(0.3)
     finished = len(list(data.glob("*.parquet")))
-    assert 5 <= finished < 150
+    assert 5 <= finished < 60
     time.sleep(0.3)
     assert len(list(data.glob("*.parquet"))) == finished, "a worker outlived the killed command"
     for path in data.glob("*.parquet"):
@@ -199,3 +199,42 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     assert subprocess.run(run, env=environment(), capture_output=True, check=False).returncode == 0
     assert contents(gqa.root / "killed") == contents(gqa.root / "whole")
     assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1}
+
+
+def test_linked_images_load_from_where_they_are(make_gqa):
+    gqa = make_gqa(2)
+    assert gqa.prepare("--link-images").exit_code == 0
+    (path,) = (gqa.root / "out" / "data").iterdir()
+    rows = pq.read_table(path).to_pylist()
+    assert rows[0]["images"] == [{"bytes": None, "path": str(gqa.images / "0.jpg")}]
+    assert load(gqa.root / "out")[1]["images"][0].size == (320, 200)
+    assert gqa.prepare().exit_code == 2  # the other way of storing is another setting
+    (gqa.images / "0.jpg").rename(gqa.root / "elsewhere.jpg")
+    (gqa.images / "0.jpg").symlink_to(gqa.root / "elsewhere.jpg")
+    assert gqa.prepare("--link-images", out="linked").exit_code == 0
+    assert gqa.summary("linked")["rejected_by_reason"] == {"path_outside_image_dir": 1}
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_rows_are_reported_while_a_shard_is_being_made(make_gqa, num_proc: int, monkeypatch: pytest.MonkeyPatch):
+    """250 rows in one shard: the bar must not wait for its end."""
+    from contextlib import contextmanager
+
+    from data_prep import pipeline
+    from data_prep.sources.gqa import GqaSource
+
+    gqa = make_gqa(250)
+    gqa.write()
+    steps: list[int] = []
+
+    @contextmanager
+    def recorder(total: int, verb: str):
+        assert total == 250
+        yield steps.append, print
+
+    monkeypatch.setattr(pipeline, "progress_bar", recorder)
+    source = GqaSource(gqa.root / "questions.json", gqa.root / "graphs.json")
+    pipeline.prepare(source, gqa.images, gqa.root / "out", num_proc=num_proc)
+    assert sum(steps) == 250
+    if num_proc == 1:
+        assert [step for step in steps if step] == [100, 100, 50]

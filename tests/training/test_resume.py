@@ -75,7 +75,7 @@ def assert_equal(one, other, path: str = "") -> None:
 
 @pytest.mark.parametrize("step", [3, 4, 6], ids=["in a block", "between blocks", "in the second epoch"])
 def test_exact(make_trainer, step):
-    fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 8}
+    fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 10}
     fields |= {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
     rewards = [region_attention_reward, format_reward]
     whole = make_trainer(rewards, edit=few_prompts, **fields)
