@@ -40,7 +40,7 @@ Questions about images with the regions that their answers depend on, made by `s
 
 ```python
 from datasets import load_dataset
-rows = load_dataset("path/to/this/folder", split="{split}")
+rows = load_dataset("parquet", data_files="path/to/this/folder/data/{split}-*.parquet", split="train")
 ```
 
 | split | questions | with region | with mask | rejected |

@@ -51,10 +51,11 @@ class ShardWriter:
         self._rejects.append(asdict(Reject(row_id, error.reason, error.detail)))
         self._counters["rejected_by_reason"][error.reason] += 1
 
-    def write(self, table: pa.Table) -> None:
-        """Append rows as one row group and count them."""
-        names = ["regions", "image_sizes", "question_type", "license", "source"]
-        for row in table.select(names).to_pylist():
+    def write(self, table: pa.Table, rows: list[dict[str, Any]] | None = None) -> None:
+        """Append rows as one row group and count them; `rows`: the same, where they are at hand as dicts."""
+        if rows is None:
+            rows = table.select(["regions", "image_sizes", "question_type", "license", "source"]).to_pylist()
+        for row in rows:
             self._count(row)
         self._writer.write_table(table)
 
@@ -130,12 +131,12 @@ def write_shard(
                     raise PrepareError(f"--strict: question {entry.id}: {error}") from None
                 writer.reject(entry.id, error)
             if len(rows) == ROWS_PER_GROUP:
-                writer.write(pa.Table.from_pylist(rows, schema=schema))
+                writer.write(pa.Table.from_pylist(rows, schema=schema), rows)
                 rows.clear()
             if index % ROWS_PER_GROUP == 0 or index == len(shard.entries):
                 report_rows((index - 1) % ROWS_PER_GROUP + 1)
         if rows:
-            writer.write(pa.Table.from_pylist(rows, schema=schema))
+            writer.write(pa.Table.from_pylist(rows, schema=schema), rows)
         return writer.finish(settings)
 
 

@@ -2,7 +2,7 @@
 
 Beside it, in the same run and on the same files: what the SAYO release does for each question (decode, resize to
 448 x 448 with PIL, encode as PNG; on a part of the questions), and the floor (read the image bytes of each question,
-write them with its text as parquet; nothing else).
+write them with the same columns as parquet; no annotation is read, all other values are fixed).
 
     python scripts/bench_prepare.py --quick               # under a minute
     python scripts/bench_prepare.py --out benchmarks/prepare_cpu.json --check
@@ -137,30 +137,41 @@ def release_way(images: Path, questions: int, target: Path) -> None:
 
 
 def floor(images: Path, questions: int, per_image: int, target: Path) -> None:
-    """Read the image bytes of each question (once a picture) and write them with its text, as we group them."""
+    """Read the image bytes of each question (once a picture) and write them: the same columns, with fixed values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    image = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("solution", pa.string()), ("images", image)])
+    from data_prep.rows import features
+
+    schema = features().arrow_schema
+    region = {
+        "image": 0,
+        "box": [1.0, 2.0, 30.0, 40.0],
+        "rle": None,
+        "role": "answer",
+        "weight": 1.0,
+        "label": "thing",
+    }
+    fixed = {
+        "question": "What is the thing to the left of the other thing made of?", "solution": "wood",
+        "answers": ["wood"], "regions": [region] * 2, "has_region": True, "region_tokens": None,
+        "region_weights": None, "num_visual_tokens": None, "processor_fingerprint": None,
+        "image_sizes": [list(SIZE)], "question_type": "query-attr", "source": "gqa", "split": "train",
+        "license": "CC-BY-4.0",
+    }  # fmt: skip
     options = {"write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
+    last, data = -1, b""
     for shard in range(-(-questions // 2000)):
         with pq.ParquetWriter(target / f"{shard}.parquet", schema, **options) as writer:
             for start in range(shard * 2000, min((shard + 1) * 2000, questions), 100):
-                rows, last, data = [], -1, b""
+                rows = []
                 for index in range(start, min(start + 100, questions)):
                     if index // per_image != last:
                         last = index // per_image
                         data = (images / f"{last}.jpg").read_bytes()
-                    images_of_row = [{"bytes": data, "path": f"{last}.jpg"}]
-                    rows.append(
-                        {
-                            "id": str(index),
-                            "question": f"What is {index}?",
-                            "solution": "wood",
-                            "images": images_of_row,
-                        }
-                    )
+                    prompt = [{"role": "user", "content": fixed["question"]}]
+                    own = {"id": str(index), "prompt": prompt, "images": [{"bytes": data, "path": f"{last}.jpg"}]}
+                    rows.append({**fixed, **own})
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 

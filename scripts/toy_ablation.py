@@ -54,7 +54,7 @@ def train_and_evaluate(
 
     torch.set_num_threads(1)
     started = time.perf_counter()
-    policy_dir = cold_start
+    policy_dir, layers = cold_start, load_recipe("toy").trainer["attention_layers"]
     if arm in ARMS:
         overrides = [f"rewards=toy/{arm}", f"model.name_or_path={cold_start}", f"data.path={data}"]
         overrides += [f"trainer.output_dir={run_dir}", f"trainer.seed={seed}", "trainer.disable_tqdm=true"]
@@ -64,7 +64,13 @@ def train_and_evaluate(
     policy = load_policy(ModelSection(name_or_path=policy_dir, dtype="float32"))
     rows = load_data(DataSection(path=data, max_samples=questions), "test")
     result = evaluate(
-        policy, load_auto_processor(policy_dir), rows, num_samples=num_samples, max_new_tokens=24, seed=seed
+        policy,
+        load_auto_processor(policy_dir),
+        rows,
+        num_samples=num_samples,
+        max_new_tokens=24,
+        layers=layers,
+        seed=seed,
     )
     result.save(run_dir / "evaluation" / "after")
     seconds = {"train_seconds": trained - started, "evaluate_seconds": time.perf_counter() - trained}

@@ -81,8 +81,13 @@ class Scene:
 
     def digest(self, *parts: Any) -> str:
         """The hash by which every choice is made."""
-        text = "|".join(map(str, (self.seed, self.image_id, *parts)))
-        return sha1(text.encode("utf-8", "replace")).hexdigest()
+        digest = self._start.copy()
+        digest.update("|".join(map(str, parts)).encode("utf-8", "replace"))
+        return digest.hexdigest()
+
+    @cached_property
+    def _start(self) -> Any:
+        return sha1(f"{self.seed}|{self.image_id}|".encode("utf-8", "replace"))
 
     @cached_property
     def by_class(self) -> dict[Any, list[Thing]]:

@@ -57,21 +57,25 @@ def read_masses(
         own_rows = rows if rows.dim() == 1 else rows[sample]
         groups = _Groups(weights[sample].float())
         index = None if image_index is None else image_index[sample]
-        row_blocks = [
-            [*reader.read(sample, block, mask.block(sample, block, query.device), groups, index)]
+        blocks = [
+            _join_heads(
+                reader.read(sample, block, mask.block(sample, block, query.device), groups, index), heads, per_head
+            )
             for block in own_rows.split(reader.num_rows)
         ]
-        # Each row block holds one (masses, map) per block of heads: `(h, r, G)` and `(h, r, N)`.
-        masses.append(_join([[part[0] for part in blocks] for blocks in row_blocks], heads, per_head))
+        masses.append(torch.cat([mass for mass, _ in blocks], dim=-2))
         if index is not None:
-            maps.append(_join([[part[1] for part in blocks] for blocks in row_blocks], heads, per_head))
+            maps.append(torch.cat([row_map for _, row_map in blocks], dim=-2))
     return torch.stack(masses), torch.stack(maps) if maps else None
 
 
-def _join(row_blocks: list[list[torch.Tensor]], heads: int, per_head: bool) -> torch.Tensor:
-    if per_head:
-        return torch.cat([torch.cat(parts) for parts in row_blocks], dim=1)
-    return torch.cat([sum(part.sum(dim=0) for part in parts) / heads for parts in row_blocks])
+def _join_heads(parts: Iterator, heads: int, per_head: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(masses, map) of one row block from those of its blocks of heads, `(h, r, G)` and `(h, r, N)`."""
+    if not per_head:
+        parts = ((mass.sum(0) / heads, None if row_map is None else row_map.sum(0) / heads) for mass, row_map in parts)
+    masses, maps = zip(*parts, strict=True)
+    combine = torch.cat if per_head else sum
+    return combine(masses), None if maps[0] is None else combine(maps)
 
 
 class _Groups:

@@ -20,6 +20,7 @@ ROWS = slice(-7, None)
 # Kernels
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "internvl", "mistral", "paligemma", "smolvlm"])
 def test_flex_attention(family):
     """Windows, bidirectional images and soft-capping (which sdpa does not do), where transformers allows it.
