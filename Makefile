@@ -25,10 +25,10 @@ demo: install ## the whole job on a laptop: prepare, cold start, GRPO, export, r
 	bash scripts/demo.sh
 
 test: install ## fast tests, under ten minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: install ## every test, the slow ones too
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 import sayo
-from data_prep.cli import inspect, prepare_app
+from data_prep.cli import inspect, map_rows, mix, prepare_app
 from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
 from sayo.look.cli import figures, look
+from sayo.preflight.cli import preflight
 from sayo.report.cli import report
 from sayo.synthesize.cli import synthesize_app
 from sayo.toyworld.cli import app as toy_app
@@ -24,7 +25,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(prepare_app, name="prepare")
+app.command("map")(map_rows)
+app.command()(mix)
 app.command()(inspect)
+app.command()(preflight)
 app.command()(train)
 app.command()(evaluate)
 app.command()(compare)

@@ -33,7 +33,8 @@ COLUMNS = ("accuracy", "tas", "region_score", "target_ratio", "mean_length")
 def run_arm(arm: str, seed: int, out: str, *settings) -> dict:
     """One run with everything that it prints in `out/<arm>_<seed>/log.txt`; see `train_and_evaluate`."""
     run_dir = Path(out, f"{arm.replace(' ', '_')}_{seed}")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run_dir, ignore_errors=True)  # an arm is run anew, never resumed from other settings
+    run_dir.mkdir(parents=True)
     with (run_dir / "log.txt").open("w") as log:
         # Of the whole worker process: libraries and compilers print past Python's own streams.
         os.dup2(log.fileno(), 1)
@@ -57,7 +58,12 @@ def train_and_evaluate(
     policy_dir, layers = cold_start, load_recipe("toy").trainer["attention_layers"]
     if arm in ARMS:
         overrides = [f"rewards=toy/{arm}", f"model.name_or_path={cold_start}", f"data.path={data}"]
-        overrides += [f"trainer.output_dir={run_dir}", f"trainer.seed={seed}", "trainer.disable_tqdm=true"]
+        overrides += [
+            f"trainer.output_dir={run_dir}",
+            f"trainer.seed={seed}",
+            "trainer.disable_tqdm=true",
+            "trainer.save_strategy=no",
+        ]
         overrides += [f"trainer.max_steps={steps}"] if steps else []
         policy_dir = str(train(load_recipe("toy", overrides)))
     trained = time.perf_counter()

@@ -24,6 +24,5 @@ def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
         raise ValueError(
             "The data's region tokens belong to another processor than this model's.\n"
             f"  prepared for: {other or 'no processor at all'}\n  this model:   {expected}\n"
-            "Prepare the data for this model: repeat the `sayo prepare` command with `--processor "
-            f"{getattr(model_config, '_name_or_path', '') or 'MODEL'}`."
+            f"Map them: sayo map DATA --out NEW --processor {getattr(model_config, '_name_or_path', '') or 'MODEL'}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import sys
 from typing import Any
@@ -150,3 +151,19 @@ def _numel(parameter: Any) -> int:
 
 def _asked(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true")
+
+
+def environment(trainer: Any) -> dict[str, Any]:
+    """Device, processes and versions of a run, for its report and for bug reports."""
+    from importlib.metadata import version
+
+    packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
+    accelerator = trainer.accelerator
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "distributed_type": accelerator.distributed_type.value,
+        "versions": {name: version(name) for name in packages},
+    }

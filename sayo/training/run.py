@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def train(recipe: Recipe, dry_run: bool = False) -> Path:
     """Train as the recipe says and return the run's folder (`trainer.output_dir`).
 
     The folder holds `recipe.yaml` (resolved, launchable again), `checkpoint-<step>/`, the final model, completions,
-    overlays, `trainer_state.json` (every logged metric) and `run_id` (the tracker's name of the run).
+    overlays, `trainer_state.json` (every logged metric), `environment.json` and `run_id` (the run's name in a tracker).
 
     Args:
         dry_run: check everything on ten rows and stop before the first step.
@@ -45,6 +46,7 @@ def train(recipe: Recipe, dry_run: bool = False) -> Path:
     if main:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
+        (run_dir / "environment.json").write_text(json.dumps(launch.environment(trainer), indent=2) + "\n")
     with _same_tracker_run(run_dir, main, anew=recipe.resume == "never"):
         _train_and_save(trainer, recipe, checkpoint)
     return run_dir
