@@ -35,6 +35,7 @@ SIZE = (500, 375)
 DIFFERENT = 300  # picture files with contents of their own
 PER_IMAGE = 10
 RELEASE_QUESTIONS = 1500  # on how many questions the release's way is timed
+ERRORS = tempfile.TemporaryFile()  # what a failed command had to say
 FASTER_THAN_RELEASE, SHARE_OF_FLOOR = 20.0, 0.5
 
 
@@ -188,7 +189,8 @@ def measure(start: Callable[[], psutil.Popen]) -> tuple[float, float, float]:
         time.sleep(0.05)
     seconds = time.perf_counter() - began
     if process.returncode != 0:
-        raise SystemExit(f"error: {process.args} ended with {process.returncode}")
+        ERRORS.seek(0)
+        raise SystemExit(f"error: {process.args} ended with {process.returncode}: {ERRORS.read()[-2000:].decode()}")
     return seconds, cpu_seconds() - used, peak / 2**20
 
 
@@ -201,7 +203,7 @@ def cpu_seconds() -> float:
 def python(*arguments: object) -> Callable[[], psutil.Popen]:
     command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return lambda: psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return lambda: psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=ERRORS)
 
 
 def sayo(command: str, *arguments: object) -> Callable[[], psutil.Popen]:

@@ -22,7 +22,7 @@ def train(recipe: Recipe, dry_run: bool = False) -> Path:
     """Train as the recipe says and return the run's folder (`trainer.output_dir`).
 
     The folder holds `recipe.yaml` (resolved, launchable again), `checkpoint-<step>/`, the final model, completions,
-    overlays, `trainer_state.json` (every logged metric), `environment.json` and `run_id` (the run's name in a tracker).
+    overlays, `trainer_state.json` (every logged metric), `environment.json` and `run_id` (its name in a tracker).
 
     Args:
         dry_run: check everything on ten rows and stop before the first step.
