@@ -100,7 +100,7 @@ def main(
 ) -> None:
     """Regenerate the toy table of the README."""
     seeds, steps, questions, num_samples = (1, 4, 50, 1) if quick else (seeds, steps, questions, num_samples)
-    jobs = [("cold start", 0), *((arm, seed) for seed in range(seeds) for arm in ARMS)]
+    jobs = [(arm, seed) for arm in ("cold start", *ARMS) for seed in range(seeds)]
     shared = (str(runs), str(cold_start), str(data), steps, questions, num_samples)
     console = Console(stderr=True)
     started = time.perf_counter()
@@ -114,9 +114,9 @@ def main(
         for future in futures:
             results.append(future.result())
             progress.advance(task)
-    for arm, seed in jobs[1:]:
-        before = Path(runs, f"{arm}_{seed}", "evaluation", "before")
-        shutil.copytree(Path(runs, "cold_start_0", "evaluation", "after"), before, dirs_exist_ok=True)
+    for arm, seed in jobs[seeds:]:
+        before = Path(runs, f"cold_start_{seed}", "evaluation", "after")
+        shutil.copytree(before, Path(runs, f"{arm}_{seed}", "evaluation", "before"))
     table = summarise(results, time.perf_counter() - started, steps, num_samples)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(table, indent=2) + "\n")

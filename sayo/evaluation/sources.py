@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset, Image, List, load_dataset
 from PIL import Image as PILImage
 from PIL import ImageOps
@@ -94,14 +96,20 @@ def _load(task: Task, path: Path, config: str | None) -> Dataset:
     if config and (path / config).is_dir():
         path = path / config
     elif (path / "README.md").is_file():
-        # The cache knows a folder by its name: without this, another folder of that name would be read.
-        return load_dataset(str(path), config, split=task.split, download_mode="force_redownload")
+        return load_dataset(str(path), config, split=task.split, cache_dir=_own_cache(path))
     for suffix in _READERS:
         files = sorted(path.rglob(f"*{suffix}"))
         named = [file for file in files if task.split in file.stem or file.parent.name == task.split]
         if files:
             return _from_files(task, named or files)
     raise TaskError(f"Task {task.name}: {path} holds no parquet, JSON or CSV file.")
+
+
+def _own_cache(path: Path) -> str:
+    """A cache for this folder as it is now: the library's own knows a folder by its name, and would mix up two."""
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(path.rglob("*"))]
+    digest = hashlib.sha256(repr((str(path.resolve()), files)).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "sayo" / digest)
 
 
 def _from_files(task: Task, files: list[Path]) -> Dataset:

@@ -1,12 +1,12 @@
 """Tokens come from the prepared data, or from a stated assumption."""
 
-import datasets
 import numpy as np
 import pytest
 from transformers import AutoConfig
 
 from sayo.preflight.tokens import NO_DATA, count_tokens
-from sayo.recipes import RecipeError, load_recipe
+from sayo.recipes import DataSection, RecipeError, load_recipe
+from sayo.training.setup import load_data
 
 
 def recipe_of(toy, *changes):
@@ -20,7 +20,7 @@ def config(toy):
 
 def test_percentiles_of_the_toy_data(toy, config):
     counted = count_tokens(recipe_of(toy), config)
-    column = datasets.load_dataset(str(toy.prepared), split="train")["num_visual_tokens"]
+    column = load_data(DataSection(path=str(toy.prepared)), "train")["num_visual_tokens"]
     per_sample = [sum(row) for row in column]
     assert counted.samples == len(per_sample)
     for percent in (50, 90, 99, 100):
@@ -33,7 +33,7 @@ def test_text_tokens_are_the_prompts_of_the_trainer(toy, config):
     from sayo.training.setup import load_processor
 
     recipe = recipe_of(toy, "data.max_samples=1")
-    row = datasets.load_dataset(str(toy.prepared), split="train")[0]
+    row = load_data(DataSection(path=str(toy.prepared)), "train")[0]
     content = [{"type": "image"}, {"type": "text", "text": row["prompt"][0]["content"]}]
     processor = load_processor(recipe.model)
     text = processor.apply_chat_template(

@@ -9,12 +9,11 @@ import yaml
 
 from sayo.recipes import check_recipe, load_recipe, recipes_dir, trainer_config_class
 
-RUNS = sorted(
-    path
-    for path in recipes_dir().rglob("*.yaml")
-    if path.parent.name not in ("accelerate", "data", "model", "rewards", "tasks", "trainer")
+RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
+REWARDS = sorted(
+    str(path.relative_to(recipes_dir() / "rewards").with_suffix(""))
+    for path in (recipes_dir() / "rewards").rglob("*.yaml")
 )
-REWARDS = sorted(path.stem for path in (recipes_dir() / "rewards").glob("*.yaml"))
 DATA = "data.path=prepared/somewhere"
 
 
@@ -40,8 +39,9 @@ def test_recipe_is_valid(path):
 )
 def test_recipe_takes_every_choice_of_rewards(path, rewards):
     recipe = load_recipe(name_of(path), [DATA, f"rewards={rewards}"])
-    assert ("accuracy" in recipe.rewards) == (rewards in ("accuracy", "both"))
-    assert ("attention" in recipe.rewards) == (rewards in ("attention", "both"))
+    variant = rewards.rpartition("/")[2]
+    assert ("accuracy" in recipe.rewards) == (variant in ("accuracy", "both"))
+    assert ("attention" in recipe.rewards) == (variant in ("attention", "both"))
 
 
 @pytest.mark.parametrize("path", sorted((recipes_dir() / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
