@@ -114,6 +114,3 @@ def perceptual_anchors(
         weights = torch.as_tensor(anchor_weights(connectivity, low=low, high=high), dtype=torch.float32)
         shaped[index, : len(trace)] *= weights.to(shaped.device)
     return shaped
-
-
-perceptual_anchors.needs_maps = True
