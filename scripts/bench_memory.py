@@ -3,7 +3,7 @@
     python scripts/bench_memory.py --quick                                  # under a minute
     python scripts/bench_memory.py --out benchmarks/preflight_cpu.json --check
 
-Every case runs in a process of its own: Qwen3-VL and Qwen2.5-VL of 10M to 300M random parameters do two micro-batches
+Every case runs in a process of its own: Qwen3-VL and Qwen2.5-VL of 9M to 390M random parameters do two micro-batches
 of forward and backward through TRL's fused head and one AdamW step, twice; GRPO cases run `RegionGRPOTrainer` with
 generation, scoring and update. `LiveBytes` counts the bytes of all live tensor storages, so no allocator blurs the
 result; what kernels allocate and free inside themselves is not counted. With --check, a peak off by more than 15%
@@ -25,19 +25,19 @@ CASES = {  # name: (family, size, options)
     "qwen2_5_vl 12M LoRA bf16": ("qwen2_5_vl", "12M", {"lora": True, "bf16": True}),
     "qwen3_vl 12M GRPO": ("qwen3_vl", "12M", {"grpo": True}),
     "qwen2_5_vl 12M": ("qwen2_5_vl", "12M", {}),
-    "qwen3_vl 60M": ("qwen3_vl", "60M", {}),
-    "qwen3_vl 60M checkpointing": ("qwen3_vl", "60M", {"checkpointing": True}),
-    "qwen3_vl 60M bf16 autocast": ("qwen3_vl", "60M", {"bf16": True}),
-    "qwen3_vl 60M bf16 weights": ("qwen3_vl", "60M", {"bf16": True, "dtype": "bfloat16"}),
-    "qwen3_vl 60M LoRA checkpointing": ("qwen3_vl", "60M", {"lora": True, "checkpointing": True}),
-    "qwen3_vl 60M frozen vision": ("qwen3_vl", "60M", {"freeze_vision": True}),
-    "qwen2_5_vl 60M": ("qwen2_5_vl", "60M", {}),
-    "qwen2_5_vl 60M LoRA bf16 weights": ("qwen2_5_vl", "60M", {"lora": True, "bf16": True, "dtype": "bfloat16"}),
-    "qwen3_vl 300M checkpointing": ("qwen3_vl", "300M", {"checkpointing": True}),
-    "qwen2_5_vl 300M checkpointing": ("qwen2_5_vl", "300M", {"checkpointing": True}),
+    "qwen3_vl 80M": ("qwen3_vl", "80M", {}),
+    "qwen3_vl 80M checkpointing": ("qwen3_vl", "80M", {"checkpointing": True}),
+    "qwen3_vl 80M bf16 autocast": ("qwen3_vl", "80M", {"bf16": True}),
+    "qwen3_vl 80M bf16 weights": ("qwen3_vl", "80M", {"bf16": True, "dtype": "bfloat16"}),
+    "qwen3_vl 80M LoRA checkpointing": ("qwen3_vl", "80M", {"lora": True, "checkpointing": True}),
+    "qwen3_vl 80M frozen vision": ("qwen3_vl", "80M", {"freeze_vision": True}),
+    "qwen2_5_vl 80M": ("qwen2_5_vl", "80M", {}),
+    "qwen2_5_vl 80M LoRA bf16 weights": ("qwen2_5_vl", "80M", {"lora": True, "bf16": True, "dtype": "bfloat16"}),
+    "qwen3_vl 390M checkpointing": ("qwen3_vl", "390M", {"checkpointing": True}),
+    "qwen2_5_vl 390M checkpointing": ("qwen2_5_vl", "390M", {"checkpointing": True}),
     "qwen2_5_vl 12M GRPO": ("qwen2_5_vl", "12M", {"grpo": True}),
-    "qwen3_vl 60M GRPO LoRA": ("qwen3_vl", "60M", {"grpo": True, "lora": True, "checkpointing": True}),
-    "qwen3_vl 60M GRPO reference": ("qwen3_vl", "60M", {"grpo": True, "reference": True}),
+    "qwen3_vl 80M GRPO LoRA": ("qwen3_vl", "80M", {"grpo": True, "lora": True, "checkpointing": True}),
+    "qwen3_vl 80M GRPO reference": ("qwen3_vl", "80M", {"grpo": True, "reference": True}),
 }
 QUICK = ("qwen3_vl 12M", "qwen2_5_vl 12M LoRA bf16", "qwen3_vl 12M GRPO")
 

@@ -17,8 +17,8 @@ from sayo.recipes import ModelSection
 
 SIZES = {  # text hidden, layers, heads, kv heads, intermediate, words; vision depth, hidden, intermediate
     "12M": (256, 6, 8, 4, 1024, 4096, 4, 192, 512),
-    "60M": (512, 8, 8, 4, 2048, 32000, 6, 320, 1024),
-    "300M": (1024, 12, 16, 4, 4096, 80000, 8, 512, 2048),
+    "80M": (512, 8, 8, 4, 2048, 32000, 6, 320, 1024),
+    "390M": (1024, 12, 16, 4, 4096, 80000, 8, 512, 2048),
 }
 IMAGE, VIDEO, VISION_START, VISION_END, PAD, EOS = 90, 91, 92, 93, 0, 1
 GRID, PATCH, MERGE = (16, 24), 14, 2  # patches of one image: 96 visual tokens

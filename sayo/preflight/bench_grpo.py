@@ -46,7 +46,7 @@ def _recipe(folder: Path, family: str, size: str, options: dict[str, Any]) -> Re
 
     _write_policy(folder / "policy", family, size)
     world = folder / "world"
-    options = {
+    sources = {
         "--questions": world / "train_questions.json",
         "--scene-graphs": world / "train_sceneGraphs.json",
         "--images": world / "images",
@@ -56,7 +56,7 @@ def _recipe(folder: Path, family: str, size: str, options: dict[str, Any]) -> Re
     }
     commands = [
         ("toy", "world", "--out", world, "--num-images", 12),
-        ("prepare", "gqa", *(word for pair in options.items() for word in pair)),
+        ("prepare", "gqa", *(word for pair in sources.items() for word in pair)),
     ]
     for words in commands:
         result = CliRunner().invoke(app, [str(word) for word in words])
@@ -88,6 +88,7 @@ def _write_policy(out: Path, family: str, size: str) -> None:
     hidden, layers, heads, kv_heads, intermediate, _, depth, vision_hidden, vision_intermediate = SIZES[size]
     small = make_policy(family)
     values = small.config.to_dict()
+    values["text_config"].pop("layer_types", None)  # one entry per layer of the small model
     head_dim = hidden // heads
     values["text_config"] |= {
         "hidden_size": hidden,
@@ -105,6 +106,8 @@ def _write_policy(out: Path, family: str, size: str) -> None:
         "intermediate_size": vision_intermediate,
         "out_hidden_size": hidden,
     }
+    if "fullatt_block_indexes" in values["vision_config"]:
+        values["vision_config"]["fullatt_block_indexes"] = [depth - 1]
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(type(small.config)(**values))
     model.generation_config = small.generation_config

@@ -42,7 +42,7 @@ HEADER = """# Scale on paper
 
 This page is computed by the code behind `sayo preflight`, with the recipe `sayo_qwen3_vl_8b` on the shapes of
 Qwen3-VL 8B and 32B. It is an estimate, not a measurement: nobody has run these sizes with sayo yet. What is measured
-is the memory of models of 9M to 300M parameters against the same formulas (`scripts/bench_memory.py`, results in
+is the memory of models of 9M to 390M parameters against the same formulas (`scripts/bench_memory.py`, results in
 `benchmarks/preflight_cpu.json`).
 """
 
