@@ -5,6 +5,7 @@ To add a family: one row in `FAMILIES`. Everything else (inputs, number of visua
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -160,10 +161,12 @@ def build(
         text: overrides of the text config.
     """
     if name in TEXT_MODELS:
-        config = AutoConfig.for_model(name, **{**TEXT_MODELS[name], **text})
+        config = AutoConfig.for_model(name, **copy.deepcopy({**TEXT_MODELS[name], **text}))
         factory = AutoModelForCausalLM
     else:
-        model_type, text_config, vision, more, _, _ = HYBRID if name == "qwen3_5" else FAMILIES[name]
+        # Copied deeply: some configs write their own defaults into the rope parameters that they are given.
+        family = copy.deepcopy(HYBRID if name == "qwen3_5" else FAMILIES[name])
+        model_type, text_config, vision, more, _, _ = family
         ids = {"video_token_id": VIDEO, "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END}
         config = AutoConfig.for_model(
             model_type,
