@@ -54,12 +54,14 @@ def read_masses(
     reader = _BlockReader(query, key, scaling, softcap, sinks, byte_budget)
     masses, maps = [], []
     for sample in range(batch):
+        # Contiguous along the keys, once: a product over strided keys packs them again for every block of rows.
+        keys = key[sample].float().transpose(1, 2).contiguous()
         own_rows = rows if rows.dim() == 1 else rows[sample]
         groups = _Groups(weights[sample].float())
         index = None if image_index is None else image_index[sample]
         blocks = [
             _join_heads(
-                reader.read(sample, block, mask.block(sample, block, query.device), groups, index), heads, per_head
+                reader.read(sample, keys, block, mask.block(sample, block, query.device), groups, index), heads, per_head
             )
             for block in own_rows.split(reader.num_rows)
         ]
@@ -99,7 +101,7 @@ class _BlockReader:
     """Reads blocks of rows of one sample, some key/value heads at a time, in one scratch buffer."""
 
     def __init__(self, query, key, scaling: float, softcap: float | None, sinks, byte_budget: int):
-        self.query, self.key = query, key
+        self.query = query
         self.scaling, self.softcap, self.sinks = scaling, softcap, sinks
         self.kv_heads = key.shape[1]
         self.shared = query.shape[1] // self.kv_heads  # query heads per key/value head
@@ -112,7 +114,7 @@ class _BlockReader:
             size = self.num_heads * self.shared * min(self.num_rows, query.shape[2]) * key.shape[2]
             self.buffer = query.new_empty(size, dtype=torch.float32)
 
-    def read(self, sample, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    def read(self, sample, keys, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         start, partial, stop, mask = visible
         picked = self.query[sample][:, _range(rows)]
         for first in range(0, self.kv_heads, self.num_heads):
@@ -120,7 +122,7 @@ class _BlockReader:
             heads = slice(first * self.shared, last * self.shared)
             own_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
             numerators, peak = self._numerators(
-                picked[heads], self.key[sample, first:last, start:stop], partial - start, own_mask
+                picked[heads], keys[first:last, :, start:stop], partial - start, own_mask
             )
             denominator = numerators.sum(dim=-1, keepdim=True)
             if self.sinks is not None:
@@ -134,12 +136,12 @@ class _BlockReader:
                 row_map = row_map * inside / denominator
             yield groups.sums(numerators, start) / denominator, row_map
 
-    def _numerators(self, query, key, partial: int, mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """`exp(score - peak)`, `(h, r, k)`, and the peaks, `(h, r, 1)`; `mask` is of the keys from `partial` on."""
+    def _numerators(self, query, keys, partial: int, mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """`exp(score - peak)`, `(h, r, k)`, and the peaks, `(h, r, 1)`; `keys` is `(h / shared, D, k)`, `mask` of the
+        keys from `partial` on."""
         num_heads, num_rows, dim = query.shape
         # Heads of one key/value group share its keys: fold them into the row axis instead of repeating the keys.
         rows = (query.float() * self.scaling).reshape(num_heads // self.shared, -1, dim)
-        keys = key.float().transpose(1, 2)
         shape = (*rows.shape[:2], keys.shape[2])
         out = None if self.buffer is None else self.buffer[: math.prod(shape)].view(shape)
         scores = torch.bmm(rows, keys, out=out).view(num_heads, num_rows, -1)
