@@ -9,8 +9,9 @@ import torch
 
 from sayo.attention.masks import RowMask
 
-CPU_BLOCK = 3 * 2**19
-"""Bytes of one block of scores on a CPU: it stays in the second-level cache from the product to the last sum."""
+CPU_BLOCK = 3 * 2**20
+"""Bytes of one block of scores on a CPU: near the size of a core's cache, so that the passes over a block after its
+product do not wait for memory, and large enough that the number of blocks does not count."""
 
 
 def read_masses(
