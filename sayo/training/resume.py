@@ -86,7 +86,11 @@ class ExactResume:
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         policy = self.model if model is None else model
         if self.is_fsdp_enabled or isinstance(policy, PeftModel):
+            dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            for name, parameter in policy.named_parameters():
+                if parameter.dtype != dtypes[name]:  # peft loads bfloat16 adapters (QLoRA's) as float32
+                    parameter.data = parameter.data.to(dtypes[name])
             return
         # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of its
         # modules, and loads them here without translating them back and without failing: nothing would be loaded.

@@ -35,14 +35,17 @@ def load_policy(section: ModelSection) -> PreTrainedModel:
     """Load the weights; freeze the vision tower and the projector if the recipe says so.
 
     Raises:
-        RecipeError: unknown dtype.
+        RecipeError: unknown dtype, or a package is missing (its message names it).
     """
     dtype = getattr(torch, section.dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise RecipeError(f"`model.dtype: {section.dtype}` is no torch dtype: use bfloat16, float16 or float32.")
-    policy = AutoModelForImageTextToText.from_pretrained(
-        section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
-    )
+    try:
+        policy = AutoModelForImageTextToText.from_pretrained(
+            section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
+        )
+    except ImportError as error:  # a kernel or a quantization whose package is not installed
+        raise RecipeError(f"`model` cannot be loaded: {error}") from None
     if section.freeze_vision:
         for name, parameter in policy.named_parameters():
             if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):

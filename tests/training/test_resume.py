@@ -101,6 +101,25 @@ def test_exact_for_both_families_and_lora_dropout(make_trainer, family, lora):
     assert_equal(state_of(resumed), expected)
 
 
+def test_adapters_keep_their_dtype(make_trainer):
+    """TRL trains the adapters of a quantized policy in bfloat16; peft would load them as float32."""
+
+    def in_bfloat16():
+        config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+        trainer = make_trainer(region_attention_reward, edit=few_prompts, peft_config=config, **SAVING, max_steps=4)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        return trainer
+
+    whole = in_bfloat16()
+    whole.train()
+    shutil.rmtree(Path(whole.args.output_dir, "checkpoint-4"))
+    resumed = in_bfloat16()
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal(state_of(resumed), state_of(whole))
+
+
 @pytest.fixture
 def recipe(toys, tmp_path):
     def make(**fields):
