@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sayo.attention import AttentionCapture
+from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
 from sayo.evaluation.records import Reply
-from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_attention, sample_completions
+from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_captures, sample_completions
 from sayo.geometry import VisualLayout
 from sayo.geometry import region_tokens as tokens_of_regions
 
@@ -28,7 +28,7 @@ class LocalModel:
         num_samples: completions per question.
         temperature: 0 is greedy.
         batch_size: completions at once.
-        layers: decoder layers whose attention is read.
+        layers: decoder layers whose attention is reported; all others are read beside them, each on its own.
         seed: with the index of a batch's first question it seeds the batch, so that a run that goes on after it was
             killed samples what it would have sampled.
     """
@@ -53,6 +53,13 @@ class LocalModel:
     def capture(self) -> AttentionCapture:
         """Reads the attention; made when it is first wanted, so that any model can at least answer."""
         return AttentionCapture(self.model, layers=self._layers)
+
+    @cached_property
+    def _captures(self) -> list[AttentionCapture]:
+        """The capture, and one of all other layers: which layer tells right from wrong is worth knowing."""
+        every = AttentionCapture(self.model, layers="all").layers
+        others = [layer for layer in every if layer not in self.capture.layers]
+        return [self.capture, *([AttentionCapture(self.model, layers=others)] if others else [])]
 
     @cached_property
     def layout(self) -> VisualLayout:
@@ -112,24 +119,28 @@ class LocalModel:
         torch.manual_seed(self.seed + 1_000_003 * int(batch[0].get("index") or 0))
         ids = sample_completions(self.model, self.processor, inputs, self.max_new_tokens, self.temperature)
         mask = completion_mask(ids, self.model.generation_config.eos_token_id)
-        traces: list = [None] * len(repeated)
+        read: list[tuple] = [()] * len(repeated)
         if attention:
-            traces = read_attention(self.model, self.capture, inputs, ids, mask, repeated, self.temperature)
+            by_capture = read_captures(self.model, self._captures, inputs, ids, mask, repeated, self.temperature)
+            read = list(zip(*by_capture, strict=True))
         replies = [
-            self._reply(row[: int(keep.sum())], trace, bool(keep.all()))
-            for row, keep, trace in zip(ids, mask, traces, strict=True)
+            self._reply(row[: int(keep.sum())], traces, bool(keep.all()))
+            for row, keep, traces in zip(ids, mask, read, strict=True)
         ]
         for index, row in enumerate(batch):
             yield row, replies[index * self.num_samples : (index + 1) * self.num_samples]
 
-    def _reply(self, ids: torch.Tensor, trace: Any, is_full: bool) -> Reply:
+    def _reply(self, ids: torch.Tensor, traces: Sequence[AttentionTrace], is_full: bool) -> Reply:
         tokenizer = self.processor.tokenizer
         text = tokenizer.decode(ids, skip_special_tokens=True)
         ends = torch.as_tensor(self.model.generation_config.eos_token_id, device=ids.device)
         truncated = is_full and len(ids) >= self.max_new_tokens and not torch.isin(ids[-1], ends).item()
         offsets = None
-        if trace is not None and "<back>" in text:
+        if traces and "<back>" in text:
             # From the ids themselves: the text, tokenised again, may be cut elsewhere.
             ends_at = [len(tokenizer.decode(ids[:count], skip_special_tokens=True)) for count in range(len(ids) + 1)]
             offsets = list(pairwise(ends_at))
-        return Reply(text, length=len(ids), truncated=truncated, trace=trace, offsets=offsets)
+        trace, other_layers = (*traces, None, None)[:2]
+        return Reply(
+            text, length=len(ids), truncated=truncated, trace=trace, other_layers=other_layers, offsets=offsets
+        )

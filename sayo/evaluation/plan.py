@@ -30,6 +30,29 @@ class Plan:
     attention: bool
     seed: int
 
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        benchmark: bool,
+        server: str | None,
+        server_model: str | None,
+        num_samples: int | None,
+        temperature: float | None,
+        max_new_tokens: int | None,
+        **others: Any,
+    ) -> Plan:
+        """The settings with their defaults: a benchmark is answered once and greedily, own rows are sampled."""
+        return cls(
+            model=model,
+            server=server,
+            server_model=server_model or model,
+            num_samples=num_samples or (1 if benchmark else 4),
+            temperature=temperature if temperature is not None else (0.0 if benchmark else 1.0),
+            max_new_tokens=max_new_tokens or (2048 if benchmark else 256),
+            **others,
+        )
+
     def settings(self) -> dict[str, Any]:
         """As `settings.json` keeps them. Where a server runs does not matter, what it serves does."""
         values = dataclasses.asdict(self)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sayo.attention.trace import AttentionTrace
 from sayo.evaluation.scoring import grade
-from sayo.metrics import attention_trend, lift, pooled_attention, region_score, target_ratio, tas, vas
+from sayo.metrics import attention_trend, lift, pooled_attention, region_score, target_ratio, tas, token_weights, vas
 from sayo.rewards.look_back import parse_look_back
 
 
@@ -25,6 +25,7 @@ class Reply:
         length: tokens, where known.
         truncated: it was cut off at the limit of new tokens.
         trace: its attention, where read.
+        other_layers: that of the layers which `trace` leaves out.
         offsets: `(start, end)` characters of each token of `text`, for spans of the response.
     """
 
@@ -34,6 +35,7 @@ class Reply:
     length: int | None = None
     truncated: bool = False
     trace: AttentionTrace | None = field(default=None, repr=False)
+    other_layers: AttentionTrace | None = field(default=None, repr=False)
     offsets: Sequence[tuple[int, int]] | None = field(default=None, repr=False)
 
 
@@ -59,7 +61,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], scorer: st
     ones are under `responses`.
     """
     grades = [grade(reply.text, row, scorer) if reply.text is not None else None for reply in replies]
-    responses = [response_values(reply) for reply in replies]
+    responses = [{**response_values(reply), "tas_by_layer": tas_by_layer(reply)} for reply in replies]
     correct = [one.score if one else None for one in grades]
     means = {name: _mean([values[name] for values in responses]) for name in ATTENTION}
     return {
@@ -124,6 +126,19 @@ def response_values(reply: Reply) -> dict[str, float | None]:
             "image_mass": one.image_mass,
         }
     return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def tas_by_layer(reply: Reply) -> dict[str, float]:
+    """Decoder layer -> TAS of that layer alone, at the rows and tokens of `tas`; empty where it is not defined."""
+    found: dict[int, float] = {}
+    for trace in (reply.trace, reply.other_layers):
+        if trace is None or len(trace) == 0 or not trace.has_region:
+            continue
+        weights = token_weights(trace.entropy)
+        target, image = (trace.mean(group, "deciding").astype(np.float64) @ weights for group in ("target", "image"))
+        # A sliding window that has left the image behind looks at nothing: no preference would be a wrong answer.
+        found |= {layer: float(tas(a, v)) for layer, a, v in zip(trace.layers, target, image, strict=True) if v > 0}
+    return {str(layer): found[layer] for layer in sorted(found)}
 
 
 def grid_map(values: np.ndarray, cells: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -50,7 +51,6 @@ def completion_mask(completion_ids: torch.Tensor, eos_token_ids: int | Sequence[
     return (ends.cumsum(dim=1) - ends.long() == 0).long()
 
 
-@torch.no_grad()
 def read_attention(
     model: nn.Module,
     capture: AttentionCapture,
@@ -60,15 +60,33 @@ def read_attention(
     rows: Sequence[Mapping],
     temperature: float = 1.0,
 ) -> list[AttentionTrace]:
-    """One teacher-forced pass over prompt + completion; traces with maps, one per row.
+    """`read_captures` of one capture: traces with maps, one per row."""
+    return read_captures(model, [capture], inputs, completion_ids, mask, rows, temperature)[0]
 
-    Beside the trainer's groups the traces hold `"prefix"` (see `prefix_weights`).
+
+@torch.no_grad()
+def read_captures(
+    model: nn.Module,
+    captures: Sequence[AttentionCapture],
+    inputs: Mapping[str, torch.Tensor],
+    completion_ids: torch.Tensor,
+    mask: torch.Tensor,
+    rows: Sequence[Mapping],
+    temperature: float = 1.0,
+) -> list[list[AttentionTrace]]:
+    """One teacher-forced pass over prompt + completion, read by several captures of different layers.
+
+    Beside the trainer's groups the traces hold `"prefix"` (see `prefix_weights`); the first capture's have maps.
 
     Args:
+        captures: a layer is in one of them only.
         inputs: model inputs of the prompts.
         completion_ids, mask: `(B, C)`.
         rows: the prepared rows, for their regions.
         temperature: of the sampling, for the entropies; 0 counts as 1.
+
+    Returns:
+        per capture, one trace per row.
     """
     length = completion_ids.shape[1]
     input_ids = torch.cat([inputs["input_ids"], completion_ids], dim=1)
@@ -80,7 +98,11 @@ def read_attention(
     groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
     groups["prefix"] = prefix_weights(groups["image"], attention_mask)
     first_row = input_ids.shape[1] - length - 1
-    with capture.reading(slice(first_row, None), groups, image_index) as reading:
+    with ExitStack() as stack:
+        readings = [
+            stack.enter_context(capture.reading(slice(first_row, None), groups, image_index if number == 0 else None))
+            for number, capture in enumerate(captures)
+        ]
         logits = model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -90,7 +112,7 @@ def read_attention(
         ).logits
     log_probs = torch.log_softmax(logits[:, :-1].float() / (temperature or 1.0), dim=-1)
     entropies = -(log_probs.exp() * log_probs).sum(dim=-1)
-    return completion_traces(reading, groups, entropies, mask, image_index)
+    return [completion_traces(reading, groups, entropies, mask, image_index) for reading in readings]
 
 
 def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.progress import track
 
 from sayo.evaluation.evaluate import attention_map, map_key
 from sayo.evaluation.local import Answered, LocalModel
@@ -12,6 +16,9 @@ from sayo.evaluation.questions import BadRow, Questions
 from sayo.evaluation.records import failed_record, question_record
 from sayo.evaluation.store import Store
 from sayo.evaluation.summary import summarise
+
+if TYPE_CHECKING:
+    from sayo.evaluation.plan import Plan, Work
 
 
 class Answerer(Protocol):
@@ -63,6 +70,41 @@ def run_task(
         summary = {"task": task.name, **summarise(samples, task.scorer), **shown}
         store.finish(summary)
     return summary
+
+
+def run_tasks(
+    answerer: Answerer,
+    plan: Plan,
+    work: Sequence[Work],
+    failures: Mapping[str, str],
+    out: Path,
+    benchmark: bool,
+    num_maps: int,
+    overwrite: bool,
+) -> dict[str, dict[str, Any]]:
+    """Run planned tasks one after the other with a progress bar; task name -> summary.
+
+    Args:
+        failures: tasks that could not be planned, for `out/summary.json`.
+        benchmark: every task has a folder of its own in `out`, beside a `summary.json` of all.
+    """
+    console, summaries = Console(stderr=True), {}
+    for item in work:
+        name = item.questions.task.name
+        summaries[name] = run_task(
+            answerer,
+            item.questions,
+            out / name if benchmark else out,
+            {**plan.settings(), **item.source},
+            attention=plan.attention,
+            num_maps=num_maps,
+            overwrite=overwrite,
+            progress=lambda todo, name=name: track(todo, f"evaluating {name}", console=console),
+        )
+    if benchmark:
+        document = {"model": plan.model, "tasks": summaries, "failed_tasks": dict(failures)}
+        (out / "summary.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return summaries
 
 
 def _rows(questions: Questions, indices: Iterable[int], store: Store) -> Iterator[Mapping[str, Any]]:

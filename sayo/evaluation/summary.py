@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sayo.evaluation.layers import layer_figures
 from sayo.evaluation.records import ATTENTION
 from sayo.evaluation.scoring import yes_no_reference
 from sayo.evaluation.statistics import association, mean_interval
@@ -26,7 +27,8 @@ def summarise(samples: Samples, scorer: str | None = None) -> dict[str, Any]:
         `num_questions`, `num_completions`; `accuracy` (mean over the questions that were answered: failures are
         counted in `failed` by kind, never as wrong answers) with `accuracy_interval`; `no_answer` (responses in which
         no answer was found, counted as wrong); `truncated`; the means of `records.ATTENTION` with `intervals`;
-        `tas_and_correctness` (see `statistics.association`); `groups`: share of groups answered right throughout.
+        `tas_and_correctness` (see `statistics.association`); `tas_by_layer` (see `layers.layer_figures`); `groups`:
+        share of groups answered right throughout.
     """
     by_type = defaultdict(list)
     for sample in samples:
@@ -34,6 +36,7 @@ def summarise(samples: Samples, scorer: str | None = None) -> dict[str, Any]:
     whole = _figures(samples)
     if scorer == "yes_no":
         whole["yes_no"] = _yes_no(samples)
+    whole["tas_by_layer"] = layer_figures(samples)
     groups = _groups(samples)
     if groups:
         whole["groups"] = groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from sayo.attention import AttentionTrace
 from sayo.evaluation.cli import compare
 from sayo.evaluation.evaluate import evaluate
+from sayo.evaluation.layers import advice
 from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply, question_record, response_values
 from sayo.evaluation.rollouts import prefix_weights
@@ -87,11 +89,11 @@ def test_offsets_come_from_the_ids():
     answerer = LocalModel(model, SimpleNamespace(tokenizer=fast), max_new_tokens=20)
     tokens = ["a", "<", "b", "a", "ck", ">", "d", "</", "b", "a", "ck", ">", "[end]"]
     ids = torch.tensor([vocabulary[token] for token in tokens])
-    reply = answerer._reply(ids, trace([0.1] * 14, None, [0.5] * 14, [1.0] * 13, (10.0, 0.0, 4.0)), True)
+    reply = answerer._reply(ids, [trace([0.1] * 14, None, [0.5] * 14, [1.0] * 13, (10.0, 0.0, 4.0))], True)
     assert reply.text == "a<back>d</back>" and not reply.truncated
     assert [reply.text[start:end] for start, end in reply.offsets] == [*tokens[:-1], ""]
-    assert answerer._reply(ids[:-1], None, True).truncated is False  # it ended below the limit
-    assert LocalModel(model, SimpleNamespace(tokenizer=fast), max_new_tokens=12)._reply(ids[:-1], None, True).truncated
+    assert answerer._reply(ids[:-1], (), True).truncated is False  # it ended below the limit
+    assert LocalModel(model, SimpleNamespace(tokenizer=fast), max_new_tokens=12)._reply(ids[:-1], (), True).truncated
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_summary_of_the_toy_policy(setting):
 
 
 def records(rng, kind, shift, count=60):
-    """Questions with two responses each whose TAS is `shift` higher where they are right."""
+    """Questions with two responses each whose attention on the target is `shift` higher (log) where they are right."""
     for number in range(count):
         right = rng.random(2) < 0.5
         row = {"id": f"{kind}{number}", "index": number, "question": "?", "question_type": kind, "solution": "x"}
@@ -159,6 +161,67 @@ def test_tas_goes_with_correctness_only_where_it_does():
     assert guesses["auc_interval"][0] < 0.5 < guesses["auc_interval"][1]
     assert guesses["point_biserial_interval"][0] < 0 < guesses["point_biserial_interval"][1]
     assert guesses["auc"] < summary["tas_and_correctness"]["auc"] < looks["auc"]
+
+
+def layered_records(rng, shifts, count=150):
+    """As `records`, of a model whose layer `i` looks `shifts[i]` more at the target where it is right."""
+    for number in range(count):
+        row = {"id": str(number), "index": number, "question": "?", "question_type": "all", "solution": "x"}
+        replies = []
+        for is_right in rng.random(2) < 0.5:
+            targets = 0.02 * np.exp(rng.normal(scale=0.5, size=len(shifts)) + np.array(shifts) * is_right)
+            parts = [trace([0.3] * 3, [target] * 3, [0.1] * 3, [1.0, 1.0]) for target in targets]
+            own = dataclasses.replace(parts[-1], layers=(len(shifts) - 1,))
+            masses = {name: np.concatenate([part.masses[name] for part in parts[:-1]]) for name in own.masses}
+            others = dataclasses.replace(own, masses=masses, layers=tuple(range(len(shifts) - 1)))
+            text = "<answer>x</answer>" if is_right else "<answer>y</answer>"
+            replies.append(Reply(text, length=2, trace=own, other_layers=others))
+        yield question_record(row, replies, "reward")
+
+
+def test_the_layer_that_tells_right_from_wrong_is_named():
+    summary = summarise(list(layered_records(np.random.default_rng(1), [0.0, 0.6, 0.2, -0.6])))
+    found = summary["tas_by_layer"]
+    assert [row["layer"] for row in found["by_layer"]] == [0, 1, 2, 3]
+    assert [row["auc"] > 0.5 for row in found["by_layer"]][1:] == [True, True, False]
+    assert found["by_layer"][3]["tas"] == pytest.approx(summary["tas"])  # the layer that was asked for
+    assert found["best"]["layer"] == 1 and found["best"]["clear"]
+    assert "trainer.attention_layers=1" in advice(found)
+
+
+def test_no_layer_is_advised_by_chance():
+    """Of 12 layers that know nothing the luckiest seems to know: it is judged on questions that did not choose it."""
+    advised = 0
+    for seed in range(6):
+        found = summarise(list(layered_records(np.random.default_rng(seed), [0.0] * 12, count=60)))["tas_by_layer"]
+        advised += found["best"]["clear"]
+        assert found["best"]["clear"] == ("attention_layers" in advice(found))
+    assert advised <= 1
+
+
+def test_advice_without_wrong_answers(setting):
+    samples = list(layered_records(np.random.default_rng(2), [0.5, 0.5], count=8))
+    for sample in samples:
+        sample["correct"] = [1.0, 1.0]
+    found = summarise(samples)["tas_by_layer"]
+    assert found["best"] is None and "cannot be told" in advice(found)
+
+
+def test_layers_of_a_real_policy_are_read_in_the_same_pass(setting):
+    """Every layer alone, whichever of them is reported; the reported one keeps its value."""
+    model, processor, rows = setting
+    options = {"num_samples": 1, "temperature": 0.0, "max_new_tokens": 4}
+    last, first = (evaluate(model, processor, rows, layers=layers, **options).samples for layers in ("last", 0))
+    every = evaluate(model, processor, rows, layers="all", **options).samples
+    seen = 0
+    for one, other, all_ in zip(last, first, every, strict=True):
+        if one["tas"] is not None:
+            seen += 1
+            single = one["responses"][0]["tas_by_layer"]
+            assert single == pytest.approx(other["responses"][0]["tas_by_layer"])
+            assert single == pytest.approx(all_["responses"][0]["tas_by_layer"])
+            assert one["tas"] == pytest.approx(single[max(single)]) and other["tas"] == pytest.approx(single["0"])
+    assert seen
 
 
 def test_compare_command(setting, tmp_path):

@@ -100,6 +100,8 @@ def test_command_line(toy, tmp_path, sayo_command):
     result = sayo_command(*words, "--max-new-tokens", 4, "--num-samples", 1)
     assert result.exit_code == 0, result.output
     assert "accuracy" in result.output and (tmp_path / "out" / "summary.json").is_file()
+    for shown in ("TAS", "RRAR", "VAS", "AUC of TAS", "TAS by layer", "layer"):
+        assert shown in result.output
 
 
 def test_missing_data_is_one_clear_line(toy, tmp_path, sayo_command):
