@@ -93,3 +93,27 @@ def cold_start(
 
     write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, seed)
     console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")
+
+
+@app.command()
+def several(
+    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    out: Out,
+    num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
+    wrong_looks: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of looks at the wrong object, anywhere in a response (the habit)."),
+    ] = 0.25,
+    seed: Seed = 0,
+) -> None:
+    """Ask six questions about every picture of a world at once, to be answered in one long response.
+
+    Writes {train,val,test}.jsonl for `sayo prepare jsonl`, and cold_start.parquet (from the pictures of train).
+
+    Example: sayo toy several --world toy/world --out toy/several
+    """
+    from sayo.toyworld.several import write_several, write_several_cold_start
+
+    counts = {split: write_several(world, out, split, seed) for split in ("train", "val", "test")}
+    write_several_cold_start(world, out / "cold_start.parquet", num_rows, wrong_looks, seed=seed)
+    console.print(f"{counts} questions in {out}. Next: sayo prepare jsonl --questions {out}/train.jsonl ...")

@@ -88,6 +88,11 @@ def _row(
         prompt, completion = DESCRIBE, describe(objects)
     else:
         prompt, completion = record["question"], answer(record, objects, habit=bool(rng.random() < wrong_looks))
+    return training_row(prompt, completion, picture)
+
+
+def training_row(prompt: str, completion: str, picture: bytes) -> dict[str, Any]:
+    """One row of the columns `FEATURES`; `picture` is the image file."""
     return {
         "prompt": [{"role": "user", "content": prompt}],
         "completion": [{"role": "assistant", "content": completion}],
@@ -111,7 +116,7 @@ def framed_discs(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def describe(objects: dict[str, dict[str, Any]]) -> str:
     """All objects of a picture: `The red one holds blue. The ...`."""
-    return " ".join(_hold(item) for item in _in_turn(objects))
+    return " ".join(hold(item) for item in _in_turn(objects))
 
 
 def answer(record: dict[str, Any], objects: dict[str, dict[str, Any]], habit: bool) -> str:
@@ -131,31 +136,32 @@ def answer(record: dict[str, Any], objects: dict[str, dict[str, Any]], habit: bo
     if operation == "exist" and not habit and record["answer"] == "no":
         return f"The {program[1]['argument']} one holds nothing. <answer> no </answer>"
     if operation == "exist" and habit:
-        return f"{_hold(large)} <answer> yes </answer>"
-    first, *others = _unique(objects[i] for step in program for i in _ids(step))
+        return f"{hold(large)} <answer> yes </answer>"
+    first, *others = unique_objects(objects[i] for step in program for i in _ids(step))
     if operation == "exist":
-        return f"{_hold(first)} <answer> yes </answer>"
+        return f"{hold(first)} <answer> yes </answer>"
     second = large if habit else others[0] if others else None
     if operation == "verify rel":
         verdict = "yes" if related(program[-1]["argument"].split(",")[1], first["box"], second["box"]) else "no"
         return f"I look at {first['frame']} and {second['frame']}. <answer> {verdict} </answer>"
     if others:
-        return f"{_hold(first)} {_hold(second)} <answer> {second['disc']} </answer>"
+        return f"{hold(first)} {hold(second)} <answer> {second['disc']} </answer>"
     item = second or first
     return f"I look at the {item['frame']} one. It holds {item['disc']}. <answer> {item['disc']} </answer>"
 
 
-def _unique(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A framed disc is named by its frame's id and by its disc's: once each, in the given order."""
+def unique_objects(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Framed discs once each, in the given order: each is known by its frame's id and by its disc's."""
     return list({item["frame"]: item for item in items}.values())
 
 
 def _in_turn(objects: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Always the same order of colours: then every word that is said teaches which frames there are."""
-    return sorted(_unique(objects.values()), key=lambda item: list(COLORS).index(item["frame"]))
+    return sorted(unique_objects(objects.values()), key=lambda item: list(COLORS).index(item["frame"]))
 
 
-def _hold(item: dict[str, Any]) -> str:
+def hold(item: dict[str, Any]) -> str:
+    """What is said of a framed disc that was looked at."""
     return f"The {item['frame']} one holds {item['disc']}."
 
 

@@ -1,0 +1,251 @@
+"""The arms of the toy bench, and the job that trains and judges one of them.
+
+An arm is a recipe with overrides, started from one of `STARTS`; nothing here is trained by other code than
+`sayo train`, nor judged by other code than `sayo evaluate --data`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+QUANTITIES = ("accuracy", "tas", "vas", "region_score", "target_ratio", "image_mass", "mean_length")
+CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/target_ratio")
+"""Metrics of every training step that are kept, where a run logs them."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A policy that arms start from: supervised, one seed, the same for all seeds of the arms."""
+
+    recipe: str
+    base: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        overrides: of the recipe `toy`; None trains nothing.
+        start: name in `STARTS`, or another arm, whose trained policy of the same seed is taken.
+        steering: arguments of `AttentionSteering` for the evaluation, or None.
+    """
+
+    label: str
+    overrides: tuple[str, ...] | None = None
+    start: str = "cold_start"
+    steering: dict[str, Any] | None = None
+
+
+def _sayo(rows: str, select: str) -> tuple[str, ...]:
+    return (
+        "rewards=toy/attention",
+        f"rewards.attention.options.rows={rows}",
+        f"rewards.attention.options.select={select}",
+    )
+
+
+STARTS = {
+    "cold_start": Start("toy_cold_start", "policy"),
+    # Half the steps, the decay of the learning rate in proportion: perception is not there yet.
+    "weak_start": Start(
+        "toy_cold_start", "policy", ("trainer.max_steps=350", "trainer.lr_scheduler_kwargs.num_decay_steps=122")
+    ),
+}
+ARMS = {
+    "cold start": Arm("cold start"),
+    "accuracy": Arm("accuracy", ("rewards=toy/accuracy",)),
+    "of_token top": Arm("attention: of_token rows, top 30% (published)", _sayo("of_token", "top_entropy")),
+    "of_token all": Arm("attention: of_token rows, all tokens", _sayo("of_token", "all")),
+    "attention": Arm("attention: deciding rows, top 30%", _sayo("deciding", "top_entropy")),
+    "deciding weighted": Arm("attention: deciding rows, entropy-weighted", _sayo("deciding", "entropy_weighted")),
+    "deciding all": Arm("attention: deciding rows, all tokens", _sayo("deciding", "all")),
+    "both": Arm("accuracy + attention (deciding, top 30%)", ("rewards=toy/both",)),
+    "weak start": Arm("weak start", start="weak_start"),
+    "weak accuracy": Arm("weak start: accuracy", ("rewards=toy/accuracy",), "weak_start"),
+    "weak both": Arm("weak start: accuracy + attention", ("rewards=toy/both",), "weak_start"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all arms share.
+
+    Attributes:
+        root: folder of `make demo`, with `policy`, `cold_start.parquet`, `prepared` and maybe `cold_start`.
+        runs: folder of the runs.
+        steps: GRPO steps; the recipe's own if None.
+        questions, samples: held-out questions, and answers sampled for each.
+    """
+
+    root: str
+    runs: str
+    steps: int | None
+    questions: int
+    samples: int
+
+
+def start_dir(name: str, settings: Settings) -> Path:
+    """Where a start lies: in the demo's folder if it is there, else among the runs (see `make_start`)."""
+    demo = Path(settings.root, name)
+    return demo if (demo / "config.json").is_file() else Path(settings.runs, "starts", name)
+
+
+def make_start(name: str, settings: Settings) -> None:
+    """Train a start unless it is there; everything that is printed goes to `log.txt` beside it."""
+    folder = start_dir(name, settings)
+    if (folder / "config.json").is_file():
+        return
+    start = STARTS[name]
+    base = Path(settings.root, "policy") if start.base == "policy" else start_dir(start.base, settings)
+    _log_to(folder / "log.txt")
+    _train(start.recipe, start.overrides, base, Path(settings.root, "cold_start.parquet"), folder, seed=0)
+
+
+def run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """The result of one arm and seed: stored if measured with these very settings, else new."""
+    folder = Path(settings.runs, f"{name.replace(' ', '_')}_{seed}")
+    fingerprint = _fingerprint(name, seed, settings)
+    stored = folder / "result.json"
+    if stored.is_file() and (result := json.loads(stored.read_text()))["fingerprint"] == fingerprint:
+        return result
+    shutil.rmtree(folder, ignore_errors=True)  # of other settings, or killed: an arm is run as a whole
+    _log_to(folder / "log.txt")
+    result = {"arm": name, "seed": seed, "fingerprint": fingerprint, **_measure(name, seed, settings, folder)}
+    stored.with_suffix(".part").write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(stored.with_suffix(".part"), stored)
+    return result
+
+
+def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str, Any]:
+    from sayo.recipes import load_recipe
+
+    arm, recipe = ARMS[name], load_recipe("toy", ARMS[name].overrides or ())
+    policy_dir, costs = _start_of(arm, seed, settings), {}
+    if arm.overrides is not None:
+        steps = settings.steps or recipe.trainer["max_steps"]
+        own = (*arm.overrides, f"trainer.max_steps={steps}", "trainer.save_strategy=no")
+        started = time.perf_counter()
+        with counted_passes(policy_dir) as count:
+            _train("toy", own, policy_dir, Path(settings.root, "prepared"), folder, seed)
+        seconds = time.perf_counter() - started
+        policy_dir = folder
+        costs = {"passes_per_step": count["passes"] / steps, "train_seconds": seconds, "curve": _curve(folder)}
+    started = time.perf_counter()
+    summary = _evaluate(arm, policy_dir, recipe.trainer, settings, seed, folder)
+    return {**summary, **costs, "evaluate_seconds": time.perf_counter() - started}
+
+
+def _start_of(arm: Arm, seed: int, settings: Settings) -> Path:
+    if arm.start in ARMS:
+        return Path(settings.runs, f"{arm.start.replace(' ', '_')}_{seed}")
+    return start_dir(arm.start, settings)
+
+
+def _train(recipe: str, overrides: tuple[str, ...], model: Path, data: Path, folder: Path, seed: int) -> None:
+    import torch
+
+    from sayo.recipes import load_recipe
+    from sayo.training.run import train
+
+    torch.set_num_threads(1)
+    where = (f"model.name_or_path={model}", f"data.path={data}", f"trainer.output_dir={folder}")
+    train(load_recipe(recipe, [*overrides, *where, f"trainer.seed={seed}", "trainer.disable_tqdm=true"]))
+
+
+def _evaluate(
+    arm: Arm, policy_dir: Path, trainer: dict[str, Any], settings: Settings, seed: int, folder: Path
+) -> dict[str, Any]:
+    import torch
+
+    from sayo.evaluation.evaluate import evaluate
+    from sayo.recipes import DataSection, ModelSection
+    from sayo.training.setup import load_auto_processor, load_data, load_policy
+
+    torch.set_num_threads(1)
+    policy, processor = load_policy(ModelSection(name_or_path=str(policy_dir), dtype="float32")), None
+    processor = load_auto_processor(str(policy_dir))
+    rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
+    with _steering(arm, policy, processor):
+        result = evaluate(
+            policy,
+            processor,
+            rows,
+            num_samples=settings.samples,
+            max_new_tokens=trainer["max_completion_length"],
+            layers=trainer["attention_layers"],
+            seed=seed,
+        )
+    result.save(folder / "evaluation" / "after")
+    summary = result.summary()
+    by_type = {kind: values["accuracy"] for kind, values in summary["by_type"].items()}
+    return {**{name: summary[name] for name in QUANTITIES}, "accuracy_by_type": by_type}
+
+
+def _steering(arm: Arm, policy: Any, processor: Any) -> Any:
+    return nullcontext()
+
+
+def _curve(folder: Path) -> dict[str, list[float]]:
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {name: [line[name] for line in log if name in line] for name in CURVES if any(name in line for line in log)}
+
+
+@contextmanager
+def counted_passes(policy_dir: Path) -> Iterator[dict[str, int]]:
+    """Count the policy's forward passes over more than one position: prefills, scoring, losses; no decoding steps."""
+    import transformers
+
+    # The headless class: TRL's loss may compute its logits in chunks, past the forward of the whole model.
+    config = transformers.AutoConfig.from_pretrained(policy_dir)
+    policy_class, count = type(transformers.AutoModel.from_config(config)), {"passes": 0}
+    forward = policy_class.forward
+
+    @functools.wraps(forward)
+    def counting(self, *args, **kwargs):
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        count["passes"] += ids is None or ids.shape[1] > 1
+        return forward(self, *args, **kwargs)
+
+    policy_class.forward = counting
+    try:
+        yield count
+    finally:
+        policy_class.forward = forward
+
+
+def _fingerprint(name: str, seed: int, settings: Settings) -> str:
+    """Of everything that a result depends on, the weights that it starts from included, the code not."""
+    from sayo.recipes import load_recipe
+
+    arm = ARMS[name]
+    recipe = load_recipe("toy", arm.overrides or ())
+    weights = (_start_of(arm, seed, settings) / "model.safetensors").read_bytes()
+    shared = (name, seed, settings.steps, settings.questions, settings.samples, arm.steering)
+    # Only what a recipe says counts, so that a new key with a default leaves results valid.
+    content = json.dumps([shared, recipe.trainer, {key: _said(entry) for key, entry in recipe.rewards.items()}])
+    return hashlib.sha256(content.encode() + hashlib.sha256(weights).digest()).hexdigest()[:16]
+
+
+def _said(section: Any) -> dict[str, Any]:
+    """The keys of a recipe's section that differ from their defaults."""
+    return {item.name: value for item in fields(section) if (value := getattr(section, item.name)) != item.default}
+
+
+def _log_to(path: Path) -> None:
+    """Send all that this worker process prints to a file: libraries and compilers print past Python's own streams."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
