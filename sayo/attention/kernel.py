@@ -1,10 +1,11 @@
-"""The tap: while it is open, every call of the attention kernel can be listened to, and none is changed.
+"""The tap: while it is open, every call of the attention kernel can be listened to, and adjusted on its way in.
 
 transformers sends every attention layer through `AttentionInterface`. The entry of the model's own kernel is wrapped
-under its own name: the stock function is called unchanged, then whoever listens to that module is handed the same
-queries, keys and mask. The model's config never changes, so masks, flash checks and saved configs stay as they were
-(a kernel registered under a new name would need a mask function of that name, or masks silently become None); vision
-towers and other models that share the kernel pass straight through.
+under its own name: listeners that adjust get the kernel's arguments first (steering; a mere reading changes nothing),
+the stock function is called, then whoever reads is handed the queries, keys and mask that it was called with. The
+model's config never changes, so masks, flash checks and saved configs stay as they were (a kernel registered under a
+new name would need a mask function of that name, or masks silently become None); vision towers and other models that
+share the kernel pass straight through.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from transformers.modeling_utils import AttentionInterface
 
 
 class Listener(Protocol):
-    """Whoever wants to see what a layer's kernel received."""
+    """Whoever wants to see what a layer's kernel received; with a method `adjust` also whoever changes it.
+
+    `adjust(layer, module, query, key, attention_mask, kernel, **kwargs)` is called before the kernel and returns the
+    queries, keys and mask that it shall get. Several adjust one after the other, in the order in which they were
+    opened; every reading sees the outcome.
+    """
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
         """Called after the kernel, with its own arguments."""
@@ -75,8 +81,14 @@ def _wrapped(kernel: str) -> Iterator[None]:
 def _wrap(stock: Callable | None, kernel: str) -> Callable:
     def attention(module, query, key, value, attention_mask, *args, **kwargs):
         run = stock or _eager_function(module)
+        listeners = _LISTENERS.get(id(module), ())
+        for layer, listener in listeners:
+            if hasattr(listener, "adjust"):
+                query, key, attention_mask = listener.adjust(
+                    layer, module, query, key, attention_mask, kernel, **kwargs
+                )
         output = run(module, query, key, value, attention_mask, *args, **kwargs)
-        for layer, listener in _LISTENERS.get(id(module), ()):
+        for layer, listener in listeners:
             listener.read(layer, module, query, key, attention_mask, kernel, **kwargs)
         return output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 Visible = tuple[int, int, int, "torch.Tensor | None"]
 """`(start, partial, stop, mask)`: keys before `start` and from `stop` on are seen by none of the rows, keys in
@@ -82,6 +83,15 @@ class RowMask:
             seen = own if own.shape[1] == 1 else own[:, _as_slice(rows)]
         return _trim(seen)
 
+    def count(self, sample: int, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """`(r,)` number of keys that each of the rows sees; arguments as for `block`."""
+        start, partial, _, mask = self.block(sample, rows, device)
+        seen = torch.full((len(rows),), partial - start, device=device)
+        if mask is not None:
+            visible = mask[0] if mask.dtype == torch.bool else mask[0] > torch.finfo(mask.dtype).min / 2
+            seen = seen + visible.sum(dim=-1)
+        return seen
+
     def _rule(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
         first, last = int(rows.min()) + self.offset, int(rows.max()) + self.offset
         start, partial, stop = 0, self.key_length, self.key_length
@@ -108,6 +118,47 @@ class RowMask:
         if self.documents is not None:
             seen &= self.documents[0, partial:stop] == self.documents[0, position]
         return start, partial, stop, seen[None]
+
+
+def kernel_mask(module: nn.Module, query, key, attention_mask: object, kernel: str, kwargs: dict) -> RowMask:
+    """The `RowMask` of one kernel call, from the kernel's own arguments."""
+    is_causal = kwargs.get("is_causal")
+    return RowMask(
+        attention_mask,
+        query.shape[2],
+        key.shape[2],
+        kernel=kernel,
+        is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        sliding_window=kwargs.get("sliding_window"),
+        documents=packed_documents(kernel, key.shape[2], kwargs) if attention_mask is None else None,
+    )
+
+
+def with_bias(mask: RowMask, bias: torch.Tensor, kernel: str) -> torch.Tensor:
+    """The additive mask `(B, H, Q, K)` that gives the scores `bias` on top of what `mask` hides.
+
+    Args:
+        mask: of the kernel call.
+        bias: `(B, H, Q, K)` floats, in the queries' dtype.
+        kernel: `"sdpa"` or one that ends in `"eager"`: those that take an additive mask.
+
+    Raises:
+        ValueError: the kernel takes none.
+    """
+    if kernel != "sdpa" and not kernel.endswith("eager"):
+        raise ValueError(
+            f"The kernel {kernel!r} takes no additive bias: load the model with attn_implementation='sdpa' (or "
+            "'eager', where transformers has no sdpa for it)."
+        )
+    hidden, given = torch.finfo(bias.dtype).min, mask.mask
+    if given is None:
+        if not (mask.has_rule and mask.is_causal and bias.shape[2] > 1):
+            return bias
+        rows = torch.arange(bias.shape[2], device=bias.device)[:, None] + mask.offset
+        given = torch.arange(bias.shape[3], device=bias.device) <= rows
+    else:
+        given = given[..., : bias.shape[3]]
+    return torch.where(given, bias, hidden) if given.dtype == torch.bool else bias + given.to(bias.dtype)
 
 
 def packed_documents(kernel: str, key_length: int, kwargs: dict) -> torch.Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sayo.attention.masks import RowMask, packed_documents
+from sayo.attention.masks import kernel_mask
 from sayo.attention.read import read_masses
 
 
@@ -17,16 +17,7 @@ def read_layer(
     module: nn.Module, query, key, attention_mask, kernel: str, rows, weights, image_index=None, *, options, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`read_masses` of what a kernel received: `kwargs` are the kernel's own keyword arguments."""
-    is_causal = kwargs.get("is_causal")
-    mask = RowMask(
-        attention_mask,
-        query.shape[2],
-        key.shape[2],
-        kernel=kernel,
-        is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
-        sliding_window=kwargs.get("sliding_window"),
-        documents=packed_documents(kernel, key.shape[2], kwargs) if attention_mask is None else None,
-    )
+    mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
     with torch.autocast(query.device.type, enabled=False):  # it would round the scores
         return read_masses(
             query,

@@ -1,0 +1,225 @@
+"""VRGA's re-aiming: heads that look at the question's region are made to look at it more, in every later row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from sayo.attention.layers import LayerSpec
+from sayo.attention.masks import kernel_mask, with_bias
+from sayo.attention.reading import read_layer
+from sayo.geometry import VisualCells
+from sayo.metrics import vrga
+from sayo.steering.calls import Prompt, Steering, template_tail
+from sayo.steering.grids import TokenGrid, grids_of_cells, grids_of_positions
+
+READING = {"per_head": True}
+
+
+class AttentionSteering(Steering):
+    """Visual region-guided attention (VRGA) while the body generates: training-free, per sample, batched.
+
+    From the row of the last question token, read in every layer and head, the visual heads H_v (low entropy-focus
+    ratio, high focus) are found; their mean map minus that of early heads that hardly look gives the tokens T_q that
+    the question is about. In every row after the prompt the attention of the chosen heads on T_q is multiplied by
+    `1 + gamma` and the row scaled back to sum 1, as a bias of `log(1 + gamma)` in the kernel's mask: exact, and
+    nothing is patched. The prompt's own rows stay as they are.
+
+    Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184) and its public release, whose slips are mended: the query
+    row is the last question token's, `<|vision_start|>` is no visual token, neighbourhoods have two dimensions and
+    end at the image's edge, every sample of a batch has its own images and heads, and state ends with the call.
+
+    Args:
+        model: any transformers vision-language model, wrapped or not, with the sdpa or the eager kernel.
+        processor: its chat template says which token is the question's last. None: the last token of the prompt.
+        gamma: boost of T_q; 0 changes nothing, to the bit.
+        variant: `"boost"`, or `"hard"` (the release's second one): the steered heads see no other visual tokens at
+            all; T_q is then what the focused heads look at more than twice as much as on average. A sample in which
+            nothing stands out so far is left as it is.
+        heads: `"visual"`, the heads of H_v (the paper); `"gated"`, in each row all heads that look at the image enough
+            in that row (the release).
+        cells: per prompt, the cells of each of its images (`VisualLayout.cells`). Needed unless the model has
+            M-RoPE positions (Qwen, GLM), which say where visual tokens lie.
+        background_weight: the paper's lambda.
+        deviations: the paper's tau, in standard deviations above the mean of the map.
+        radius: T_q grows by so many cells around each; the release's 2 (3 if hard) by default, 0 in the paper.
+        border_share: at most this share of each view's tokens is left out as a border where sinks sit.
+        layers: decoder layers that are read and steered; see `AttentionCapture`.
+
+    Raises:
+        ValueError: unknown option, or a kernel that takes no bias; while running, a prompt that does not end like the
+            chat template's, or cells that do not fit the visual tokens.
+
+    Example:
+        >>> with AttentionSteering(model, processor):
+        ...     output = model.generate(**inputs, max_new_tokens=256)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        *,
+        gamma: float = 0.5,
+        variant: Literal["boost", "hard"] = "boost",
+        heads: Literal["visual", "gated"] = "visual",
+        cells: Sequence[Sequence[VisualCells]] | None = None,
+        background_weight: float = 1.0,
+        deviations: float = 0.6,
+        radius: int | None = None,
+        border_share: float = 0.2,
+        layers: LayerSpec = "all",
+    ):
+        if variant not in ("boost", "hard") or heads not in ("visual", "gated"):
+            raise ValueError(f"variant is 'boost' or 'hard', heads 'visual' or 'gated'; got {variant!r}, {heads!r}")
+        if gamma <= -1:
+            raise ValueError(f"gamma must be above -1, got {gamma}")
+        super().__init__(model, layers, template_tail(processor) if processor is not None else ())
+        self.gamma, self.variant, self.heads, self.cells = gamma, variant, heads, cells
+        self.background_weight, self.deviations, self.border_share = background_weight, deviations, border_share
+        self.radius = radius if radius is not None else (2 if variant == "boost" else 3)
+
+    def _check_kernel(self, kernel: str) -> None:
+        if kernel != "sdpa" and not kernel.endswith("eager"):
+            raise ValueError(
+                f"The kernel {kernel!r} takes no additive bias: load the model with attn_implementation='sdpa' (or "
+                "'eager', where transformers has no sdpa for it)."
+            )
+
+    def _start(self, prompt: Prompt) -> None:
+        if not prompt.real[:, -1].all():
+            raise ValueError("The prompts are padded on the right: pad them on the left, as generation needs it.")
+        self._maps: dict[int, torch.Tensor] = {}  # layer -> (B, H, N) of the question's last row
+        self._num_keys: dict[int, torch.Tensor] = {}  # layer -> (B,)
+        self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._question_row = prompt.ids.shape[1] - 1 - len(self._tail)
+        self._grids = self._find_grids(prompt)
+
+    def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
+        self._mark(layer)
+        unchanged = query, key, attention_mask
+        if (self.gamma == 0 and self.variant == "boost") or not self._prompt.image.any():
+            return unchanged
+        call = (module, query, key, attention_mask, kernel)
+        later = (self._positions >= self._prompt.ids.shape[1]).nonzero()[:, 0]
+        if len(later) == 0:
+            row = (self._positions == self._question_row).nonzero()[:, 0]
+            if len(row):
+                maps, num_keys = self._read(row, *call, **kwargs)
+                self._maps[layer], self._num_keys[layer] = maps[:, :, 0], num_keys[:, 0]
+            return unchanged
+        tokens, heads = self._choice()
+        if not heads.any():
+            return unchanged
+        gate = heads[:, self.layers.index(layer), :, None].expand(-1, -1, len(later))
+        if self.heads == "gated":
+            gate = gate & self._gate(*self._read(later, *call, **kwargs))
+        bias = query.new_zeros(*query.shape[:3], key.shape[2])
+        bias[:, :, later] = gate[..., None] * self._on_keys(self._key_bias(tokens), key.shape[2])[:, None, None]
+        mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
+        return query, key, with_bias(mask, bias.to(query.dtype), kernel)
+
+    def _read(self, rows, module, query, key, attention_mask, kernel, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of some rows on every visual token, `(B, H, r, N)`, 0 beyond a sample's own, and the number of
+        keys that each row sees, `(B, r)`."""
+        image = self._on_keys(self._prompt.image.float(), key.shape[2])
+        shift = key.shape[2] - int(self._positions[-1]) - 1
+        index = self._prompt.image_index + min(shift, 0)
+        _, maps = read_layer(
+            module, query, key, attention_mask, kernel, rows, image[..., None], index, options=READING, **kwargs
+        )
+        own = torch.arange(index.shape[1], device=index.device) < self._prompt.image.sum(dim=1, keepdim=True)
+        mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
+        num_keys = torch.stack([mask.count(sample, rows, query.device) for sample in range(len(query))])
+        return maps * own[:, None, None], num_keys
+
+    def _gate(self, maps: torch.Tensor, num_keys: torch.Tensor) -> torch.Tensor:
+        """`(B, H, r)` bool: the release's gate, `vrga.steering_gate`, of each head and row."""
+        size = self._prompt.image.sum(dim=1).clamp(min=1)[:, None, None]
+        focus = maps.sum(dim=-1) / size * num_keys[:, None]
+        entropy = -(maps * torch.log(maps + 1e-8)).sum(dim=-1)
+        return vrga.steering_gate(focus, entropy)
+
+    def _key_bias(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`(B, P)` bias of the steered heads' scores; `tokens` `(B, P)` bool is T_q."""
+        if self.variant == "boost":
+            return tokens.float() * math.log1p(self.gamma)
+        others = self._prompt.image & ~tokens & tokens.any(dim=1, keepdim=True)
+        return others.float() * torch.finfo(self._inner.dtype).min
+
+    # The choice of tokens and heads
+
+    def _choice(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """T_q, `(B, P)` bool, and the steered heads, `(B, L, H)` bool; made once for a call."""
+        if self._chosen is None:
+            maps = torch.stack([self._maps[layer] for layer in self.layers], dim=1).float().cpu().numpy()
+            num_keys = torch.stack([self._num_keys[layer] for layer in self.layers], dim=1).cpu().numpy()
+            tokens, heads = torch.zeros_like(self._prompt.image), torch.zeros(maps.shape[:3], dtype=torch.bool)
+            for row, grids in enumerate(self._grids):
+                size = int(self._prompt.image[row].sum())
+                if size == 0:
+                    continue
+                picked, own_heads = self._choose(maps[row, ..., :size], num_keys[row, :, None], grids)
+                positions = self._prompt.image_index[row, :size]
+                tokens[row, positions] = torch.from_numpy(picked).to(tokens.device)
+                heads[row] = torch.from_numpy(own_heads) if picked.any() else False
+            self._chosen = tokens, heads.to(tokens.device)
+        return self._chosen
+
+    def _choose(
+        self, maps: np.ndarray, num_keys: np.ndarray, grids: Sequence[TokenGrid]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """T_q `(N,)` bool and heads `(L, H)` bool of one sample, from `(L, H, N)` maps of the question's last row."""
+        num_visual = maps.shape[-1]
+        focus = vrga.image_focus(maps.sum(axis=-1), num_visual, num_keys)
+        nothing = np.zeros(num_visual, dtype=bool)
+        if self.variant == "hard":
+            raw_entropy = vrga.image_entropy(maps, normalize=False)
+            heads = vrga.steering_gate(focus, raw_entropy, entropy_factor=0.3)
+            reference = maps[heads].mean(axis=0) if heads.any() else nothing
+            tokens = np.flatnonzero(reference > 2 * reference.mean())
+        else:
+            heads = vrga.visual_heads(focus, vrga.entropy_focus_ratio(vrga.image_entropy(maps), focus))
+            visual, background = maps[heads].mean(axis=0), vrga.background_heads(focus)
+            background = maps[background].mean(axis=0) if background.any() else nothing
+            if not visual.sum() > 0:
+                return nothing, heads
+            reference = vrga.subtract_background(visual, background, self.background_weight)
+            border = self._everywhere(grids, num_visual, lambda grid: grid.border(self.border_share), outside=True)
+            tokens = vrga.focus_tokens(reference, border, self.deviations)
+        chosen = np.isin(np.arange(num_visual), tokens)
+        chosen = self._everywhere(grids, num_visual, lambda grid: grid.grown(chosen, self.radius))
+        return chosen, heads if self.heads == "visual" else np.ones_like(heads)
+
+    @staticmethod
+    def _everywhere(grids: Sequence[TokenGrid], num_visual: int, of_grid: Any, outside: bool = False) -> np.ndarray:
+        """`(N,)` bool from what holds in each grid; `outside` for tokens that lie in none (separators)."""
+        result = np.full(num_visual, outside)
+        for grid in grids:
+            result[grid.tokens] = of_grid(grid)
+        return result
+
+    def _find_grids(self, prompt: Prompt) -> list[list[TokenGrid]]:
+        counts = prompt.image.sum(dim=1).tolist()
+        if self.cells is not None:
+            cells = prompt.per_row(list(self.cells), "cells")
+            if (found := [sum(map(len, own)) for own in cells]) != counts:
+                raise ValueError(f"The prompts hold {counts} visual tokens, but their cells are {found}.")
+            return [grids_of_cells(own) for own in cells]
+        positions = prompt.inputs.get("position_ids")
+        if any(counts) and (positions is None or positions.dim() != 3):
+            raise ValueError(
+                "This model does not say where its visual tokens lie: pass cells=[[layout.cells(*image.size) for "
+                "image in row['images']] for row in rows] with layout = VisualLayout.from_processor(processor, "
+                "model.config)."
+            )
+        places = [prompt.image[row].nonzero()[:, 0] for row in range(len(counts))]
+        return [
+            grids_of_positions(positions[-2:, row, own].cpu().numpy(), own.cpu().numpy()) if len(own) else []
+            for row, own in enumerate(places)
+        ]

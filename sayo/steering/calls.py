@@ -1,0 +1,208 @@
+"""What every steering shares: it opens the tap, knows the prompt of the running call, and forgets it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sayo.attention.groups import key_groups
+from sayo.attention.kernel import tapped
+from sayo.attention.layers import LayerSpec, attention_layers, inner_model, resolve_layers
+from sayo.attention.reading import AttentionNotCaptured, no_kernel_call
+
+
+@dataclass
+class Prompt:
+    """The padded prompts of one call.
+
+    Attributes:
+        ids: `(B, P)` int64.
+        real: `(B, P)` bool, False on padding.
+        image: `(B, P)` bool, the visual tokens.
+        image_index: `(B, N)` int64, their positions; 0 where a sample has fewer than the longest.
+        inputs: further arguments of the forward that ran the prompts.
+    """
+
+    ids: torch.Tensor
+    real: torch.Tensor
+    image: torch.Tensor
+    image_index: torch.Tensor
+    inputs: Mapping[str, Any]
+
+    def per_row(self, values: Sequence, what: str) -> list:
+        """Repeat what belongs to a prompt for each of its sequences (`num_return_sequences`, beams)."""
+        times, rest = divmod(len(self.ids), len(values))
+        if rest or not times:
+            raise ValueError(f"{what} has {len(values)} entries for a batch of {len(self.ids)} sequences.")
+        return [value for value in values for _ in range(times)]
+
+
+class Steering:
+    """Context manager that changes what the chosen layers' kernels receive while the body generates.
+
+    A forward without a filled cache begins a call; its tokens are the prompts. Later forwards belong to the call when
+    they go on from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
+    teacher-forced pass over prompts + completions). Nothing outlives the `with` block or the call. Beams are moved
+    between the rows of one prompt only, which share everything that is kept here.
+
+    Args:
+        model: any transformers vision-language model, wrapped or not.
+        layers: which decoder layers are steered; see `AttentionCapture`.
+        tail: the tokens with which the chat template ends every prompt. With them, a longer forward that begins with
+            the same prompts is told from the next turn of a chat, which ends with them again.
+
+    Raises:
+        ValueError: no layers with attention weights, or an unknown layer.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayerSpec, tail: Sequence[int] = ()):
+        self._model, self._inner = model, inner_model(model)
+        self._tail = torch.tensor(tail, dtype=torch.long)
+        depth = self._inner.config.get_text_config().num_hidden_layers
+        self.layers = resolve_layers(layers, tuple(attention_layers(model)), depth)
+        self._stack: ExitStack | None = None
+        self._forget()
+
+    def __enter__(self):
+        if self._stack is not None:
+            raise RuntimeError("This steering is open already: make a second one to nest them.")
+        found = attention_layers(self._model)
+        modules = {layer: found[layer] for layer in self.layers}
+        self._check_kernel(modules[self.layers[0]].config._attn_implementation)
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            stack.enter_context(tapped(modules, self))
+            for register, hook in (
+                (self._inner.register_forward_pre_hook, self._before),
+                (self._inner.register_forward_hook, self._after),
+            ):
+                stack.callback(register(hook, with_kwargs=True).remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stack, self._stack = self._stack, None
+        stack.close()
+
+    # For subclasses
+
+    def _start(self, prompt: Prompt) -> None:
+        """A call begins."""
+
+    def _check_kernel(self, kernel: str) -> None:
+        """Raise if the kernel cannot be steered."""
+
+    def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
+        """What the kernel gets instead; called by the tapped kernel."""
+        raise NotImplementedError
+
+    def _mark(self, layer: int) -> None:
+        """To be called by `adjust`: a steering that never took place must not look like one."""
+        self._adjusted.add(layer)
+
+    def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
+        """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
+
+        Sliding caches drop the oldest keys, static ones have room for later ones.
+        """
+        num_tokens = int(self._positions[-1]) + 1
+        full = nn.functional.pad(weights, (0, max(num_tokens, num_keys) - weights.shape[1]))
+        return full[:, num_tokens - num_keys :] if num_keys < num_tokens else full
+
+    # The call
+
+    def _forget(self) -> None:
+        self._prompt: Prompt | None = None
+        self._positions = torch.zeros(0, dtype=torch.long)
+        self._adjusted: set[int] = set()
+
+    def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise AttentionNotCaptured("The model was called without input_ids, so its image tokens cannot be found.")
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past == 0 and not self._goes_on(ids):
+            self._forget()
+            self._prompt = self._read_prompt(ids, kwargs)
+            self._start(self._prompt)
+        elif self._prompt is None or len(self._prompt.ids) != len(ids):
+            raise AttentionNotCaptured(
+                "The cache holds tokens that the steering has not seen: open it before the prompt is run, and keep "
+                "the batch together."
+            )
+        self._positions = torch.arange(past, past + ids.shape[1])
+        self._adjusted = set()
+
+    def _goes_on(self, ids: torch.Tensor) -> bool:
+        """Whether a forward without a cache runs the call's prompts again, with more behind them."""
+        if self._prompt is None:
+            return False
+        before = self._prompt.ids
+        if ids.shape[0] != before.shape[0] or ids.shape[1] <= before.shape[1]:
+            return False
+        if not torch.equal(ids[:, : before.shape[1]], before):
+            return False
+        if len(self._tail):
+            return not self._ends_with_tail(ids)
+        return ids.shape[1] == int(self._positions[-1]) + 2  # `use_cache=False` adds token after token
+
+    def _ends_with_tail(self, ids: torch.Tensor) -> bool:
+        tail = self._tail.to(ids.device)
+        return ids.shape[1] >= len(tail) and bool((ids[:, ids.shape[1] - len(tail) :] == tail).all())
+
+    def _read_prompt(self, ids: torch.Tensor, kwargs: dict) -> Prompt:
+        if not self._ends_with_tail(ids):
+            raise ValueError(
+                "A prompt does not end as the processor's chat template ends one, so its last question token is "
+                "unknown: pad prompts on the left, use add_generation_prompt=True, run a prompt in one piece, or "
+                "leave the processor out (then the last token of the prompt counts as the question's last)."
+            )
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            real = mask.bool()
+        else:  # static caches get their masks ready-made: what is left padding shows in the ids
+            pad = self._inner.config.get_text_config().pad_token_id
+            real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
+        image_token_id = getattr(self._inner.config, "image_token_id", None)
+        groups, index = key_groups(ids, 0, [{}] * len(ids), -1 if image_token_id is None else image_token_id)
+        return Prompt(ids, real, groups["image"] > 0, index, kwargs)
+
+    def _after(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        for layer in self.layers:
+            if layer not in self._adjusted:
+                raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
+
+    # Listener
+
+    def read(self, *_: object, **__: object) -> None:
+        """Nothing is read after the kernel."""
+
+    def ran(self, layer: int) -> None:
+        """The forward hook asks what was adjusted."""
+
+
+def template_tail(processor: Any) -> list[int]:
+    """The tokens that the chat template puts behind the last user's words, the generation prompt included.
+
+    Raises:
+        ValueError: the processor has no chat template.
+    """
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError("The processor has no chat template: leave it out.")
+    first, second = (_template_ids(processor, text) for text in ("Alpha", "7"))
+    end = 0
+    while end < min(len(first), len(second)) and first[-1 - end] == second[-1 - end]:
+        end += 1
+    return first[len(first) - end :]
+
+
+def _template_ids(processor: Any, text: str) -> list[int]:
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]

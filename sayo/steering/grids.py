@@ -1,0 +1,71 @@
+"""Visual tokens on their two-dimensional grids, one per image and view: borders and neighbourhoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sayo.geometry import VisualCells
+from sayo.metrics import vrga
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Visual tokens of one view of one image.
+
+    Attributes:
+        tokens: `(n,)` indices among the sample's visual tokens.
+        columns, rows: of the grid.
+        places: `(n,)` row-major cell of each token.
+    """
+
+    tokens: np.ndarray
+    columns: int
+    rows: int
+    places: np.ndarray
+
+    def border(self, share: float) -> np.ndarray:
+        """`(n,)` bool; see `vrga.border_tokens`."""
+        return vrga.border_tokens(self.columns, self.rows, share)[self.places]
+
+    def grown(self, chosen: np.ndarray, radius: int) -> np.ndarray:
+        """`(n,)` bool: within `radius` cells of a chosen token; `chosen` is `(N,)` bool over the sample's tokens."""
+        near = vrga.neighbourhood(self.places[chosen[self.tokens]], self.columns, self.rows, radius)
+        return np.isin(self.places, near)
+
+
+def grids_of_cells(images: Sequence[VisualCells]) -> list[TokenGrid]:
+    """One grid per image and view; tokens without a footprint (separators, padding) are in none."""
+    grids, first = [], 0
+    for cells in images:
+        seen = ~np.isnan(cells.footprints[:, 0])
+        for view in np.unique(cells.views[seen]):
+            own = np.flatnonzero(seen & (cells.views == view))
+            edges = cells.footprints[own, :2].round(3)
+            (left, x), (top, y) = (np.unique(edges[:, axis], return_inverse=True) for axis in (0, 1))
+            grids.append(TokenGrid(first + own, len(left), len(top), y * len(left) + x))
+        first += len(cells)
+    return grids
+
+
+def grids_of_positions(positions: np.ndarray, tokens: np.ndarray) -> list[TokenGrid]:
+    """One grid per image of one sample, from the height and width positions that M-RoPE gives to visual tokens.
+
+    Args:
+        positions: `(2, N)` row and column position of each visual token.
+        tokens: `(N,)` their places in the sequence; an image is a run without a gap.
+
+    Raises:
+        ValueError: the positions of a run are no grid.
+    """
+    grids = []
+    for own in np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(tokens) != 1) + 1):
+        y, x = positions[:, own] - positions[:, own].min(axis=1, keepdims=True)
+        columns, rows = int(x.max()) + 1, int(y.max()) + 1
+        places = y * columns + x
+        if len(own) != columns * rows or len(np.unique(places)) != len(own):
+            raise ValueError(f"{len(own)} visual tokens do not lie on a {columns} x {rows} grid: pass cells=.")
+        grids.append(TokenGrid(own, columns, rows, places))
+    return grids

@@ -1,0 +1,105 @@
+"""Steering of chats: the chat template says which token is the question's last, and where a new turn begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForImageTextToText
+
+from sayo.evaluation.evaluate import evaluate
+from sayo.evaluation.rollouts import processor_inputs
+from sayo.steering import AttentionSteering, ScoreScaling
+from sayo.steering.calls import template_tail
+from sayo.training.setup import load_auto_processor
+
+
+@pytest.fixture(scope="module")
+def chat(toy, tmp_path_factory):
+    model = AutoModelForImageTextToText.from_pretrained(toy.policy).eval()
+    with torch.no_grad():  # as initialised, attention is nearly uniform
+        for name, parameter in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter.mul_(3)
+    rows = load_dataset("parquet", data_files=str(toy.prepared / "data/test-*.parquet"), split="train")
+    return model, load_auto_processor(toy.policy), rows.select(range(6))
+
+
+def test_template_tail(chat):
+    processor = chat[1]
+    assert processor.tokenizer.decode(template_tail(processor)) == "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_row_of_the_last_question_token(chat):
+    model, processor, rows = chat
+    inputs = processor_inputs(processor, rows, "cpu")
+    steering = AttentionSteering(model, processor)
+    with steering:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        last = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][:, steering._question_row].tolist())
+    assert set(last) == {"?"}
+
+
+def test_generation_and_the_pass_behind_it_are_one_call(chat):
+    """A teacher-forced pass over the sampled tokens gives the logits that chose them."""
+    model, processor, rows = chat
+    inputs = processor_inputs(processor, rows, "cpu")
+    length = inputs["input_ids"].shape[1]
+    with AttentionSteering(model, processor, gamma=3.0, radius=0), torch.no_grad():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=5,
+            do_sample=False,
+            eos_token_id=None,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        full = {**inputs, "input_ids": output.sequences}
+        full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 5), value=1)
+        full["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 5))
+        logits = model(**full, use_cache=False).logits[:, length - 1 : -1]
+    with torch.no_grad():
+        plain = model(**full, use_cache=False).logits[:, length - 1 : -1]
+    chosen = torch.stack(output.logits, dim=1)
+    assert torch.allclose(logits, chosen, atol=1e-4) and (plain - chosen).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("steered", [AttentionSteering, ScoreScaling])
+def test_evaluation(chat, steered):
+    model, processor, rows = chat
+    options = {"num_samples": 2, "max_new_tokens": 4, "layers": "all", "seed": 0}
+    plain = evaluate(model, processor, rows, **options)
+    steering = (
+        AttentionSteering(model, processor, gamma=4.0) if steered is AttentionSteering else ScoreScaling(model, 2.0)
+    )
+    with steering:
+        found = evaluate(model, processor, rows, **options)
+    again = evaluate(model, processor, rows, **options)
+    assert found.summary()["target_ratio"] != plain.summary()["target_ratio"] == again.summary()["target_ratio"]
+
+
+def test_a_prompt_of_another_form(chat):
+    model, processor, rows = chat
+    inputs = processor_inputs(processor, rows, "cpu")
+    inputs = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    inputs["input_ids"][0, -1] = 7
+    with pytest.raises(ValueError, match="does not end as the processor's chat template"):
+        with AttentionSteering(model, processor):
+            model(**inputs)
+
+
+def test_the_next_turn_of_a_chat_is_aimed_anew(chat):
+    model, processor, rows = chat
+    inputs = processor_inputs(processor, rows.select(range(1)), "cpu")
+    length = inputs["input_ids"].shape[1]
+    turn = processor.tokenizer("<|im_end|>\n<|im_start|>user\nIs it red?", add_special_tokens=False)["input_ids"]
+    more = torch.tensor([[*turn, *template_tail(processor)]])
+    longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], more], dim=1)}
+    longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+    longer["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more.shape[1]))
+    steering = AttentionSteering(model, processor)
+    with steering:
+        for case in (inputs, longer):
+            model.generate(**case, max_new_tokens=2, do_sample=False)
+            assert steering._prompt.ids.shape == case["input_ids"].shape
+    assert longer["input_ids"].shape[1] > length
