@@ -16,11 +16,11 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -161,11 +161,8 @@ def launch(mode: str, run_dir: Path, policy: Path, data: Path) -> subprocess.Pop
     words += [f"trainer.output_dir={run_dir}", *(f"trainer.{key}={value}" for key, value in SETTINGS.items())]
     command = [sys.executable, *words]
     if mode != "single":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         file = ROOT / f"recipes/accelerate/{mode}.yaml"
-        options = ["--config_file", str(file), "--num_processes", "2", "--main_process_port", str(port)]
+        options = ["--config_file", str(file), "--num_processes", "2", "--main_process_port", "0"]
         command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -192,7 +189,7 @@ def kill_at_random(
     deadline = time.time() + moment
     while process.poll() is None and time.time() < deadline:
         time.sleep(0.005)
-    while waits_for_save and process.poll() is None and not list(run_dir.glob("checkpoint-*/SAVING")):
+    while waits_for_save and process.poll() is None and not is_saving(run_dir, launched):
         time.sleep(0.001)
     if waits_for_save:
         time.sleep(rng.uniform(0, 0.15))
@@ -210,8 +207,15 @@ def kill_at_random(
         one.kill()
     outcome.orphans += len(alive)
     outcome.kills += 1
-    outcome.in_save += bool(list(run_dir.glob("checkpoint-*/SAVING")))
+    outcome.in_save += is_saving(run_dir, launched)
     outcome.victims[victim] = outcome.victims.get(victim, 0) + 1
+    return False
+
+
+def is_saving(run_dir: Path, launched: float) -> bool:
+    """Whether a checkpoint is being written by this launch; torn folders of earlier kills may still be there."""
+    with suppress(FileNotFoundError):  # complete, or cleared away, since it was listed
+        return any(file.stat().st_mtime >= launched for file in run_dir.glob("checkpoint-*/SAVING"))
     return False
 
 

@@ -60,7 +60,7 @@ def _train_and_save(trainer: Any, recipe: Recipe, checkpoint: Path | None) -> No
     stop = StopOnSignal(trainer.accelerator)
     trainer.add_callback(stop)
     trainer.add_callback(WarnWhenFading())
-    with memory_advice(trainer.args, recipe.model):
+    with memory_advice(trainer, recipe):
         trainer.train(resume_from_checkpoint=checkpoint)
         if not stop.stopped:
             trainer.save_model()

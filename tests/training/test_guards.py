@@ -64,20 +64,22 @@ def test_loss_and_gradient(make_trainer, what):
 
 
 def test_out_of_memory_names_the_keys_in_order(toys, tmp_path):
-    recipe = check_recipe(recipe_values(toys, tmp_path))
-    args = build_trainer(recipe).args
-    with pytest.raises(OutOfMemory) as caught, memory_advice(args, recipe.model):
+    values = recipe_values(toys, tmp_path, beta=0.1, max_completion_length=128)
+    values["model"]["size"] = {"shortest_edge": 2304, "longest_edge": 16384}
+    recipe = check_recipe(values)
+    trainer = build_trainer(recipe)
+    with pytest.raises(OutOfMemory) as caught, memory_advice(trainer, recipe):
         torch.empty(2**62, dtype=torch.uint8)
     lines = str(caught.value).splitlines()[2:]
-    keys = [
-        "gradient_checkpointing=true",
-        "per_device_train_batch_size=2",
-        "zero1 -> zero2",
-        "model.lora",
-        "longest_edge",
+    assert [line.partition(". ")[2].partition(" (")[0] for line in lines] == [
+        "trainer.gradient_checkpointing=true",
+        "trainer.per_device_train_batch_size=2 trainer.gradient_accumulation_steps=2",
+        "model.size.longest_edge=8192",
+        "trainer.max_completion_length=64",
+        "trainer.beta=0",
+        "'model.lora={r: 16, lora_alpha: 32, target_modules: all-linear}'",
     ]
-    assert [any(key in line for key in [key]) for key, line in zip(keys, lines, strict=False)] == [True] * len(keys)
-    with pytest.raises(RuntimeError, match="shape"), memory_advice(args, recipe.model):
+    with pytest.raises(RuntimeError, match="shape"), memory_advice(trainer, recipe):
         torch.ones(2) @ torch.ones(3, 3)
 
 

@@ -25,7 +25,7 @@ def quantized(toys, folder, lora: bool = True):
 
 @pytest.mark.skipif(has_bitsandbytes, reason="bitsandbytes is installed")
 def test_without_bitsandbytes_the_message_says_what_to_install(toys, tmp_path):
-    with pytest.raises(RecipeError, match="pip install .*bitsandbytes"):
+    with pytest.raises(RecipeError, match=r"pip install .*bitsandbytes"):
         build_trainer(quantized(toys, tmp_path))
 
 
