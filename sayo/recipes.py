@@ -167,14 +167,14 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 def trainer_config_class(recipe: Recipe) -> type:
-    """`RegionGRPOConfig` where there are rewards, TRL's `SFTConfig` where there are none."""
+    """`RegionGRPOConfig` where there are rewards, `AnchoredSFTConfig` where there are none."""
     if recipe.rewards:
         from sayo.training.config import RegionGRPOConfig
 
         return RegionGRPOConfig
-    from trl import SFTConfig
+    from sayo.training.sft_config import AnchoredSFTConfig
 
-    return SFTConfig
+    return AnchoredSFTConfig
 
 
 @cache

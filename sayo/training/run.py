@@ -74,7 +74,7 @@ def _train_and_save(trainer: Any, recipe: Recipe, checkpoint: Path | None) -> No
 
 
 def build_trainer(recipe: Recipe, max_samples: int | None = None) -> Any:
-    """The recipe's trainer: `RegionGRPOTrainer`, or `ResumableSFTTrainer` for a recipe without rewards."""
+    """The recipe's trainer: `RegionGRPOTrainer`, or `AnchoredSFTTrainer` for a recipe without rewards."""
     from sayo.training import setup
 
     try:
@@ -94,9 +94,9 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> Any:
         "peft_config": setup.lora_config(recipe.model),
     }
     if not recipe.rewards:
-        from sayo.training.sft import ResumableSFTTrainer
+        from sayo.training.sft import AnchoredSFTTrainer
 
-        return setup.with_plain_key_names(ResumableSFTTrainer(**shared))
+        return setup.with_plain_key_names(AnchoredSFTTrainer(**shared))
     from sayo.training.grpo import RegionGRPOTrainer
 
     functions, args.reward_weights = setup.reward_functions(recipe)
