@@ -1,7 +1,9 @@
 """Advantage shapers: which tokens of a completion its advantage is paid to.
 
 TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper may spread that number over
-the tokens; loss types, clipping and importance correction stay TRL's. A recipe names a shaper by dotted path:
+the tokens; loss types, clipping and importance correction stay TRL's. A shaper is linear in the advantages (it says
+how they are spread, not how large they are), which is what lets a run log each reward's share of the gradient. A recipe
+names one by dotted path:
 
     advantage_shaper:
       function: sayo.advantages.causal_credit
@@ -114,3 +116,6 @@ def perceptual_anchors(
         weights = torch.as_tensor(anchor_weights(connectivity, low=low, high=high), dtype=torch.float32)
         shaped[index, : len(trace)] *= weights.to(shaped.device)
     return shaped
+
+
+perceptual_anchors.needs_maps = True  # the trainer reads the attention on every visual token for it

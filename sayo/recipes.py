@@ -68,11 +68,26 @@ class RewardSection:
 
     function: dotted path of a TRL reward function, sayo's or your own.
     weight: factor in the sum.
+    gate: `always`, or pay it only to completions that the reward `accuracy` pays (`correct`), or only in groups with
+        such a completion (`group`).
     options: keyword arguments bound to the function.
     """
 
     function: str
     weight: float = 1.0
+    gate: str = "always"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ShaperSection:
+    """`advantage_shaper:` which tokens of a completion its advantage is paid to.
+
+    function: dotted path, one of `sayo.advantages` or your own.
+    options: keyword arguments bound to the function.
+    """
+
+    function: str
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,6 +99,7 @@ class Recipe:
     data: DataSection
     trainer: dict[str, Any]
     rewards: dict[str, RewardSection] = field(default_factory=dict)
+    advantage_shaper: ShaperSection | None = None
     resume: str = "auto"
 
     def to_yaml(self) -> str:
@@ -142,7 +158,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: see `load_recipe`.
     """
     values = dict(values)
-    rewards = values.pop("rewards", None) or {}
+    rewards, shaper = values.pop("rewards", None) or {}, values.pop("advantage_shaper", None)
     trainer = dict(values.pop("trainer", None) or {})
     _check_keys(values, Recipe, "")
     for key in ("model", "data"):
@@ -152,6 +168,7 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
         model=_section(ModelSection, values.pop("model"), "model"),
         data=_section(DataSection, values.pop("data"), "data"),
         rewards={name: _section(RewardSection, entry, f"rewards.{name}") for name, entry in rewards.items()},
+        advantage_shaper=_section(ShaperSection, shaper, "advantage_shaper") if shaper else None,
         trainer=trainer,
         **values,
     )
@@ -159,11 +176,30 @@ def check_recipe(values: Mapping[str, Any]) -> Recipe:
     if "output_dir" not in trainer:
         raise RecipeError("The recipe has no `trainer.output_dir`: say where the run is written.")
     for name, entry in recipe.rewards.items():
-        function = resolve_function(entry.function, f"rewards.{name}.function")
-        # Reward functions take **kwargs, so a misspelt option would pass unseen.
-        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        _check_names(entry.options, named, f"rewards.{name}.options")
+        _check_options(entry, f"rewards.{name}")
+    if recipe.rewards:
+        _check_credit(recipe)
+    elif recipe.advantage_shaper is not None:
+        raise RecipeError("`advantage_shaper` needs rewards: supervised tuning has no advantages.")
     return recipe
+
+
+def _check_options(entry: RewardSection | ShaperSection, path: str) -> None:
+    function = resolve_function(entry.function, f"{path}.function")
+    # Reward functions take **kwargs, so a misspelt option would pass unseen.
+    named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    _check_names(entry.options, named, f"{path}.options")
+
+
+def _check_credit(recipe: Recipe) -> None:
+    from sayo.training.credit import check_gates
+
+    try:
+        check_gates([entry.gate for entry in recipe.rewards.values()], list(recipe.rewards))
+    except ValueError as error:
+        raise RecipeError(f"`rewards`: {error}") from None
+    if recipe.advantage_shaper is not None:
+        _check_options(recipe.advantage_shaper, "advantage_shaper")
 
 
 def trainer_config_class(recipe: Recipe) -> type:

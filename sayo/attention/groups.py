@@ -67,6 +67,16 @@ def key_groups(
     return {"image": image.float(), "target": target}, index
 
 
+def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """`(B, S)` float32: 1 on the tokens before the first visual token (system turn and template), 0 without an image.
+
+    The denominator of AVAR's VAS where there is no system prompt, and what Look-Back's trend leaves out: attention
+    sinks sit there.
+    """
+    before = (image > 0).cumsum(dim=1) == 0
+    return (before & attention_mask.bool() & (image > 0).any(dim=1, keepdim=True)).float()
+
+
 def split_image(image: torch.Tensor, labels: Sequence[Sequence[int]], name: str) -> dict[str, torch.Tensor]:
     """One key group per image, or per view, of the samples.
 
@@ -104,7 +114,7 @@ def completion_traces(
     completion_mask: torch.Tensor,
     image_index: torch.Tensor,
 ) -> list[AttentionTrace]:
-    """One [`AttentionTrace`] per row of the batch.
+    """One [`AttentionTrace`] per row of the batch. A group without any key in a row has size 0 and no masses there.
 
     Args:
         reading: rows `P - 1 .. P + T_max - 1` of every sample.
@@ -124,7 +134,7 @@ def completion_traces(
         traces.append(
             AttentionTrace(
                 masses={name: masses[name][row, :, : length + 1] for name in present},
-                sizes={name: sizes[name][row] for name in present},
+                sizes={name: own[row] for name, own in sizes.items()},
                 entropy=entropies[row, :length],
                 layers=reading.layers,
                 maps=None if maps is None else maps[row, :, : length + 1, : num_visual[row]],

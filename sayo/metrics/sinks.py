@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from sayo.attention.trace import AttentionTrace, Rows
+from sayo.metrics.region import RegionAttention, Select, token_weights
 
 
 def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
@@ -32,3 +36,46 @@ def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | No
     """
     keep = (~sinks).astype(np.float64)
     return np.asarray(maps, dtype=np.float64) @ (keep if weights is None else keep * weights)
+
+
+def pooled_sinks(traces: Sequence[AttentionTrace], share: float = 0.02) -> dict[int, np.ndarray]:
+    """Number of visual tokens -> `(N,)` bool: the sinks of images of that size, over all rows of all traces.
+
+    Pooled by size because a sink stays where it is while objects move; a size that only one question has cannot tell
+    the two apart, so what is reported without sinks is then too low rather than too high.
+
+    Args:
+        traces: with maps; those without are left out, as are empty ones.
+    """
+    by_size: dict[int, list[np.ndarray]] = {}
+    for trace in traces:
+        if trace.maps is not None and len(trace) and trace.maps.shape[-1]:
+            by_size.setdefault(trace.maps.shape[-1], []).append(trace.maps.mean(axis=(0, 1)))
+    return {size: sink_tokens(np.stack(means), share) for size, means in by_size.items()}
+
+
+def sink_free_attention(
+    trace: AttentionTrace,
+    sinks: np.ndarray,
+    region: np.ndarray,
+    rows: Rows,
+    select: Select = "top_entropy",
+    top_share: float = 0.3,
+) -> RegionAttention | None:
+    """`metrics.region.pooled_attention` as if the sinks were no part of the image, nor of the region.
+
+    Args:
+        trace: with maps, at least one token.
+        sinks: `(N,)` bool.
+        region: `(N,)` coverage weights of the region; zeros without one.
+
+    Returns:
+        None where every visual token of the region is a sink.
+    """
+    keep = (~sinks).astype(np.float64)
+    if region.any() and not (keep * region).any():
+        return None
+    weights = token_weights(trace.entropy, select, top_share)
+    row = weights @ trace.map(rows).astype(np.float64).mean(axis=0)  # (N,)
+    target, image = (float(sink_free_mass(row, sinks, own)) for own in (region, None))
+    return RegionAttention(target / max((keep * region).sum(), 1e-9), image / max(keep.sum(), 1.0), target, image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows
-from sayo.metrics.region import RegionAttention, Select, pooled_attention, region_score
+from sayo.metrics.region import RegionAttention, Select, pooled_attention, region_score, tas
 
 
 def region_attention_reward(
@@ -15,6 +15,7 @@ def region_attention_reward(
     select: Select = "top_entropy",
     top_share: float = 0.3,
     eps: float = 1e-8,
+    positive: bool = False,
     **kwargs: Any,
 ) -> list[float | None]:
     """`r_v = tanh(log((a + eps) / (v + eps)))` in (-1, 1); None without a region or without a token.
@@ -30,11 +31,14 @@ def region_attention_reward(
         select: which response tokens count (see `metrics.region.token_weights`).
         top_share: share of the tokens for `"top_entropy"`.
         eps: floor of both means.
+        positive: return the target attention score `(1 + r_v) / 2` in (0, 1). For a gated reward: where the gate pays
+            a wrong answer 0, a right one should not earn less.
     """
     pooled = [_pool(trace, rows, select, top_share) for trace in attention]
     if len(pooled) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(pooled)} attention traces; one each is needed")
-    return [None if one is None else region_score(one.target, one.image, eps) for one in pooled]
+    score = tas if positive else region_score
+    return [None if one is None else score(one.target, one.image, eps) for one in pooled]
 
 
 def _pool(trace: AttentionTrace | None, rows: Rows, select: Select, top_share: float) -> RegionAttention | None:

@@ -31,7 +31,8 @@ def visual_share_reward(
         completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
         attention: B traces that hold the groups `"image"` and `anchor`.
         rows: which row reads token t.
-        anchor: key group of the denominator.
+        anchor: key group of the denominator: `"system"` (the words of the system prompt), or `"prefix"` (every token
+            before the image) for prompts without one.
         order: what is averaged before the division (heads already are; see `metrics.avar.vas`).
         bound: False: the published form.
 
@@ -39,7 +40,7 @@ def visual_share_reward(
         None where there is no image, no anchor token, no response token or no reference answer.
 
     Raises:
-        KeyError: the capture did not read `anchor`; add it to the captured key groups.
+        KeyError: `anchor` was not read: an unknown group, or words that the chat template did not write.
     """
     correct = accuracy_reward(completions, solution, answers, whole_text)
     rewards: list[float | None] = []

@@ -6,7 +6,10 @@ The algorithm, beside TRL's own:
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
    way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
 3. The readings become one `AttentionTrace` per completion and reach every reward function as the column `attention`.
-4. Advantages, losses, clipping, importance correction and logging stay TRL's.
+4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
+   (`sayo.training.credit`, `sayo.training.shaping`).
+5. Losses, clipping, importance correction and logging stay TRL's; the same region score may be added to the loss as
+   an objective (`sayo.training.objective`).
 """
 
 from __future__ import annotations
@@ -14,34 +17,43 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from trl import GRPOTrainer
+import torch
+from trl import GRPOTrainer, prepare_multimodal_messages
+from trl.data_utils import is_conversational
 
-from sayo.attention import AttentionCapture, AttentionTrace
-from sayo.attention.groups import completion_traces, key_groups, vision_token_ids
+from sayo.attention import AttentionCapture
+from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
+from sayo.attention.spans import WordsNotFound, turn_groups
 from sayo.training.checks import check_dataset
 from sayo.training.config import RegionGRPOConfig
+from sayo.training.credit import check_gates, pay_gated
 from sayo.training.guards import GuardedSteps, NonFiniteError, require_finite_rewards, save_batch
-from sayo.training.metrics import attention_metrics
+from sayo.training.metrics import attention_metrics, sink_free_metrics
+from sayo.training.objective import RegionObjective, objective_inputs
 from sayo.training.overlay import save_overlay
 from sayo.training.resume import ExactResume
+from sayo.training.shaping import AdvantageShaper, ScoredRollouts, shape_advantages
 
 
-class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
+class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer):
     """TRL's [`~trl.GRPOTrainer`] with an exact reading of the policy's attention for the reward functions.
 
     Three TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies` and
-    `_calculate_rewards`, and a few more by its two mixins; `tests/training/test_trl_contract.py` names what is
+    `_calculate_rewards`, and a few more by its three mixins; `tests/training/test_trl_contract.py` names what is
     expected of each.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
-    [`~sayo.attention.AttentionTrace`] per completion.
+    [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"target"` (the region), `"prefix"`
+    (every token before the first visual one), `"system"` and `"question"` (the words of those turns; left out where
+    the prompt was not made by the chat template) and `"response"`.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
             the columns that `sayo prepare` writes (`prompt`, `images`, `region_tokens`, `region_weights`,
             `num_visual_tokens`, `processor_fingerprint`, ...).
+        advantage_shaper: takes a [`~sayo.advantages.ShapingBatch`] and returns advantages per token, `(B, T)`; None
+            leaves TRL's. One with an attribute `needs_maps = True` gets traces with maps.
 
     Raises:
         ValueError: the data were prepared for another processor than this model's (the message has the command that
@@ -51,7 +63,15 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
     _tag_names = ("trl", "grpo", "sayo")
     _name = "SAYO"
 
-    def __init__(self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, **kwargs):
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: RegionGRPOConfig | None = None,
+        *,
+        advantage_shaper: AdvantageShaper | None = None,
+        **kwargs,
+    ):
         super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_dataset(dataset, self.processing_class, self.model.config)
@@ -59,7 +79,10 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
         self._capture = AttentionCapture(
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
-        self._scoring: dict[str, Any] | None = None  # the batch whose attention is wanted from the next policy pass
+        self.advantage_shaper = advantage_shaper
+        self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
+        check_gates(self._reward_gates, self.reward_func_names)
+        self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
 
     def _ban_vision_tokens(self) -> None:
         """A sampled vision token would be counted as an image that is not there; TRL bans only the image token."""
@@ -72,15 +95,22 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
             self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens
 
     def _generate_and_score_completions(self, inputs):
-        self._scoring = {"inputs": inputs, "traces": None}
+        self._scoring = scored = ScoredRollouts(inputs)
         try:
             with self._scoring_pass_forced() as forced:
                 output = super()._generate_and_score_completions(inputs)
+            if forced:
+                # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
+                output.pop("old_per_token_logps")
+            if self.model.training:
+                shape_advantages(self, output, scored)
+                if self.args.objective_weight:
+                    width, select = output["completion_ids"].shape[1], self.args.objective_select
+                    output |= objective_inputs(
+                        scored.traces, scored.groups, width, select, self.args.objective_top_share
+                    )
         finally:
             self._scoring = None
-        if forced:
-            # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
-            output.pop("old_per_token_logps")
         return output
 
     @contextmanager
@@ -103,39 +133,76 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, GRPOTrainer):
             self.args.gradient_accumulation_steps = real
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        if self._scoring is None or self._scoring["traces"] is not None:
-            # The loss's own forward, or the reference model's after the policy has been read.
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        words = (model, input_ids, attention_mask, logits_to_keep, *args)
+        scored = self._scoring
+        if scored is None or scored.traces is not None:
+            # The loss's own forward, or another one after the policy has been read.
+            return super()._get_per_token_logps_and_entropies(*words, **kwargs)
         start = time.perf_counter()
-        inputs = self._scoring["inputs"]
-        wants_maps = self._wants_overlay()
-        groups, image_index = key_groups(input_ids, logits_to_keep, inputs, self.model.config.image_token_id)
-        first_row = input_ids.shape[1] - logits_to_keep - 1
-        with self._capture.reading(slice(first_row, None), groups, image_index if wants_maps else None) as reading:
-            kwargs["compute_entropy"] = True
-            output = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        self._scoring["traces"] = completion_traces(
-            reading, groups, output[1], attention_mask[:, -logits_to_keep:], image_index
+        groups, image_index = self._key_groups(input_ids, attention_mask, logits_to_keep)
+        wanted = (
+            image_index if self._wants_maps(len(input_ids) * (logits_to_keep + 1) * image_index.shape[1]) else None
         )
+        first_row = input_ids.shape[1] - logits_to_keep - 1
+        with self._capture.reading(slice(first_row, None), groups, wanted) as reading:
+            output = super()._get_per_token_logps_and_entropies(*words, **{**kwargs, "compute_entropy": True})
+        scored.groups, scored.logps, scored.call = groups, output[0], (words, kwargs)
+        scored.traces = completion_traces(reading, groups, output[1], attention_mask[:, -logits_to_keep:], image_index)
         self._log_metric("attention/scoring_time", time.perf_counter() - start)
         return output
 
+    def _key_groups(self, input_ids, attention_mask, completion_width: int):
+        """Key groups of the traces (see the class) and the positions of the visual tokens."""
+        examples = self._scoring.inputs
+        groups, image_index = key_groups(input_ids, completion_width, examples, self.model.config.image_token_id)
+        groups["prefix"] = prefix_weights(groups["image"], attention_mask)
+        is_completion = (
+            torch.arange(input_ids.shape[1], device=input_ids.device) >= input_ids.shape[1] - completion_width
+        )
+        groups["response"] = (attention_mask * is_completion).float()
+        if not is_conversational(examples[0]):
+            return groups, image_index
+        prompts = [prepare_multimodal_messages(row["prompt"], images=row.get("images") or []) for row in examples]
+        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask * ~is_completion}
+        try:
+            groups |= turn_groups(self.processing_class, prompts, inputs, **options)
+        except WordsNotFound:
+            pass  # a rollout function wrote its own prompts: a reward that asks for their words fails by name
+        return groups, image_index
+
+    def _wants_maps(self, num_rows_and_tokens: int) -> bool:
+        """Maps are read where they fit in their budget (for the metrics without sinks), and where they are needed.
+
+        Raises:
+            ValueError: the shaper needs maps that do not fit.
+        """
+        size = 4 * len(self._capture.layers) * num_rows_and_tokens
+        fits = size <= self.args.attention_map_budget
+        if getattr(self.advantage_shaper, "needs_maps", False) and not fits:
+            raise ValueError(
+                f"The advantage shaper needs the attention on every visual token: {size / 2**20:.0f} MiB for one "
+                f"generation batch, above trainer.attention_map_budget ({self.args.attention_map_budget / 2**20:.0f} "
+                "MiB). Read fewer layers (trainer.attention_layers), generate fewer completions at once "
+                "(trainer.steps_per_generation), or raise the budget."
+            )
+        return fits or self._wants_overlay()
+
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        traces: list[AttentionTrace] = self._scoring["traces"]
-        for name, value in attention_metrics(traces).items():
+        scored = self._scoring
+        for name, value in {**attention_metrics(scored.traces), **sink_free_metrics(scored.traces, inputs)}.items():
             self._log_metric(name, value)
         if self._wants_overlay():
-            save_overlay(self, inputs, completions, traces)
-        inputs = [{**example, "attention": trace} for example, trace in zip(inputs, traces, strict=True)]
+            save_overlay(self, inputs, completions, scored.traces)
+        inputs = [{**example, "attention": trace} for example, trace in zip(inputs, scored.traces, strict=True)]
         try:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except NonFiniteError as error:
             path = save_batch(self, None, {"samples": inputs, "completions": completions})
             raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        scored.rewards = pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
+        return scored.rewards
 
     def _wants_overlay(self) -> bool:
         steps = self.args.overlay_steps

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sayo.attention import AttentionTrace
 from sayo.metrics.region import pooled_attention, target_ratio, tas
+from sayo.metrics.sinks import pooled_sinks, sink_free_attention, sink_free_mass
 
 
 def attention_metrics(traces: Sequence[AttentionTrace]) -> dict[str, float]:
@@ -33,6 +34,36 @@ def attention_metrics(traces: Sequence[AttentionTrace]) -> dict[str, float]:
     metrics["attention/tas"] = [tas(one.target, one.image) for one in aimed]
     metrics["attention/weighted_entropy"] = [np.average(trace.entropy, weights=_image_mass(trace)) for trace in seeing]
     return {name: float(np.mean(values)) for name, values in metrics.items() if values}
+
+
+def sink_free_metrics(traces: Sequence[AttentionTrace], samples: Sequence[Mapping]) -> dict[str, float]:
+    """`attention/{image_mass,target_mass,tas}_sink_free`: the same readings without the image's attention sinks.
+
+    Moving attention to a cell that every row attends to anyway raises the raw masses, but not these. The sinks are 2%
+    of the visual tokens, see `metrics.sinks.pooled_sinks`.
+
+    Args:
+        traces: those without maps are left out.
+        samples: one per trace with `region_tokens` and `region_weights`.
+    """
+    sinks = pooled_sinks(traces)
+    images, aimed = [], []
+    for trace, sample in zip(traces, samples, strict=True):
+        if trace.maps is None or not len(trace) or not _image_mass(trace).sum() > 0:
+            continue
+        own = sinks[trace.maps.shape[-1]]
+        images.append(sink_free_mass(trace.map("deciding").mean(axis=0), own).mean())
+        if trace.has_region:
+            region = np.zeros(len(own))
+            region[sample["region_tokens"]] = sample["region_weights"]
+            aimed.append(sink_free_attention(trace, own, region, "deciding"))
+    aimed = [one for one in aimed if one is not None]
+    values = {
+        "attention/image_mass_sink_free": images,
+        "attention/target_mass_sink_free": [one.target_mass for one in aimed],
+        "attention/tas_sink_free": [tas(one.target, one.image) for one in aimed],
+    }
+    return {name: float(np.mean(value)) for name, value in values.items() if value}
 
 
 def _image_mass(trace: AttentionTrace) -> np.ndarray:

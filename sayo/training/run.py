@@ -100,7 +100,9 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> Any:
     from sayo.training.grpo import RegionGRPOTrainer
 
     functions, args.reward_weights = setup.reward_functions(recipe)
-    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=functions, **shared))
+    args.reward_gates = [entry.gate for entry in recipe.rewards.values()]
+    shaper = setup.advantage_shaper(recipe)
+    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=functions, advantage_shaper=shaper, **shared))
 
 
 def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:

@@ -131,3 +131,13 @@ def reward_functions(recipe: Recipe) -> tuple[list[BoundReward], list[float]]:
         for name, entry in recipe.rewards.items()
     ]
     return functions, [entry.weight for entry in recipe.rewards.values()]
+
+
+def advantage_shaper(recipe: Recipe) -> Callable | None:
+    """The recipe's advantage shaper with its options bound, or None."""
+    section = recipe.advantage_shaper
+    if section is None:
+        return None
+    function = resolve_function(section.function, "advantage_shaper.function")
+    # The wrapper keeps the function's attributes, such as `needs_maps`.
+    return functools.update_wrapper(functools.partial(function, **section.options), function)
