@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
@@ -37,8 +37,7 @@ class RejectError(Exception):
         return RejectError, (self.reason, self.detail)
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """One place in one image that matters for the answer.
 
     Attributes:
@@ -68,8 +67,7 @@ class EmbeddedImage:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One question about one or more images, before any file of an image was opened.
 
     Attributes:

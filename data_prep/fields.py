@@ -122,7 +122,7 @@ def check_normalised(box: Box, what: str) -> Box:
 def _four(values: Any, what: str) -> Box:
     if not isinstance(values, list | tuple) or len(values) != 4:
         raise RejectError("malformed_record", f"{what} is {str(values)[:200]}, expected four numbers")
-    x1, y1, x2, y2 = map(number, values)
+    x1, y1, x2, y2 = (value if type(value) is float else number(value) for value in values)
     if not (abs(x1) < _FAR and abs(y1) < _FAR and abs(x2) < _FAR and abs(y2) < _FAR):  # false for NaN too
         raise RejectError("nan_box", f"{what} is {str(values)[:200]}")
     return x1, y1, x2, y2

@@ -116,7 +116,14 @@ class _Buffer:
         return key
 
     def value(self) -> Any:
-        """Decode the next value. What follows a number must be seen, or `12|34` and `1|e+5` would be cut in two."""
+        """Decode the next value."""
+        return self.value_and_text()[0]
+
+    def value_and_text(self) -> tuple[Any, str]:
+        """Decode the next value; also as it stands in the file.
+
+        What follows a number must be seen, or `12|34` and `1|e+5` would be cut in two.
+        """
         self.peek()
         while True:
             try:
@@ -127,8 +134,8 @@ class _Buffer:
                 continue
             if end + 3 > len(self.text) and self.grow():
                 continue
-            self.at = end
-            return value
+            text, self.at = self.text[self.at : end], end
+            return value, text
 
 
 def iter_records(path: Path, digest: Any = None) -> Iterator[tuple[str | None, Any]]:
@@ -144,15 +151,16 @@ def iter_records(path: Path, digest: Any = None) -> Iterator[tuple[str | None, A
     with buffer.file:
         if not buffer.peek():
             raise buffer.fail("it is empty")
-        yield from _members(buffer, buffer.expect("{[") == "{")
+        for key, value, _ in _members(buffer, buffer.expect("{[") == "{"):
+            yield key, value
         if buffer.peek():
             raise buffer.fail("there is text after the end of the records")
 
 
-def iter_members(path: Path) -> Iterator[tuple[str, Any]]:
+def iter_members(path: Path) -> Iterator[tuple[str, Any, str]]:
     """Yield the members of a top-level object whose values are long lists, as in COCO's files.
 
-    `{"images": [a, b], "info": c}` gives ("images", a), ("images", b), ("info", c).
+    `{"images": [a, b], "info": c}` gives ("images", a, text of a), ("images", b, text of b), ("info", c, text of c).
 
     Raises:
         PrepareError: as for `iter_records`.
@@ -169,25 +177,25 @@ def iter_members(path: Path) -> Iterator[tuple[str, Any]]:
                 key = buffer.key()
                 if buffer.peek() == "[":
                     buffer.expect("[")
-                    for _, element in _members(buffer, keyed=False):
-                        yield key, element
+                    for _, element, text in _members(buffer, keyed=False):
+                        yield key, element, text
                 else:
-                    yield key, buffer.value()
+                    yield key, *buffer.value_and_text()
                 if buffer.expect(",}") == "}":
                     break
         if buffer.peek():
             raise buffer.fail("there is text after the end of the records")
 
 
-def _members(buffer: _Buffer, keyed: bool) -> Iterator[tuple[str | None, Any]]:
-    """(key or None, value) of the object or list whose opening bracket was just read, up to its closing one."""
+def _members(buffer: _Buffer, keyed: bool) -> Iterator[tuple[str | None, Any, str]]:
+    """(key or None, value, its text) of the object or list whose opening bracket was just read."""
     close = "}" if keyed else "]"
     if buffer.peek() == close:
         buffer.expect(close)
         return
     while True:
         key = buffer.key() if keyed else None
-        yield key, buffer.value()
+        yield key, *buffer.value_and_text()
         if buffer.expect("," + close) == close:
             return
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from data_prep.card import write_card
 from data_prep.examples import Example, PrepareError, Reject
-from data_prep.rows import RowBuilder, features
+from data_prep.rows import RowBuilder, written_schema
 from data_prep.seen import SeenIds
 from data_prep.shards import Shard, read_account, write_shard
 from data_prep.tokens import TokenMapper
@@ -22,7 +22,7 @@ from data_prep.workers import progress_bar, run_jobs
 
 ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
-_FORMAT = 2  # raise it when the same input would give other bytes
+_FORMAT = 3  # raise it when the same input would give other bytes
 
 
 class Source(Protocol):
@@ -87,7 +87,7 @@ def prepare(
     accounts = finished_shards(out, split, paths, settings, overwrite)
     _raise_on_reject(accounts.values(), strict)
     builder = RowBuilder(image_folder, split, mapper, link_images)
-    schema = features().arrow_schema
+    schema = written_schema()
     with progress_bar(total, "preparing") as (advance, say):
         if accounts:
             say(f"{len(accounts)} of {len(paths)} shards are there already; --overwrite would make them again")

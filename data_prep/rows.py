@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from data_prep.tokens import TokenMapper
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 
 def features() -> datasets.Features:
@@ -50,6 +52,39 @@ def features() -> datasets.Features:
             "license": Value("string"),
         }
     )
+
+
+def written_schema() -> pa.Schema:
+    """The schema of `table_of`: `features()`, with the image bytes as an index into the different ones."""
+    import pyarrow as pa
+
+    schema = features().arrow_schema
+    image = pa.struct([("bytes", pa.dictionary(pa.int32(), pa.binary())), ("path", pa.string())])
+    return schema.set(schema.get_field_index("images"), pa.field("images", pa.list_(image)))
+
+
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows of a `RowBuilder` as a table of `written_schema()`.
+
+    Bytes that several rows show go into the table once (by content: parquet's writer fills a dictionary that holds one
+    value twice up with whatever lies in memory).
+    """
+    import pyarrow as pa
+
+    entries = [entry for row in rows for entry in row["images"]]
+    different = dict.fromkeys(entry["bytes"] for entry in entries if entry["bytes"] is not None)
+    index_of = {data: index for index, data in enumerate(different)}
+    indices = pa.array([index_of.get(entry["bytes"]) for entry in entries], pa.int32())
+    data = pa.DictionaryArray.from_arrays(indices, pa.array(list(different), pa.binary()))
+    images = pa.StructArray.from_arrays([data, pa.array([entry["path"] for entry in entries])], ["bytes", "path"])
+    ends = accumulate((len(row["images"]) for row in rows), initial=0)
+    columns = {
+        field.name: pa.array([row[field.name] for row in rows], field.type)
+        for field in schema
+        if field.name != "images"
+    }
+    columns["images"] = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), images)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 class RowBuilder:

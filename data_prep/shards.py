@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.examples import Example, PrepareError, Reject, RejectError
-from data_prep.rows import RowBuilder
+from data_prep.rows import RowBuilder, table_of
 from data_prep.workers import report_rows
 
 _ACCOUNT_KEY = "sayo_prepare"
@@ -40,8 +40,13 @@ class ShardWriter:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer = pq.ParquetWriter(
-            self._temporary, schema, write_statistics=False, dictionary_pagesize_limit=_DICTIONARY_LIMIT
+            self._temporary,
+            schema,
+            write_statistics=False,
+            dictionary_pagesize_limit=_DICTIONARY_LIMIT,
+            store_schema=False,  # readers must not get image bytes as indices, which is how `table_of` writes them
         )
+        self._metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
         self._counters: dict[str, Counter[str]] = {name: Counter() for name in COUNTERS}
         self._rejects: list[dict[str, str]] = []
         self._kept = self._with_region = self._with_mask = 0
@@ -87,7 +92,7 @@ class ShardWriter:
             **{name: dict(sorted(counter.items())) for name, counter in self._counters.items()},
             "rejects": self._rejects,
         }
-        self._writer.add_key_value_metadata({_ACCOUNT_KEY: json.dumps(account)})
+        self._writer.add_key_value_metadata({**self._metadata, _ACCOUNT_KEY: json.dumps(account)})
         self._writer.close()
         with self._temporary.open("rb") as handle:
             os.fsync(handle.fileno())  # the name must not be on disk before the contents
@@ -131,12 +136,12 @@ def write_shard(
                     raise PrepareError(f"--strict: question {entry.id}: {error}") from None
                 writer.reject(entry.id, error)
             if len(rows) == ROWS_PER_GROUP:
-                writer.write(pa.Table.from_pylist(rows, schema=schema), rows)
+                writer.write(table_of(rows, schema), rows)
                 rows.clear()
             if index % ROWS_PER_GROUP == 0 or index == len(shard.entries):
                 report_rows((index - 1) % ROWS_PER_GROUP + 1)
         if rows:
-            writer.write(pa.Table.from_pylist(rows, schema=schema), rows)
+            writer.write(table_of(rows, schema), rows)
         return writer.finish(settings)
 
 

@@ -18,7 +18,7 @@ from data_prep import masks
 from data_prep.examples import Box, Example, Region, Reject, RejectError
 from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text, weight_of
 from data_prep.json_records import digest_of, iter_members, list_files
-from data_prep.sources.coco_templates import LEAST_AREA, Category, Question, Scene, Thing, questions
+from data_prep.sources.coco_templates import LEAST_AREA, Category, Question, Scene, Thing, questions, siblings_of
 from data_prep.store import as_json, database
 
 LICENSE = "CC-BY-4.0"
@@ -118,12 +118,12 @@ class CocoSource:
         """Put images and annotations into the database."""
         self._db.executescript(_TABLES)
         self._db.execute("BEGIN")
-        for index, (member, value) in enumerate(iter_members(self.file)):
+        for index, (member, value, written) in enumerate(iter_members(self.file)):
             try:
                 if member == "images":
                     self._add_image(as_record(value))
                 elif member == "annotations":
-                    self._add_annotation(as_record(value), index)
+                    self._add_annotation(as_record(value), written, index)
                 elif member == "categories":
                     entry = as_record(value)
                     names = text(entry, "name"), text({"supercategory": "", **entry}, "supercategory")
@@ -142,20 +142,21 @@ class CocoSource:
         if not self._db.execute("INSERT OR IGNORE INTO image VALUES (?, ?, ?, ?, ?)", row).rowcount:
             raise RejectError("duplicate_id", f"an earlier image has the id {row[0]!r}; the first one is kept")
 
-    def _add_annotation(self, entry: dict, index: int) -> None:
+    def _add_annotation(self, entry: dict, written: str, index: int) -> None:
         image_id = _key(entry, "image_id")
         try:
             key = _key(entry)
         except RejectError:
             key = f"annotations#{index}"
-        row = (key, image_id, as_json(entry))
+        row = (key, image_id, written)
         if not self._db.execute("INSERT OR IGNORE INTO annotation VALUES (?, ?, ?)", row).rowcount:
             raise RejectError("duplicate_id", f"an earlier annotation has the id {key!r}; the first one is kept")
 
     def _ask(self) -> None:
         """Make the questions of all images, and balance them."""
+        shared = self._categories, siblings_of(self._categories.values()), self.seed, self.least_area
         for image_id, _, width, height, _ in self._db.execute("SELECT * FROM image ORDER BY id").fetchall():
-            scene = self._scene(image_id, width, height)
+            scene = Scene(image_id, width, height, *self._things(image_id, (width, height)), *shared)
             rows = (
                 (image_id, digest, one.template, one.name, one.category, one.answer, _packed(one))
                 for digest, one in questions(scene, self.per_image)
@@ -175,7 +176,8 @@ class CocoSource:
             self._db.execute(_BALANCE_COUNT, (category, sorted([1, *frequencies])[-2]))
         self._db.execute("CREATE INDEX questions_by_image ON question (image_id)")
 
-    def _scene(self, image_id: Any, width: int, height: int) -> Scene:
+    def _things(self, image_id: Any, size: tuple[int, int]) -> tuple[list[Thing], frozenset[Any]]:
+        """(objects of an image, classes that cannot be asked for because of a crowd or an unusable annotation)."""
         things, blocked = [], set()
         for key, value in self._db.execute(
             "SELECT id, value FROM annotation WHERE image_id = ? ORDER BY id", (image_id,)
@@ -185,12 +187,12 @@ class CocoSource:
                 if entry.get("iscrowd"):
                     blocked.add(_key(entry, "category_id"))
                 else:
-                    things.append(self._thing(key, entry, (width, height)))
+                    things.append(self._thing(key, entry, size))
             except RejectError as error:
                 self._reject(f"annotation {key}", error)
                 if is_integer(entry.get("category_id")) or isinstance(entry.get("category_id"), str):
                     blocked.add(entry["category_id"])
-        return Scene(image_id, width, height, things, frozenset(blocked), self._categories, self.seed, self.least_area)
+        return things, frozenset(blocked)
 
     def _thing(self, key: Any, entry: dict, size: tuple[int, int]) -> Thing:
         category = _key(entry, "category_id")

@@ -7,12 +7,12 @@ referred to: nobody knows how many of it there are, or which one is meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.examples import Box
 from data_prep.sources.english import is_countable, is_the, is_there, plural
@@ -37,8 +37,7 @@ class Category:
     supercategory: str
 
 
-@dataclass(frozen=True)
-class Thing:
+class Thing(NamedTuple):
     """One annotated object; box xyxy and area (of its mask) in pixels."""
 
     id: Any
@@ -47,8 +46,7 @@ class Thing:
     area: float
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One question about one image.
 
     Attributes:
@@ -68,7 +66,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """The objects of one image. `blocked`: classes with a crowd or an unusable annotation."""
+    """The objects of one image.
+
+    `blocked`: classes with a crowd or an unusable annotation; `siblings`: see `siblings_of`.
+    """
 
     image_id: Any
     width: int
@@ -76,6 +77,7 @@ class Scene:
     things: Sequence[Thing]
     blocked: frozenset[Any]
     categories: Mapping[Any, Category]
+    siblings: Mapping[Any, Sequence[Any]]
     seed: int
     least_area: float = LEAST_AREA
 
@@ -104,13 +106,16 @@ class Scene:
         groups = self.by_class.values()
         return [group[0] for group in groups if len(group) == 1 and group[0].area >= self.least_area]
 
-    def siblings(self, key: Any) -> list[Any]:
-        """Other classes of the same supercategory."""
-        above = self.categories[key].supercategory
-        return [other.id for other in self.categories.values() if other.supercategory == above and other.id != key]
-
     def name_of(self, thing: Thing) -> str:
         return self.categories[thing.category].name
+
+
+def siblings_of(categories: Collection[Category]) -> dict[Any, list[Any]]:
+    """The other classes of the same supercategory, of each class."""
+    return {
+        one.id: [other.id for other in categories if other.supercategory == one.supercategory and other.id != one.id]
+        for one in categories
+    }
 
 
 def questions(scene: Scene, most: int) -> list[tuple[str, Question]]:
@@ -136,7 +141,7 @@ def exist_yes(scene: Scene) -> Iterator[Question]:
     """ "Is there a dog in the image?": yes. Only classes that have siblings, of which the no-questions are made."""
     for key, group in scene.by_class.items():
         visible = [thing for thing in group if thing.area >= scene.least_area]
-        if visible and scene.siblings(key):
+        if visible and scene.siblings[key]:
             text = f"{is_there(scene.categories[key].name)} in the image?"
             yield Question("exist", f"exist-{key}", key, text, "yes", _ids(visible))
 
@@ -144,7 +149,7 @@ def exist_yes(scene: Scene) -> Iterator[Question]:
 def exist_no(scene: Scene) -> Iterator[Question]:
     """The hard no: a class that is not there although one of the same supercategory is."""
     there = {thing.category for thing in scene.things} | scene.blocked
-    for key in dict.fromkeys(sibling for present in scene.by_class for sibling in scene.siblings(present)):
+    for key in dict.fromkeys(sibling for present in scene.by_class for sibling in scene.siblings[present]):
         if key not in there:
             text = f"{is_there(scene.categories[key].name)} in the image?"
             yield Question("exist", f"exist-{key}", key, text, "no")

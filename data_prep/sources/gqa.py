@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.examples import Example, Region, Reject, RejectError
 from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text, weight_of
@@ -31,13 +30,17 @@ WHERE = (
 _REFERENCE = re.compile(r"\(([\d,\s]+|-)\)\s*$")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation of a question's program; `objects` is None where the argument names no object at all."""
 
     operation: str
     dependencies: tuple[int, ...]
     objects: tuple[str, ...] | None
+
+
+def _ids(text: str) -> list[str]:
+    """The numbers in a text: nearly always one alone."""
+    return [text] if text.isdecimal() else re.findall(r"\d+", text)
 
 
 def parse_program(semantic: list[dict]) -> list[Step]:
@@ -56,7 +59,7 @@ def parse_program(semantic: list[dict]) -> list[Step]:
         if any(not 0 <= step < index for step in dependencies):
             raise RejectError("malformed_record", f"step {index} of the program depends on {list(dependencies)}")
         reference = _REFERENCE.search(argument)
-        objects = tuple(re.findall(r"\d+", reference[1])) if reference else None
+        objects = tuple(_ids(reference[1])) if reference else None
         steps.append(Step(operation, dependencies, objects))
     return steps
 
@@ -76,7 +79,7 @@ def _answer_carrier(program: list[Step]) -> tuple[str, ...]:
 def _annotated(record: dict, part: str) -> list[str]:
     """Object ids of the annotated words of `part` (question, fullAnswer or answer), in file order."""
     spans = (record.get("annotations") or {}).get(part) or {}
-    return [oid for value in spans.values() for oid in re.findall(r"\d+", str(value))]
+    return [oid for value in spans.values() for oid in _ids(str(value))]
 
 
 def referenced_objects(record: dict) -> tuple[list[str], list[str]]:

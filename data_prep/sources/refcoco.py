@@ -123,7 +123,7 @@ def _split_of(record: Any) -> str:
 
 def _objects(instances: Path) -> Iterator[tuple[str, Any]]:
     """("annotation 12", record) and ("image 3", record) of a COCO file."""
-    for member, entry in iter_members(instances):
+    for member, entry, _ in iter_members(instances):
         if member in ("annotations", "images") and isinstance(entry, dict):
             kept = ("bbox", "segmentation", "iscrowd", "width", "height", "file_name", "category_id")
             yield f"{member[:-1]} {entry.get('id')}", {name: entry[name] for name in kept if name in entry}

@@ -89,7 +89,8 @@ def test_lists_of_a_coco_file_are_read_one_by_one(tmp_path_factory, images, anno
         patch.setattr(json_records, "_CHUNK", block)
         found = list(json_records.iter_members(path))
     expected = [("info", {"x": info}), *(("images", one) for one in images)]
-    assert found == [*expected, *(("annotations", one) for one in annotations)]
+    assert [entry[:2] for entry in found] == [*expected, *(("annotations", one) for one in annotations)]
+    assert all(json.loads(text) == value for _, value, text in found)
 
 
 def test_counting_sees_every_byte(tmp_path: Path):
