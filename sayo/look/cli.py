@@ -112,7 +112,7 @@ def figures(
     """
     import torch
 
-    from sayo.look.compare import drift, greedy_traces, save_comparison, save_drift
+    from sayo.look.compare import drift, greedy_traces, points_of, save_comparison, save_drift
     from sayo.look.look import look_at
     from sayo.recipes import DataSection, ModelSection, RecipeError
     from sayo.training.checks import check_dataset
@@ -124,17 +124,19 @@ def figures(
         if index >= len(with_region):
             raise ValueError(f"--index {index}: only {len(with_region)} questions of {split!r} have a region")
         row, some = rows[with_region[index]], rows.select(with_region[:num_questions])
-        looks, curves = {}, {}
+        looks, traces = {}, {}
         for label, name in (("before", before), ("after", after)):
             dtype = "bfloat16" if torch.cuda.is_available() else "float32"
             policy, processor = load_policy(ModelSection(name_or_path=name, dtype=dtype)), load_auto_processor(name)
             policy = policy.cuda() if torch.cuda.is_available() else policy
             check_dataset(some, processor, policy.config)
             options = {"layers": _layers(layers), "max_new_tokens": max_new_tokens}
-            curves[label] = drift(greedy_traces(policy.eval(), processor, some, **options))
+            traces[label] = greedy_traces(policy.eval(), processor, some, **options)
             looks[label] = look_at(
                 policy, processor, row["images"], row["question"], regions=row["regions"], name=name, **options
             )
+        width = points_of([trace for own in traces.values() for trace in own])
+        curves = {label: drift(own, tokens_per_point=width) for label, own in traces.items()}
         typer.echo(f"{save_comparison(looks, out / 'before_after.png').resolve()}")
         typer.echo(f"{save_drift(curves, out / 'drift.png').resolve()}")
     except (RecipeError, ValueError, OSError, RuntimeError) as error:

@@ -104,9 +104,18 @@ def _only(cells: VisualCells, inside: np.ndarray) -> VisualCells:
 
 
 def draw_panel(
-    axes: Axes, look: Look, title: str, index: int, cells: VisualCells | None, values: np.ndarray | None
+    axes: Axes,
+    look: Look,
+    title: str,
+    index: int,
+    cells: VisualCells | None,
+    values: np.ndarray | None,
+    peak: float | None = None,
 ) -> None:
-    """A picture with its regions; with cells `(n)` and values `(n,)`, in grey below the map."""
+    """A picture with its regions; with cells `(n)` and values `(n,)`, in grey below the map.
+
+    `peak` is the value of the brightest colour: that of the map's own maximum, if None.
+    """
     image = look.images[index]
     extent = (0, image.width, image.height, 0)
     if cells is None:
@@ -114,15 +123,15 @@ def draw_panel(
     else:  # the picture in grey below, so that every colour is attention
         axes.imshow(image.convert("L"), extent=extent, cmap="gray", vmin=0, vmax=255)
         size = tuple(max(side, round(side * 512 / max(image.size))) for side in image.size)
-        heat = raster(cells, values, size) / max(float(values.max()), 1e-12)
+        heat = raster(cells, values, size) / max(peak or float(values.max()), 1e-12)
         axes.imshow(heat, extent=extent, cmap=COLORMAP, alpha=0.4 + 0.35 * np.clip(heat, 0, 1), vmin=0, vmax=1)
     for region in look.regions:
         if region["image"] == index:
             left, top, right, bottom = region["box"]
             box = Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.6, ec=REGION_COLORS["answer"])
             axes.add_patch(box)
-    peak = "" if values is None else f"\nmax {values.max():.2%}"
-    axes.set_title(f"{title}{peak}", fontsize=7)
+    highest = "" if values is None else f"\nmax {values.max():.2%}"
+    axes.set_title(f"{title}{highest}", fontsize=7)
     axes.set_axis_off()
 
 
@@ -180,7 +189,8 @@ def draw_response(
                 written = axes.text(*place, family="monospace", fontsize=TEXT_POINTS, ha="center", va="center")
                 written.set_in_layout(False)
             column += len(text)
-    legend = f"colour: attention on the {name}, 0 to {peak:.2%} ({rows} rows, mean of {len(look.layers)} layers)"
+    layers = f"layer {look.layers[0]}" if len(look.layers) == 1 else f"mean of {len(look.layers)} layers"
+    legend = f"colour: attention on the {name}, 0 to {peak:.2%} ({rows} rows, {layers})"
     axes.set_title(legend if title is None else f"{title}\n{legend}", fontsize=7, loc="left")
 
 

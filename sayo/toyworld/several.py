@@ -2,7 +2,7 @@
 
 Written as JSON lines for `sayo prepare jsonl`, with the frames that are asked for as regions, and as cold-start rows.
 Every small object of the scene is asked for, and frames that are not there; the large object never is. The cold start
-has the habit of the short one (see `cold_start`): a share of the looks goes to the large object, as often at the end of
+has the habit of the short one (see `cold_start`): a share of looks goes to the large object, as often at the end of
 a response as at its start. Any change over the response is the policy's own.
 """
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sayo.attention import AttentionTrace
 from sayo.look import save_picture
-from sayo.look.compare import drift, save_comparison, save_drift
+from sayo.look.compare import drift, points_of, save_comparison, save_drift
 
 
 def run_command(name: str, *words):
@@ -39,11 +39,21 @@ def colours(path) -> int:
 def test_drift_is_the_mean_over_the_responses_that_last() -> None:
     traces = [trace(0.1, 0.4, 6) for _ in range(5)] + [trace(0.2, 0.4, 3) for _ in range(5)]
     curves = drift(traces)
-    np.testing.assert_allclose(curves["image"][:, 0], 0.4)
+    np.testing.assert_allclose(curves["image"][:, 1], 0.4)
+    np.testing.assert_allclose(curves["image"][:, 0], range(1, 7))
     # 0.1 / 2 over 0.4 / 16 is 2, and 4 for the short ones, which end after three tokens
-    np.testing.assert_allclose(curves["target"][:, 0], [3, 3, 3, 2, 2, 2])
+    np.testing.assert_allclose(curves["target"][:, 1], [3, 3, 3, 2, 2, 2])
     half = 1.96 * np.std([2] * 5 + [4] * 5, ddof=1) / np.sqrt(10)
-    np.testing.assert_allclose(curves["target"][:, 1], [half, half, half, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(curves["target"][:, 2], [half, half, half, 0, 0, 0], atol=1e-12)
+
+
+def test_drift_of_several_tokens_per_point() -> None:
+    masses = {"target": np.tile(np.arange(1.0, 8.0), (2, 1)) / 100, "image": np.full((2, 7), 0.4)}
+    rising = AttentionTrace(masses, {"target": 2.0, "image": 16.0}, np.ones(6), (0, 1))
+    curve = drift([rising] * 5, tokens_per_point=4)["target"]
+    # tokens 1 to 4 are read at 0.01 to 0.04 (mean 0.025), tokens 5 and 6 at 0.05 and 0.06; / 2 over 0.4 / 16
+    np.testing.assert_allclose(curve, [[2.5, 0.5, 0], [6.5, 1.1, 0]], atol=1e-9)
+    assert points_of([rising], most=20) == 1 and points_of([rising], most=4) == 2
 
 
 def test_drift_of_too_few_responses_is_an_error() -> None:
