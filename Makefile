@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo test test-all test-distributed check format wheel clean
+.PHONY: install demo figures test test-all test-distributed check format wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -23,6 +23,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install ## the whole job on a laptop: prepare, cold start, GRPO, export, report
 	bash scripts/demo.sh
+
+figures: install ## the README's pictures, from the toy world (after make demo)
+	bash scripts/figures.sh
 
 test: install ## fast tests, under ten minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -25,7 +25,8 @@ run sayo train --config-name toy_cold_start "data.path=$DEMO/cold_start.parquet"
     "model.name_or_path=$DEMO/policy" "trainer.output_dir=$DEMO/cold_start"
 
 say "4/6  GRPO: accuracy reward, attention reward, both; three seeds each, judged on held-out questions"
-run python scripts/toy_ablation.py --cold-start "$DEMO/cold_start" --data "$DEMO/prepared" \
+rm -rf "$DEMO/ablation" # measured anew, not kept from other code
+run python scripts/toy_bench.py --arms "cold start,accuracy,attention,both" --root "$DEMO" \
     --runs "$DEMO/ablation" --out "$DEMO/ablation.json"
 
 say "5/6  export: an ordinary checkpoint, reloaded and compared"

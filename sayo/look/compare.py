@@ -103,8 +103,8 @@ def drift(
 
     Returns:
         name -> `(points, 3)`: response token (from 1; the middle of those averaged), mean and half a 95% interval
-        (1.96 standard errors over responses). "image": share of all attention on the image; "target": attention per target
-        token relative to a mean visual token (1 = no preference).
+        (1.96 standard errors over responses). "image": share of all attention on the image; "target": attention per
+        target token relative to a mean visual token (1 = no preference).
 
     Raises:
         ValueError: too few responses to average.

@@ -160,5 +160,5 @@ def ablation(tmp_path: Path) -> Path:
         {"arm": "both", "seeds": [0, 1, 2], "accuracy": [0.97, 0.95, 0.98], "tas": [0.9, 0.92, None]},
     ]
     path = tmp_path / "ablation.json"
-    path.write_text(json.dumps({"rows": rows, "meta": {"command": "python scripts/toy_ablation.py", "samples": 8}}))
+    path.write_text(json.dumps({"rows": rows, "meta": {"command": "python scripts/toy_bench.py", "samples": 8}}))
     return path
