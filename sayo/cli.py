@@ -16,6 +16,7 @@ from sayo.report.cli import report
 from sayo.synthesize.cli import synthesize_app
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
+from sayo.trend_cli import trend
 
 app = typer.Typer(
     help="Fine-tune vision-language models by reinforcement learning so that they look where the answer is.",
@@ -34,6 +35,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(export)
 app.command()(look)
+app.command()(trend)
 app.command()(figures)
 app.command()(report)
 app.add_typer(synthesize_app, name="synthesize")

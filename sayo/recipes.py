@@ -52,6 +52,8 @@ class DataSection:
     split: of that data set.
     eval_split: held-out split for evaluation during training, or None.
     system_prompt: put in front of every prompt, or None.
+    user_suffix: put under the question of every prompt: a format of `sayo.synthesize.prompts.USER_SUFFIX` such as
+        `semantic-back`, a text of your own, or None. Prompts that end with it already stay as they are.
     max_samples: use only the first so many rows, or None.
     """
 
@@ -59,6 +61,7 @@ class DataSection:
     split: str = "train"
     eval_split: str | None = None
     system_prompt: str | None = None
+    user_suffix: str | None = None
     max_samples: int | None = None
 
 

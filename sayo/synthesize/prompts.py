@@ -40,17 +40,23 @@ YES_NO_SUFFIX = "Answer with \\boxed{yes} or \\boxed{no}."
 """For yes/no benchmarks such as HallusionBench, after the suffix above."""
 
 
-def with_suffix(prompt: list[dict], style: str) -> list[dict]:
-    """The prompt with the style's suffix under its last user turn (plain text content).
+def suffix_text(name_or_text: str) -> str:
+    """The text of a format of `USER_SUFFIX`, or a text of one's own.
 
     Raises:
-        ValueError: no such style.
+        ValueError: a single word that names no format.
     """
-    if style not in USER_SUFFIX:
-        raise ValueError(f"unknown style {style!r}; there are: {', '.join(USER_SUFFIX)}")
+    if name_or_text not in USER_SUFFIX and " " not in name_or_text.strip():
+        raise ValueError(f"unknown format {name_or_text!r}; there are: {', '.join(USER_SUFFIX)}, or write a text")
+    return USER_SUFFIX.get(name_or_text, name_or_text)
+
+
+def with_suffix(prompt: list[dict], suffix: str) -> list[dict]:
+    """The prompt with `suffix` under its last user turn (plain text content), unless that ends with it already."""
     last = max(index for index, turn in enumerate(prompt) if turn["role"] == "user")
-    turn = {**prompt[last], "content": f"{prompt[last]['content']}\n{USER_SUFFIX[style]}"}
-    return [*prompt[:last], turn, *prompt[last + 1 :]]
+    if prompt[last]["content"].endswith(suffix):
+        return prompt
+    return [*prompt[:last], {**prompt[last], "content": f"{prompt[last]['content']}\n{suffix}"}, *prompt[last + 1 :]]
 
 
 def describe(question: str) -> str:

@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetNotFoundError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
+from sayo.synthesize.prompts import suffix_text, with_suffix
 
 
 def load_processor(section: ModelSection) -> Any:
@@ -77,10 +78,11 @@ def lora_config(section: ModelSection) -> Any:
 
 
 def load_data(section: DataSection, split: str) -> Dataset:
-    """Rows of `split`, with the recipe's system prompt in front.
+    """Rows of `split`, with the recipe's system prompt in front and its suffix under the question.
 
     Raises:
-        RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub.
+        RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub; or
+            an unknown suffix.
     """
     path = Path(section.path)
     if path.is_dir():
@@ -100,6 +102,12 @@ def load_data(section: DataSection, split: str) -> Dataset:
     if section.system_prompt:
         system = {"role": "system", "content": section.system_prompt}
         rows = rows.map(lambda row: {"prompt": [system, *row["prompt"]]}, desc="system prompt")
+    if section.user_suffix:
+        try:
+            suffix = suffix_text(section.user_suffix)
+        except ValueError as error:
+            raise RecipeError(f"`data.user_suffix`: {error}") from None
+        rows = rows.map(lambda row: {"prompt": with_suffix(row["prompt"], suffix)}, desc="user suffix")
     return rows
 
 

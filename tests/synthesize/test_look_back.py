@@ -9,7 +9,7 @@ from synthesize.prepared import back_line, row
 from synthesize.stub_server import pictures_of, text_of
 
 from sayo.rewards import accuracy_reward, look_back_reward
-from sayo.synthesize.prompts import USER_SUFFIX, with_suffix
+from sayo.synthesize.prompts import USER_SUFFIX, suffix_text, with_suffix
 
 CHAIN = "--cot-model", "cot"
 
@@ -23,7 +23,7 @@ def test_rows_earn_the_rewards_that_rl_will_pay(prepare, run, server, tmp_path, 
     completions = [one["completion"] for one in result.rows]
     assert len(completions) == 6 and look_back_reward(completions) == [1.0] * 6
     assert accuracy_reward(completions, [one["solution"] for one in result.rows]) == [1.0] * 6
-    assert [one["prompt"] for one in result.rows] == [with_suffix(row(i)["prompt"], f"{style}-back") for i in range(6)]
+    assert [one["prompt"] for one in result.rows] == [with_suffix(row(i)["prompt"], suffix_text(f"{style}-back")) for i in range(6)]
     assert all(pictures_of(body) for body in server.requests)
     told = [text_of(body) for body in server.requests if body["model"] == "back"]
     assert all(("midst" in text) == (style == "semantic") for text in told)
@@ -101,7 +101,9 @@ def test_suffixes_ask_for_what_the_rewards_read():
         False,
     ]
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
-    assert with_suffix(turns, "cot") == [turns[0], {"role": "user", "content": "q\n" + USER_SUFFIX["cot"]}]
-    assert turns[1]["content"] == "q"
+    longer = with_suffix(turns, suffix_text("cot"))
+    assert longer == [turns[0], {"role": "user", "content": "q\n" + USER_SUFFIX["cot"]}]
+    assert turns[1]["content"] == "q" and with_suffix(longer, suffix_text("cot")) == longer
+    assert suffix_text("Look twice.") == "Look twice."
     with pytest.raises(ValueError, match="semantic-back, solution-back"):
-        with_suffix(turns, "semantic")
+        suffix_text("semantic")

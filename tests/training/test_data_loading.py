@@ -45,3 +45,15 @@ def test_system_prompt_comes_first(tmp_path):
     Dataset.from_dict({"prompt": prompt}).to_parquet(tmp_path / "data" / "train-0.parquet")
     rows = load_data(DataSection(path=str(tmp_path), system_prompt="Look."), "train")
     assert rows[0]["prompt"] == [{"role": "system", "content": "Look."}, {"role": "user", "content": "What?"}]
+
+
+def test_user_suffix_comes_under_the_question_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    prompts = [[{"role": "user", "content": "What?"}], [{"role": "user", "content": "What?\nLook twice."}]]
+    Dataset.from_dict({"prompt": prompts}).to_parquet(tmp_path / "data" / "train-0.parquet")
+    rows = load_data(DataSection(path=str(tmp_path), user_suffix="Look twice.", system_prompt="Look."), "train")
+    assert [row[-1]["content"] for row in rows["prompt"]] == ["What?\nLook twice."] * 2
+    named = load_data(DataSection(path=str(tmp_path), user_suffix="semantic-back"), "train")
+    assert "<back>" in named[0]["prompt"][-1]["content"]
+    with pytest.raises(RecipeError, match=r"data.user_suffix.*semantic-back, solution-back"):
+        load_data(DataSection(path=str(tmp_path), user_suffix="semantic"), "train")
