@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,29 +14,29 @@ from sayo.evaluation.records import Reply
 from sayo.trend_cli import response_record, summarise
 
 ROW = {"id": "q1", "solution": "red", "answers": None}
-WORDS = "<think> so </think> <back> I look </back> <think> yes </think> \\boxed{red}"
+TOKENS = ["<think>", "so", "</think>", "<back>", "I", " look", "</back>", "<think>", "yes", "</think>", "\\boxed{red}"]
 
 
-def reply(text, share, **fields):
-    """A response of one token per word, with the given share of the image; a fifth of each row is prefix."""
-    ends = np.cumsum([len(word) + 1 for word in text.split()])
-    offsets = [(int(end) - len(word) - 1, int(end)) for word, end in zip(text.split(), ends, strict=True)]
+def reply(tokens, share, **fields):
+    """A response with the given share of the image; a fifth of each row is prefix."""
+    ends = [0, *np.cumsum([len(token) for token in tokens]).tolist()]
+    offsets = list(pairwise(ends))
     masses = {"image": np.array([[0.0, *share]]) * 0.8, "prefix": np.full((1, len(share) + 1), 0.2)}
     trace = AttentionTrace(masses, dict.fromkeys(masses, 1.0), np.zeros(len(share)), (0,))
-    return Reply(text, length=len(share), trace=trace, offsets=offsets, **fields)
+    return Reply("".join(tokens), length=len(share), trace=trace, offsets=offsets, **fields)
 
 
 def test_a_response_that_looks_back():
     share = np.array([0.1] * 4 + [0.3, 0.3] + [0.1] * 5)
-    record, trace = response_record(ROW, reply(WORDS, share), window=20)
+    record, trace = response_record(ROW, reply(TOKENS, share), window=20)
     assert trace is not None and record["spans"] == [(4, 6)] and record["correct"] == 1.0 and record["strict"]
     assert record["lift"] == pytest.approx(3.0)
     assert record["image_share"] == pytest.approx(share.tolist())
 
 
 def test_summary():
-    with_back, _ = response_record(ROW, reply(WORDS, [0.1] * 4 + [0.3] * 2 + [0.1] * 5), 20)
-    without, _ = response_record(ROW, reply(" ".join(["I"] * 20), [0.5] * 10 + [0.1] * 10), 20)
+    with_back, _ = response_record(ROW, reply(TOKENS, [0.1] * 4 + [0.3] * 2 + [0.1] * 5), 20)
+    without, _ = response_record(ROW, reply(["I "] * 20, [0.5] * 10 + [0.1] * 10), 20)
     failed, trace = response_record(ROW, Reply(error="processor", message="broken"), 20)
     summary = summarise([with_back, without, failed])
     assert trace is None and summary["failed"] == 1 and summary["responses"] == 2

@@ -76,7 +76,8 @@ def read_captures(
 ) -> list[list[AttentionTrace]]:
     """One teacher-forced pass over prompt + completion, read by several captures of different layers.
 
-    Beside the trainer's groups the traces hold `"prefix"` (see `prefix_weights`); the first capture's have maps.
+    Beside the trainer's groups the traces hold `"prefix"` (see `prefix_weights`) and `"response"`; the first
+    capture's have maps.
 
     Args:
         captures: a layer is in one of them only.
@@ -97,6 +98,7 @@ def read_captures(
     attention_mask = torch.cat([inputs["attention_mask"], mask], dim=1)
     groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
     groups["prefix"] = prefix_weights(groups["image"], attention_mask)
+    groups["response"] = torch.nn.functional.pad(mask.float(), (input_ids.shape[1] - length, 0))
     first_row = input_ids.shape[1] - length - 1
     with ExitStack() as stack:
         readings = [
