@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sayo.report.evaluation import Evaluation
 from sayo.report.run import Run
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ HEALTH = (
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
     """Reward by part, accuracy, attention, length and entropy; several runs share each chart."""
-    charts = _reward_charts(runs)
+    charts = _reward_charts(runs) + _share_charts(runs)
     charts += [_curve(runs, *curve) for curve in CURVES if _logged(runs, curve[0])]
     return charts + _looking_and_answering(runs)
 
@@ -97,6 +98,33 @@ def ablation_chart(title: str, arms: Sequence[str], values: Sequence[Sequence[fl
     return Chart(title, _svg(draw), "A dot is one seed, a bar the mean.")
 
 
+def layer_chart(policies: Mapping[str, Evaluation | None]) -> Chart | None:
+    """How well the TAS of each decoder layer tells right from wrong answers, with intervals; None where not known."""
+    found = {name: e.summary.get("tas_by_layer") for name, e in policies.items() if e is not None}
+    found = {name: figures["by_layer"] for name, figures in found.items() if figures}
+    found = {name: [row for row in rows if row.get("auc") is not None] for name, rows in found.items()}
+    if not any(found.values()):
+        return None
+
+    def draw(axes: Axes) -> None:
+        for index, (name, rows) in enumerate(found.items()):
+            layers = np.array([row["layer"] for row in rows]) + 0.12 * (index - (len(found) - 1) / 2)
+            middle = np.array([row["auc"] for row in rows])
+            ends = np.array([row["auc_interval"] or [row["auc"]] * 2 for row in rows])
+            spread = np.abs(ends.T - middle) if len(rows) else None
+            color = COLORS[index % len(COLORS)]
+            axes.errorbar(layers, middle, yerr=spread, fmt="o", color=color, markersize=5, label=_label(name))
+        axes.axhline(0.5, color="#94a3b8", linewidth=1, linestyle=":")
+        axes.set_xlabel("decoder layer")
+        axes.set_ylabel("AUC")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(found) > 1:
+            axes.legend()
+
+    caption = "Chance that a right answer has the larger TAS, with its 95% interval; 0.5: this layer does not tell."
+    return Chart("Which layer tells right from wrong", _svg(draw), caption)
+
+
 def _logged(runs: Sequence[Run], key: str) -> bool:
     return any(len(run.series(key)[0]) for run in runs)
 
@@ -105,9 +133,38 @@ def _curve(runs: Sequence[Run], key: str, title: str, caption: str) -> Chart:
     def draw(axes: Axes) -> None:
         for index, run in enumerate(runs):
             _line(axes, *run.series(key), COLORS[index % len(COLORS)], run.name)
+            _held_out(axes, run, key, COLORS[index % len(COLORS)])
         _finish(axes, legend=len(runs) > 1)
 
-    return Chart(title, _svg(draw), caption)
+    return Chart(title, _svg(draw), caption + _dashes(runs, [key]))
+
+
+def _held_out(axes: Axes, run: Run, key: str, color: str) -> None:
+    """What the trainer's own evaluations during training logged under the same name."""
+    steps, values = run.series(f"eval_{key}")
+    axes.plot(steps, values, color=color, linewidth=1.4, linestyle="--", marker="o", markersize=4)
+
+
+def _dashes(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    return " Dashed: held out, during training." if any(_logged(runs, f"eval_{key}") for key in keys) else ""
+
+
+def _share_charts(runs: Sequence[Run]) -> list[Chart]:
+    """How much of the gradient each reward makes: all parts of a single run, or one chart per part of several."""
+    key, title = "gradient_share/", "Share of the gradient"
+    parts = list(dict.fromkeys(name[len(key) :] for run in runs for name in run.keys() if name.startswith(key)))
+    if len(runs) > 1:
+        caption = "Part of the advantages that this reward makes."
+        return [_curve(runs, f"{key}{part}", f"{title}: {part}", caption) for part in parts]
+
+    def draw(axes: Axes) -> None:
+        for index, part in enumerate(parts):
+            _line(axes, *runs[0].series(f"{key}{part}"), COLORS[index % len(COLORS)], part)
+        axes.set_ylim(0, 1)
+        _finish(axes, legend=True)
+
+    caption = "Part of the advantages that each reward makes; together 1."
+    return [Chart(title, _svg(draw), caption)] if parts else []
 
 
 def _reward_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -125,7 +182,8 @@ def _reward_charts(runs: Sequence[Run]) -> list[Chart]:
                 _with_spread(axes, run, part, COLORS[index % len(COLORS)], run.name)
             _finish(axes, legend=len(runs) > 1)
 
-        charts.append(Chart(f"Reward: {part}", _svg(draw), "Mean of the batch; the band is one standard deviation."))
+        caption = "Mean of the batch; the band is one standard deviation." + _dashes(runs, [f"rewards/{part}/mean"])
+        charts.append(Chart(f"Reward: {part}", _svg(draw), caption))
     return charts
 
 
@@ -135,9 +193,8 @@ def _parts_of_one_run(run: Run, parts: Sequence[str]) -> Chart:
             _with_spread(axes, run, part, COLORS[index % len(COLORS)], part)
         _finish(axes, legend=True)
 
-    return Chart(
-        "Reward by part", _svg(draw), "Mean of the batch before weights; the bands are one standard deviation."
-    )
+    caption = "Mean of the batch before weights; the bands are one standard deviation."
+    return Chart("Reward by part", _svg(draw), caption + _dashes([run], [f"rewards/{part}/mean" for part in parts]))
 
 
 def _with_spread(axes: Axes, run: Run, part: str, color: str, label: str) -> None:
@@ -148,6 +205,7 @@ def _with_spread(axes: Axes, run: Run, part: str, color: str, label: str) -> Non
         middle = smooth(means)
         axes.fill_between(steps, middle - width, middle + width, color=color, alpha=0.1, linewidth=0)
     _line(axes, steps, means, color, label)
+    _held_out(axes, run, f"rewards/{part}/mean", color)
 
 
 def _looking_and_answering(runs: Sequence[Run]) -> list[Chart]:

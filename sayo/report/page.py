@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sayo import __version__
-from sayo.report.charts import health_charts, training_charts
+from sayo.report.charts import health_charts, layer_chart, training_charts
 from sayo.report.evaluation import Evaluation
 from sayo.report.gallery import gallery
 from sayo.report.run import Run, flatten, load_run, unique_names
-from sayo.report.tables import held_out_table, load_ablation, overview_table, tiles
+from sayo.report.tables import held_out_table, load_ablation, overview_table, reward_table, tiles
 
 
 class ReportError(ValueError):
@@ -94,7 +94,9 @@ def _render(runs: list[Run], ablation: Any, ablation_charts: list, questions: in
         runs=[_facts(run) for run in runs],
         tiles=[(run.name, tiles(run)) for run in runs],
         tables=tables,
-        overview=overview_table(everything) if several else None,
+        overview=overview_table(everything),
+        layers=layer_chart(everything),
+        rewards=reward_table(runs),
         charts=training_charts(runs),
         health=health_charts(runs),
         galleries=[entry for entry in galleries if entry[1]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,56 @@ def held_out_table(run: Run, several: bool) -> Table | None:
     return Table(run.name if several else "", headings, tuple(rows), tuple(trends), _interval_note(run))
 
 
+def reward_table(runs: Sequence[Run]) -> Table | None:
+    """Every reward function with its weight, both ends of training and its share of the gradient; None without any."""
+    rows = []
+    for run in runs:
+        weights = {name: entry.get("weight", 1.0) for name, entry in (run.recipe.get("rewards") or {}).items()}
+        for part in run.reward_parts():
+            means, share, same = (
+                run.series(key)[1]
+                for key in (f"rewards/{part}/mean", f"gradient_share/{part}", f"rewards/{part}/frac_zero_std")
+            )
+            if not len(means):
+                continue
+            tenth = max(1, len(means) // 10)
+            first, last = float(means[:tenth].mean()), float(means[-tenth:].mean())
+            shown = [_show(float(series.mean()) if len(series) else None, percent=True) for series in (share, same)]
+            weight = _number(weights.get(part))
+            name = [run.name] if len(runs) > 1 else []
+            rows.append((*name, part, _show(weight, False), f"{_show(first, False)} → {_show(last, False)}", *shown))
+    headings = ("Reward", "Weight", "First → last tenth of training", "Share of the gradient", "Groups without spread")
+    note = "The last two are means over training; – where the run did not log them."
+    headings = ("Run", *headings) if len(runs) > 1 else headings
+    return Table("", headings, tuple(rows), note=note) if rows else None
+
+
 def overview_table(policies: dict[str, Evaluation | None]) -> Table | None:
-    """One row per policy, over all questions; None without any evaluation."""
+    """One row per policy, over all questions, with 95% intervals; None without any evaluation."""
     summaries = {name: e.summary for name, e in policies.items() if e is not None and e.summary}
     metrics = [m for m in METRICS if any(_number(s.get(m[0])) is not None for s in summaries.values())]
     rows = [
         (
             name,
             str(s.get("num_questions", ABSENT)),
-            *(_show(_number(s.get(key)), percent) for key, _, percent in metrics),
+            *(_show(_number(s.get(key)), percent) + _interval(s, key, percent) for key, _, percent in metrics),
         )
         for name, s in summaries.items()
     ]
     headings = ("Policy", "Questions", *(title for _, title, _ in metrics))
     return Table("", headings, tuple(rows)) if rows else None
+
+
+def _interval(summary: dict[str, Any], key: str, percent: bool) -> str:
+    """` [low, high]` of a summary's figure; nothing where it has none."""
+    names = {"mean_length": "length"}
+    found = summary.get("accuracy_interval") if key == "accuracy" else None
+    found = found or (summary.get("intervals") or {}).get(names.get(key, key))
+    ends = [_number(end) for end in found] if isinstance(found, list) else []
+    if len(ends) != 2 or None in ends:
+        return ""
+    low, high = (f"{100 * end:.1f}" if percent else f"{end:.3g}" for end in ends)
+    return f" [{low}, {high}]"
 
 
 def _interval_note(run: Run) -> str:

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+from transformers.integrations import TensorBoardCallback
+
 from sayo.attention import AttentionTrace
 from sayo.geometry import VisualLayout
 from sayo.pictures import response_map, save_sheet
@@ -13,6 +17,8 @@ from sayo.training.metrics import attention_metrics
 
 if TYPE_CHECKING:
     from sayo.training.grpo import RegionGRPOTrainer
+
+NAME = "attention/overlay"
 
 
 def save_overlay(
@@ -52,14 +58,24 @@ def save_overlay(
     path = Path(trainer.args.output_dir, "overlays", f"overlay_{step:05d}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_sheet(panels, path, title=f"attention over the image at step {step} (green: answer, orange: evidence)")
-    _send_to_wandb(trainer, path)
+    _send_to_trackers(trainer, path)
     return path
 
 
-def _send_to_wandb(trainer: RegionGRPOTrainer, path: Path) -> None:
-    if "wandb" not in (trainer.args.report_to or []):
-        return
-    import wandb
+def _send_to_trackers(trainer: RegionGRPOTrainer, path: Path) -> None:
+    """Beside TRL's table `completions`, as `attention/overlay` of the same step, where the tracker shows pictures."""
+    trackers, step = trainer.args.report_to or [], trainer.state.global_step
+    if "wandb" in trackers:
+        import wandb
 
-    if wandb.run is not None:
-        wandb.log({"attention/overlay": wandb.Image(str(path))}, commit=False)
+        if wandb.run is not None:
+            wandb.log({NAME: wandb.Image(str(path)), "train/global_step": step})
+    if "trackio" in trackers:
+        import trackio
+
+        trackio.log({NAME: trackio.Image(path)}, step=step)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            callback.tb_writer.add_image(NAME, pixels, step, dataformats="HWC")
