@@ -32,6 +32,7 @@ from sayo.training.guards import GuardedSteps, NonFiniteError, require_finite_re
 from sayo.training.metrics import attention_metrics, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
 from sayo.training.overlay import save_overlay
+from sayo.training.prompts import plain_prompts
 from sayo.training.resume import ExactResume
 from sayo.training.shaping import AdvantageShaper, ScoredRollouts, shape_advantages
 
@@ -39,9 +40,9 @@ from sayo.training.shaping import AdvantageShaper, ScoredRollouts, shape_advanta
 class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer):
     """TRL's [`~trl.GRPOTrainer`] with an exact reading of the policy's attention for the reward functions.
 
-    Three TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies` and
-    `_calculate_rewards`, and a few more by its three mixins; `tests/training/test_trl_contract.py` names what is
-    expected of each.
+    Four TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies`,
+    `_calculate_rewards` and `log`, and a few more by its three mixins; `tests/training/test_trl_contract.py` names
+    what is expected of each.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
     [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"target"` (the region), `"prefix"`
@@ -203,6 +204,10 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards
+
+    def log(self, logs, start_time=None):
+        plain_prompts(self._logs["prompt"])
+        super().log(logs, start_time)
 
     def _wants_overlay(self) -> bool:
         steps = self.args.overlay_steps

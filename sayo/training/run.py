@@ -53,6 +53,7 @@ def train(recipe: Recipe, dry_run: bool = False) -> Path:
 
 
 def _train_and_save(trainer: Any, recipe: Recipe, checkpoint: Path | None) -> None:
+    from sayo.report.tracker import send_report
     from sayo.training.fading import WarnWhenFading
     from sayo.training.interrupt import Interrupted, StopOnSignal
     from sayo.training.memory import memory_advice
@@ -65,6 +66,7 @@ def _train_and_save(trainer: Any, recipe: Recipe, checkpoint: Path | None) -> No
         if not stop.stopped:
             trainer.save_model()
             trainer.save_state()
+            send_report(trainer)
     _leave_together(trainer)
     if stop.stopped:
         raise Interrupted(
