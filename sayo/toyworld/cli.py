@@ -81,6 +81,9 @@ def cold_start(
     wrong_looks: Annotated[
         float, typer.Option(min=0, max=1, help="Share of answers that look at the wrong object (the habit).")
     ] = 0.5,
+    look_back: Annotated[
+        bool, typer.Option("--look-back", help="Answers in Look-Back's form: think, back, think, boxed.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Make the cold-start data: a policy trained on it perceives well but looks in the wrong place.
@@ -91,7 +94,7 @@ def cold_start(
     """
     from sayo.toyworld.cold_start import write_cold_start
 
-    write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, seed)
+    write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, look_back, seed)
     console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")
 
 

@@ -44,6 +44,7 @@ def write_cold_start(
     warm_up: float = 0.33,
     descriptions: float = 0.05,
     wrong_looks: float = 0.5,
+    look_back: bool = False,
     seed: int = 0,
 ) -> None:
     """Makes the cold-start data of one split of a world written by `write_gqa`.
@@ -58,11 +59,15 @@ def write_cold_start(
         warm_up: share of the rows, at the start, that are all descriptions.
         descriptions: share of descriptions among the rest.
         wrong_looks: share of the answers that follow the habit.
+        look_back: answer in the form of Look-Back (see `look_back_answer`).
     """
     rng = np.random.default_rng(seed)
+    respond = look_back_answer if look_back else one_look_answer
     first = round(num_rows * warm_up)
     rows = [
-        _row(record, objects, picture, k < first or rng.random() < descriptions, wrong_looks, rng)
+        training_row(DESCRIBE, describe(objects), picture)
+        if k < first or rng.random() < descriptions
+        else training_row(record["question"], respond(record, objects, wrong_looks, rng), picture)
         for k, (record, objects, picture) in zip(range(num_rows), _questions(world, split, rng), strict=False)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +84,6 @@ def _questions(world: Path, split: str, rng: np.random.Generator) -> Iterator[tu
         for k in rng.permutation(len(questions)):
             image_id = questions[k]["imageId"]
             yield questions[k], objects[image_id], pictures[image_id]
-
-
-def _row(
-    record: dict, objects: dict, picture: bytes, description: bool, wrong_looks: float, rng: np.random.Generator
-) -> dict[str, Any]:
-    if description:
-        prompt, completion = DESCRIBE, describe(objects)
-    else:
-        prompt, completion = record["question"], answer(record, objects, habit=bool(rng.random() < wrong_looks))
-    return training_row(prompt, completion, picture)
 
 
 def training_row(prompt: str, completion: str, picture: bytes) -> dict[str, Any]:
@@ -148,6 +143,23 @@ def answer(record: dict[str, Any], objects: dict[str, dict[str, Any]], habit: bo
         return f"{hold(first)} {hold(second)} <answer> {second['disc']} </answer>"
     item = second or first
     return f"I look at the {item['frame']} one. It holds {item['disc']}. <answer> {item['disc']} </answer>"
+
+
+def one_look_answer(record: dict[str, Any], objects: dict, wrong_looks: float, rng: np.random.Generator) -> str:
+    """`answer`, by habit with the chance `wrong_looks`."""
+    return answer(record, objects, habit=bool(rng.random() < wrong_looks))
+
+
+def look_back_answer(record: dict[str, Any], objects: dict, wrong_looks: float, rng: np.random.Generator) -> str:
+    r"""Look-Back's form: a look between think tags, another between back tags, the answer of the second in `\boxed`.
+
+    The habit takes each look with the chance `wrong_looks`, so that the answers are as often right as those of
+    `one_look_answer`: the form alone tells the policy nothing about where to look.
+    """
+    first, second = (one_look_answer(record, objects, wrong_looks, rng) for _ in range(2))
+    seen, found = (text.split(" <answer> ") for text in (first, second))
+    result = found[1].removesuffix(" </answer>")
+    return f"<think> {seen[0]} </think> <back> {found[0]} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
 
 
 def unique_objects(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
