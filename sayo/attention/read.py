@@ -62,7 +62,9 @@ def read_masses(
         index = None if image_index is None else image_index[sample]
         blocks = [
             _join_heads(
-                reader.read(sample, keys, block, mask.block(sample, block, query.device), groups, index), heads, per_head
+                reader.read(sample, keys, block, mask.block(sample, block, query.device), groups, index),
+                heads,
+                per_head,
             )
             for block in own_rows.split(reader.num_rows)
         ]
@@ -82,10 +84,10 @@ def _join_heads(parts: Iterator, heads: int, per_head: bool) -> tuple[torch.Tens
 
 
 class _Groups:
-    """Key weights of one sample, `(K, G)`, and the range of keys outside of which all are 0."""
+    """Key weights of one sample and the range of keys outside of which all are 0. `weights` is `(K, G)`, kept `(G, K)`."""
 
     def __init__(self, weights: torch.Tensor):
-        self.weights, self.start, self.stop = weights, 0, len(weights)
+        self.weights, self.start, self.stop = weights.t().contiguous(), 0, len(weights)
         if weights.device.type == "cpu":  # a GPU would have to be waited for
             some = weights.any(dim=1).nonzero()
             self.start, self.stop = (int(some[0]), int(some[-1]) + 1) if len(some) else (0, 0)
@@ -95,7 +97,8 @@ class _Groups:
         first = max(self.start, start)
         last = max(first, min(self.stop, start + numerators.shape[-1]))
         own = numerators[..., first - start : last - start].flatten(0, 1)
-        return torch.matmul(own, self.weights[first:last]).view(*numerators.shape[:2], -1)
+        # Few columns from the left: (G, k) x (k, h r) is three times as fast on a CPU as its transpose.
+        return torch.matmul(self.weights[:, first:last], own.t()).t().view(*numerators.shape[:2], -1)
 
 
 class _BlockReader:
