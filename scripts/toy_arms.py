@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/target_ratio")
 
 @dataclass(frozen=True)
 class Start:
-    """A policy that arms start from: supervised, one seed, the same for all seeds of the arms."""
+    """A policy that arms start from: supervised, one seed, the same for all seeds of the arms.
+
+    Attributes:
+        base: the start that it is tuned from itself, or "policy", the untrained one.
+        look_back: on data in Look-Back's form, made from the same questions.
+    """
 
     recipe: str
     base: str
     overrides: tuple[str, ...] = ()
+    look_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,33 @@ class Arm:
     """One row of the table.
 
     Attributes:
-        overrides: of the recipe `toy`; None trains nothing.
+        overrides: of the recipe; None trains nothing.
         start: name in `STARTS`, or another arm, whose trained policy of the same seed is taken.
-        steering: arguments of `AttentionSteering` for the evaluation, or None.
+        recipe: of the training; the evaluation reads the same layer and allows as many tokens.
+        steering: arguments of `AttentionSteering` while it is judged, or None for none.
     """
 
     label: str
     overrides: tuple[str, ...] | None = None
     start: str = "cold_start"
+    recipe: str = "toy"
     steering: dict[str, Any] | None = None
 
 
 def _sayo(rows: str, select: str) -> tuple[str, ...]:
-    return (
-        "rewards=toy/attention",
-        f"rewards.attention.options.rows={rows}",
-        f"rewards.attention.options.select={select}",
-    )
+    options = "rewards.attention.options"
+    return "rewards=toy/attention", f"{options}.rows={rows}", f"{options}.select={select}"
 
+
+ACCURACY, BOTH = ("rewards=toy/accuracy",), ("rewards=toy/both",)
+# Two cells to each side of a token, VRGA's neighbourhood, would be a whole picture of 4 x 4 tokens; so would its border.
+VRGA = {"radius": 0, "border_share": 0.0}
+OBJECTIVE = ("trainer.objective_weight=0.1", "trainer.objective_warmup_steps=10")
 
 STARTS = {
     "cold_start": Start("toy_cold_start", "policy"),
+    "avar_sft": Start("avar_sft_toy", "policy"),
+    "look_back_cold_start": Start("toy_look_back_cold_start", "cold_start", look_back=True),
     # Half the steps, the decay of the learning rate in proportion: perception is not there yet.
     "weak_start": Start(
         "toy_cold_start", "policy", ("trainer.max_steps=350", "trainer.lr_scheduler_kwargs.num_decay_steps=122")
@@ -65,16 +77,33 @@ STARTS = {
 }
 ARMS = {
     "cold start": Arm("cold start"),
-    "accuracy": Arm("accuracy", ("rewards=toy/accuracy",)),
-    "of_token top": Arm("attention: of_token rows, top 30% (published)", _sayo("of_token", "top_entropy")),
-    "of_token all": Arm("attention: of_token rows, all tokens", _sayo("of_token", "all")),
-    "attention": Arm("attention: deciding rows, top 30%", _sayo("deciding", "top_entropy")),
-    "deciding weighted": Arm("attention: deciding rows, entropy-weighted", _sayo("deciding", "entropy_weighted")),
-    "deciding all": Arm("attention: deciding rows, all tokens", _sayo("deciding", "all")),
-    "both": Arm("accuracy + attention (deciding, top 30%)", ("rewards=toy/both",)),
+    "accuracy": Arm("accuracy reward", ACCURACY),
+    "of_token top": Arm("attention reward: of_token, top 30% (published)", _sayo("of_token", "top_entropy")),
+    "of_token all": Arm("attention reward: of_token, all", _sayo("of_token", "all")),
+    "attention": Arm("attention reward: deciding, top 30%", _sayo("deciding", "top_entropy")),
+    "deciding weighted": Arm("attention reward: deciding, entropy-weighted", _sayo("deciding", "entropy_weighted")),
+    "deciding all": Arm("attention reward: deciding, all", _sayo("deciding", "all")),
+    "attention credit": Arm(
+        "attention reward: deciding, top 30%, causal credit",
+        (*_sayo("deciding", "top_entropy"), "advantage_shaper=causal_credit"),
+    ),
+    "both": Arm("accuracy + attention (deciding, top 30%)", BOTH),
+    "both credit": Arm("accuracy + attention, causal credit", (*BOTH, "advantage_shaper=causal_credit")),
+    "both objective": Arm("accuracy + attention + objective", (*BOTH, *OBJECTIVE)),
+    "gated": Arm("accuracy + attention of right answers", ("rewards=toy/gated",)),
+    "accuracy objective": Arm("accuracy + objective", (*ACCURACY, *OBJECTIVE)),
+    "avar": Arm("AVAR: its SFT, then its reward", ("rewards=toy/visual_share",), start="avar_sft"),
+    "avar sft": Arm("AVAR: its SFT alone", start="avar_sft"),
+    "look-back": Arm("Look-Back: its SFT, then its reward", (), "look_back_cold_start", "toy_look_back"),
+    "look-back sft": Arm("Look-Back: its SFT alone", None, "look_back_cold_start", "toy_look_back"),
+    "vppo": Arm("VPPO (accuracy reward)", (*ACCURACY, "advantage_shaper=vppo")),
+    "at-rl": Arm("AT-RL-style (accuracy reward)", (*ACCURACY, "advantage_shaper=at_rl_style")),
+    "steered start": Arm("cold start, VRGA steering", steering=VRGA),
+    "steered both": Arm("accuracy + attention, VRGA steering", start="both", steering=VRGA),
     "weak start": Arm("weak start", start="weak_start"),
-    "weak accuracy": Arm("weak start: accuracy", ("rewards=toy/accuracy",), "weak_start"),
-    "weak both": Arm("weak start: accuracy + attention", ("rewards=toy/both",), "weak_start"),
+    "weak accuracy": Arm("weak start: accuracy reward", ACCURACY, "weak_start"),
+    "weak both": Arm("weak start: accuracy + attention", BOTH, "weak_start"),
+    "weak objective": Arm("weak start: accuracy + objective", (*ACCURACY, *OBJECTIVE), "weak_start"),
 }
 
 
@@ -107,10 +136,15 @@ def make_start(name: str, settings: Settings) -> None:
     folder = start_dir(name, settings)
     if (folder / "config.json").is_file():
         return
-    start = STARTS[name]
+    start, data = STARTS[name], Path(settings.root, "cold_start.parquet")
     base = Path(settings.root, "policy") if start.base == "policy" else start_dir(start.base, settings)
     _log_to(folder / "log.txt")
-    _train(start.recipe, start.overrides, base, Path(settings.root, "cold_start.parquet"), folder, seed=0)
+    if start.look_back:
+        from sayo.toyworld.cold_start import write_cold_start
+
+        data = folder / "data.parquet"
+        write_cold_start(Path(settings.root, "world"), data, num_rows=6400, warm_up=0, look_back=True)
+    _train(start.recipe, start.overrides, base, data, folder, seed=0)
 
 
 def run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -131,20 +165,20 @@ def run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
 def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str, Any]:
     from sayo.recipes import load_recipe
 
-    arm, recipe = ARMS[name], load_recipe("toy", ARMS[name].overrides or ())
+    arm, recipe = ARMS[name], load_recipe(ARMS[name].recipe, ARMS[name].overrides or ())
     policy_dir, costs = _start_of(arm, seed, settings), {}
     if arm.overrides is not None:
         steps = settings.steps or recipe.trainer["max_steps"]
         own = (*arm.overrides, f"trainer.max_steps={steps}", "trainer.save_strategy=no")
-        started = time.perf_counter()
+        started = time.process_time()
         with counted_passes(policy_dir) as count:
-            _train("toy", own, policy_dir, Path(settings.root, "prepared"), folder, seed)
-        seconds = time.perf_counter() - started
+            _train(arm.recipe, own, policy_dir, Path(settings.root, "prepared"), folder, seed)
+        seconds = (time.process_time() - started) / steps
         policy_dir = folder
-        costs = {"passes_per_step": count["passes"] / steps, "train_seconds": seconds, "curve": _curve(folder)}
-    started = time.perf_counter()
+        costs = {"passes_per_step": count["passes"] / steps, "cpu_seconds_per_step": seconds, "curve": _curve(folder)}
+    started = time.process_time()
     summary = _evaluate(arm, policy_dir, recipe.trainer, settings, seed, folder)
-    return {**summary, **costs, "evaluate_seconds": time.perf_counter() - started}
+    return {**summary, **costs, "evaluate_cpu_seconds": time.process_time() - started}
 
 
 def _start_of(arm: Arm, seed: int, settings: Settings) -> Path:
@@ -193,8 +227,12 @@ def _evaluate(
     return {**{name: summary[name] for name in QUANTITIES}, "accuracy_by_type": by_type}
 
 
-def _steering(arm: Arm, policy: Any, processor: Any) -> Any:
-    return nullcontext()
+def _steering(arm: Arm, policy: Any, processor: Any) -> AbstractContextManager:
+    if arm.steering is None:
+        return nullcontext()
+    from sayo.steering import AttentionSteering
+
+    return AttentionSteering(policy, processor, **arm.steering)
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:
@@ -230,11 +268,12 @@ def _fingerprint(name: str, seed: int, settings: Settings) -> str:
     from sayo.recipes import load_recipe
 
     arm = ARMS[name]
-    recipe = load_recipe("toy", arm.overrides or ())
+    recipe = load_recipe(arm.recipe, arm.overrides or ())
     weights = (_start_of(arm, seed, settings) / "model.safetensors").read_bytes()
     shared = (name, seed, settings.steps, settings.questions, settings.samples, arm.steering)
+    sections = {**recipe.rewards, "shaper": recipe.advantage_shaper} if recipe.advantage_shaper else recipe.rewards
     # Only what a recipe says counts, so that a new key with a default leaves results valid.
-    content = json.dumps([shared, recipe.trainer, {key: _said(entry) for key, entry in recipe.rewards.items()}])
+    content = json.dumps([shared, recipe.trainer, {key: _said(entry) for key, entry in sections.items()}])
     return hashlib.sha256(content.encode() + hashlib.sha256(weights).digest()).hexdigest()[:16]
 
 

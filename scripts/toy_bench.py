@@ -31,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 from toy_arms import ARMS, QUANTITIES, STARTS, Settings, make_start, run_arm, start_dir
 
-COSTS = ("passes_per_step", "train_seconds")
+COSTS = ("passes_per_step", "cpu_seconds_per_step")
 SHOWN = {"accuracy": "accuracy", "tas": "TAS", "vas": "VAS", "target_ratio": "target ratio", "mean_length": "length"}
 
 
@@ -148,13 +148,13 @@ def summarise(results: list[dict], settings: Settings, seconds: float) -> dict:
 def rich_table(table: dict) -> Table:
     meta = table["meta"]
     shown = Table(
-        "policy", "seeds", *SHOWN.values(), "passes a step", "s",
+        "policy", "seeds", *SHOWN.values(), "passes a step", "CPU s",
         title=f"{meta['held_out_questions']} held-out questions, {meta['samples_per_question']} sampled answers each",
     )  # fmt: skip
     for row in table["rows"]:
         costs = [
             f"{mean(row[column]):.{digits}f}" if column in row else ""
-            for column, digits in zip(COSTS, (1, 0), strict=True)
+            for column, digits in zip(COSTS, (0, 1), strict=True)
         ]
         shown.add_row(row["label"], str(len(row["seeds"])), *(spread(row[column]) for column in SHOWN), *costs)
     return shown
