@@ -77,3 +77,12 @@ def test_score_scaling(alphas, expected, ratio):
 def test_score_scaling_is_not_shift_invariant(shift, expected):
     weights = softmax(scale_scores(SCORES + shift, IMAGE, SYSTEM, 0.15, 0.4))
     np.testing.assert_allclose(weights, expected, atol=1e-6)
+
+
+def test_reweighting_is_something_else():
+    """The same factors on the weights, scaled back to sum 1, lift the negative image score as well."""
+    weights = softmax(SCORES) * (1 + 0.15 * IMAGE - 0.4 * SYSTEM)
+    weights /= weights.sum()
+    np.testing.assert_allclose(weights, [0.460318, 0.324571, 0.043926, 0.171185], atol=1e-6)
+    np.testing.assert_allclose(weights, softmax(SCORES + np.log(1 + 0.15 * IMAGE - 0.4 * SYSTEM)), atol=1e-12)
+    assert weights[IMAGE].sum() / weights[SYSTEM].sum() == pytest.approx(0.800527, abs=1e-6)

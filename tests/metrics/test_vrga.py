@@ -64,6 +64,30 @@ def test_focus_tokens():
         vrga.focus_tokens(reference, border=np.ones(10, bool))
 
 
+def test_the_threshold():
+    """Mean + .6 deviations is 1.640625 times the mean, so a token of twice the mean is above up to .93658 of them."""
+    reference = np.array([0.02, 0.02, 0.03, 0.03, 0.05, 0.30, 0.25, 0.05, 0.05, 0.20])
+    limit = 0.6 * (0.2 / 0.1 - 1) / (1.640625 - 1)
+    assert 9 in vrga.focus_tokens(reference, deviations=limit - 1e-6)
+    assert 9 not in vrga.focus_tokens(reference, deviations=limit + 1e-6)
+
+
+def test_the_complement_of_the_border():
+    """The release's `~[0, 1, 2]` would take the last three of [10 .. 17]; outside of the border are the last five."""
+    everything = vrga.focus_tokens(np.arange(10.0, 18.0), border=np.arange(8) < 3, deviations=-9.0)
+    assert np.arange(10, 18)[everything].tolist() == [13, 14, 15, 16, 17]
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=4, max_size=9), st.floats(0.1, 10.0), st.floats(0.0, 3.0))
+def test_scaling_a_row_and_boosting_it(weights, scale, gamma):
+    row = np.array(weights) / sum(weights)
+    assert vrga.image_entropy(row[1:4] * scale) == pytest.approx(vrga.image_entropy(row[1:4]), abs=1e-6)
+    assert target_ratio(row[1] * scale, row[1:4].mean() * scale) == pytest.approx(
+        target_ratio(row[1], row[1:4].mean()), abs=1e-5
+    )
+    assert vrga.boost(row, np.array([1, 2]), gamma).sum() == pytest.approx(1.0)
+
+
 def test_threshold_statistics_come_from_outside_the_border():
     """The release indexes with `~indices`, which mirrors the border instead of leaving it out."""
     reference = np.array([9.0, 9.0, 9.0, 1.0, 1.2, 1.0, 1.0, 1.0])

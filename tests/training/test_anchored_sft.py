@@ -111,6 +111,29 @@ def test_one_step(toys, rows, tmp_path, family, weights, rises, falls):
         assert after["anchored"][group] < min(before[group], after["plain"][group]) - 1e-3
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, family):
+    """The losses of a batch are the means of its samples' own, wherever the padding lies."""
+    trainer = trainer_of(toys, rows, tmp_path, family, enhance_weight=1.0, suppress_weight=1.0)
+    trainer.model.eval()
+
+    def terms(batch):
+        groups = {"system": batch["system_mask"], "image": batch["input_ids"] == trainer._image_token_id}
+        positions, mask = response_rows(batch["labels"])
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
+        with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
+            trainer.model(**inputs)
+        return trainer._terms(reading.masses, groups, mask).item()
+
+    batch = trainer.data_collator([dict(rows[index]) for index in (1, 2, 3)])
+    left = dict(batch)
+    for name in ("input_ids", "attention_mask", "labels", "system_mask", "mm_token_type_ids"):
+        left[name] = torch.nn.functional.pad(batch[name], (3, 0), value=-100 if name == "labels" else 0)
+    alone = [terms(trainer.data_collator([dict(rows[index])])) for index in (1, 2, 3)]
+    assert terms(batch) == pytest.approx(sum(alone) / 3, abs=1e-5)
+    assert terms(left) == pytest.approx(terms(batch), abs=1e-5)
+
+
 def test_without_weights_it_is_trl(toys, rows, tmp_path):
     """Both weights 0: nothing is read, and the loss is TRL's."""
     trainer = trainer_of(toys, rows, tmp_path)
