@@ -2,8 +2,8 @@
 
 TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper may spread that number over
 the tokens; loss types, clipping and importance correction stay TRL's. A shaper is linear in the advantages (it says
-how they are spread, not how large they are), which is what lets a run log each reward's share of the gradient. A recipe
-names one by dotted path:
+how they are spread, not how large they are), which is what lets a run log each reward's share of the gradient. A
+recipe names one by dotted path:
 
     advantage_shaper:
       function: sayo.advantages.causal_credit
@@ -76,7 +76,7 @@ def causal_credit(
             behind = np.append(behind[1:], 0.0)
         share[index, : len(trace)] = torch.as_tensor(behind.copy(), dtype=torch.float32)
     attention = batch.parts[reward]
-    return (batch.advantages - attention)[:, None] + attention[:, None] * share
+    return ((batch.advantages - attention)[:, None] + attention[:, None] * share) * batch.completion_mask
 
 
 def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) -> torch.Tensor:
@@ -89,13 +89,13 @@ def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) 
     lengths = batch.completion_mask.sum(dim=1).tolist()
     own = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
     means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in own], device=batch.advantages.device)
-    everyone = batch.gather(means).cpu().numpy()
-    # Ranks hold equal shares in rank order; equal means have equal scales, so look each of ours up by value.
-    scale_of = dict(zip(everyone.tolist(), trajectory_scale(everyone).tolist(), strict=True))
+    everyone = np.sort(batch.gather(means).cpu().numpy())
+    # The scale is a straight line in the mean dependency, so ours are found on it.
+    scales = np.interp(means.cpu().numpy(), everyone, trajectory_scale(everyone)).tolist()
     shaped = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
     for index, row in enumerate(own):
         keep = torch.as_tensor(dependency_filter(row, share), device=shaped.device)
-        shaped[index, : len(row)] = keep * batch.advantages[index] * scale_of[means[index].item()]
+        shaped[index, : len(row)] = keep * batch.advantages[index] * scales[index]
     return shaped
 
 

@@ -32,7 +32,7 @@ class RegionObjective:
 
     @property
     def objective_weight(self) -> float:
-        """Weight at the current step: a linear warm-up, then constant. A function of the step alone, as resume needs."""
+        """Weight at the current step: linear warm-up, then constant. A function of the step alone, as resume needs."""
         warmup = self.args.objective_warmup_steps
         return self.args.objective_weight * min(1.0, (self.state.global_step + 1) / max(1, warmup))
 

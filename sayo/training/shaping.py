@@ -113,7 +113,7 @@ def _gradient_shares(trainer: RegionGRPOTrainer, batch: ShapingBatch, mask: torc
 
 @torch.no_grad()
 def _dependency(trainer: RegionGRPOTrainer, scored: ScoredRollouts) -> torch.Tensor:
-    """`(B, T)` VPPO's dependency of each sampled token on the image: one more scoring forward, with blanked patches."""
+    """`(B, T)` VPPO's dependency of each token on the image: one more scoring forward, with blanked patches."""
     words, options = scored.call
     with disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
         blanked, _, _ = trainer._get_per_token_logps_and_entropies(

@@ -8,6 +8,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
+from sayo.attention import spans
 from sayo.attention.groups import split_image
 from sayo.attention.spans import turn_groups
 
@@ -51,7 +52,7 @@ def words_of(processor, ids, group):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_turns(template):
+def test_turns(template, monkeypatch):
     processor = processor_with(template)
     picture = {"type": "image", "image": Image.new("RGB", (20, 30))}
     question = {"type": "text", "text": "What is in the picture ?"}
@@ -78,6 +79,14 @@ def test_turns(template):
     assert words_of(processor, ids[0], groups["system"][0]) == "You help .".split()
     assert words_of(processor, ids[1], groups["question"][1]) == ["red", "blue", "?"]
     assert words_of(processor, ids[1], groups["system"][1]) == ["."]
+    # These families' tokens differ from the text's in repeated image tokens alone: no picture is prepared again.
+    monkeypatch.setattr(type(processor), "__call__", None)
+    again = turn_groups(processor, conversations, inputs)
+    assert all(torch.equal(groups[name], again[name]) for name in groups)
+    monkeypatch.undo()
+    monkeypatch.setattr(spans, "_spans_of_text", lambda *_: None)  # as where the processor writes more than that
+    exact = turn_groups(processor, conversations, inputs)
+    assert all(torch.equal(groups[name], exact[name]) for name in groups)
     with pytest.raises(ValueError, match="other tokens than its input_ids"):
         turn_groups(processor, conversations[::-1], inputs)
 

@@ -18,7 +18,13 @@ def make_trainer(toys: Toy, tmp_path: Path) -> Callable:
     """A trainer on toy data; keywords are fields of its config, `edit` changes the data set."""
 
     def make(
-        rewards, family: str = "qwen3_vl", edit: Callable | None = None, peft_config=None, rollout_func=None, **fields
+        rewards,
+        family: str = "qwen3_vl",
+        edit: Callable | None = None,
+        peft_config=None,
+        rollout_func=None,
+        advantage_shaper=None,
+        **fields,
     ):
         from transformers import AutoModelForImageTextToText
 
@@ -35,6 +41,7 @@ def make_trainer(toys: Toy, tmp_path: Path) -> Callable:
             processing_class=load_auto_processor(toys.policy[family]),
             peft_config=peft_config,
             rollout_func=rollout_func,
+            advantage_shaper=advantage_shaper,
         )
 
     return make

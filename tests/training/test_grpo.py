@@ -13,7 +13,7 @@ from peft import LoraConfig
 from toy_runs import TRAINER, recipe_values
 
 from sayo.attention import AttentionNotCaptured
-from sayo.rewards import format_reward, region_attention_reward
+from sayo.rewards import format_reward, region_attention_reward, visual_share_reward
 from sayo.training.config import RegionGRPOConfig
 
 
@@ -201,3 +201,37 @@ def test_metrics_carry_the_recipe_names(toys, tmp_path):
     first = trainer.state.log_history[0]
     assert {"rewards/where/mean", "rewards/shape/mean", "attention/coverage", "attention/image_mass"} <= set(first)
     assert trainer.reward_weights.tolist() == [0.5, 1.0]
+
+
+def test_rewards_see_the_words_of_the_prompt(make_trainer):
+    """Beside image and target: what stands before the image, the turns' words, the response so far."""
+    probe = Probe()
+    system = {"role": "system", "content": "Look at the picture ."}
+
+    def told(rows):
+        return rows.map(lambda row: {"prompt": [system, *row["prompt"]]})
+
+    trainer = make_trainer([probe, visual_share_reward], edit=told, max_steps=1)
+    trainer.train()
+    tokenizer = trainer.processing_class.tokenizer
+    for trace, question, ids in zip(
+        probe.calls[0]["attention"], probe.calls[0]["question"], probe.calls[0]["completion_ids"], strict=True
+    ):
+        assert trace.sizes["system"] == len(tokenizer(system["content"]).input_ids)
+        assert trace.sizes["question"] == len(tokenizer(question).input_ids)
+        assert trace.sizes["response"] == len(ids) and trace.masses["response"][0, 0] == 0
+        prompt = trace.sizes["prefix"] + trace.sizes["image"]
+        assert trace.sizes["prefix"] > trace.sizes["system"] and prompt > trace.sizes["question"]
+        parts = sum(trace.masses[name] for name in ("prefix", "image", "question", "response"))
+        assert (parts < 1).all() and (parts > 0.5).all()  # the rest are markers of the template
+
+
+def test_without_a_system_turn_the_image_share_has_no_denominator(make_trainer):
+    seen = []
+
+    def share(**kwargs):
+        seen.extend(visual_share_reward(**kwargs))
+        return seen[-len(kwargs["completions"]) :]
+
+    make_trainer([share, format_reward], max_steps=1).train()
+    assert seen == [None] * 4

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sayo.recipes import check_recipe, load_recipe, recipes_dir, trainer_config_class
+from sayo.recipes import RecipeError, check_recipe, load_recipe, recipes_dir, trainer_config_class
 
 RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
 REWARDS = sorted(
     str(path.relative_to(recipes_dir() / "rewards").with_suffix(""))
     for path in (recipes_dir() / "rewards").rglob("*.yaml")
 )
+SHAPERS = sorted(path.stem for path in (recipes_dir() / "advantage_shaper").glob("*.yaml"))
 DATA = "data.path=prepared/somewhere"
 
 
@@ -32,16 +33,39 @@ def test_recipe_is_valid(path):
 
 
 @pytest.mark.parametrize("rewards", REWARDS)
-@pytest.mark.parametrize(
-    "path",
-    [path for path in RUNS if "rewards" in path.read_text().partition("defaults:")[2]],
-    ids=lambda path: path.stem,
-)
-def test_recipe_takes_every_choice_of_rewards(path, rewards):
-    recipe = load_recipe(name_of(path), [DATA, f"rewards={rewards}"])
+@pytest.mark.parametrize("name", ["toy", "sayo_qwen3_vl_8b"])
+def test_recipe_takes_every_choice_of_rewards(name, rewards):
+    recipe = load_recipe(name, [DATA, f"rewards={rewards}"])
     variant = rewards.rpartition("/")[2]
-    assert ("accuracy" in recipe.rewards) == (variant in ("accuracy", "both"))
-    assert ("attention" in recipe.rewards) == (variant in ("attention", "both"))
+    named = {"both": {"accuracy", "attention"}, "gated": {"accuracy", "attention"}, "attention": {"attention"}}
+    expected = named.get(variant, {"accuracy", variant})
+    assert set(recipe.rewards) - {"format"} == expected
+
+
+@pytest.mark.parametrize("shaper", SHAPERS)
+def test_recipe_takes_every_advantage_shaper(shaper):
+    recipe = load_recipe("toy", [f"advantage_shaper={shaper}"])
+    assert check_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    if shaper == "causal_credit":
+        options, reward = recipe.advantage_shaper.options, recipe.rewards["attention"].options
+        assert {name: options[name] for name in ("rows", "select", "top_share")} == reward
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["advantage_shaper=vppo", "+advantage_shaper.opts=1"], "`advantage_shaper.opts`. Did you mean `options`"),
+        (["advantage_shaper=vppo", "advantage_shaper.options.sharee=1"], "options.sharee`. Did you mean `share`"),
+        (["advantage_shaper=causal_credit", "rewards=toy/accuracy"], "rewards.attention.options.rows"),
+        (["rewards=toy/attention", "rewards.attention.gate=correct"], "opened by another reward named 'accuracy'"),
+        (["rewards.attention.gate=right"], "must be one of always, correct, group; got 'right'"),
+        (["rewards.accuracy.gate=group"], "opened by another reward"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant(overrides, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("toy", overrides)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted((recipes_dir() / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

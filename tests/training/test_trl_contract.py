@@ -9,6 +9,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
+from sayo.training.objective import RegionObjective
 from sayo.training.resume import ExactResume
 
 OVERRIDDEN = {
@@ -23,6 +24,7 @@ OVERRIDDEN = {
         "batch_size",
         "compute_entropy",
     ],
+    "log": ["self", "logs", "start_time"],
 }
 EXTENDED_BY_MIXINS = {
     ExactResume: {
@@ -38,6 +40,7 @@ EXTENDED_BY_MIXINS = {
         "_get_grad_norm": ["self", "model", "grad_norm"],
     },
 }
+EXTENDED_ON_GRPO = {"training_step": ["self", "model", "inputs"], "_compute_loss": ["self", "model", "inputs"]}
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
 CALLED = {"_log_metric": ["self", "name", "value"]}
 
@@ -66,6 +69,19 @@ def test_mixins_extend_what_is_pinned_here(mixin, trainer):
     for name, expected in EXTENDED_BY_MIXINS[mixin].items():
         actual = list(inspect.signature(getattr(trainer, name)).parameters)
         assert actual[: len(expected)] == expected, f"{trainer.__name__}.{name} starts with {actual} now"
+
+
+def test_the_objective_extends_what_is_pinned_here():
+    ours = {name for name, value in vars(RegionObjective).items() if callable(value) and hasattr(GRPOTrainer, name)}
+    assert ours == set(EXTENDED_ON_GRPO)
+    for name, expected in EXTENDED_ON_GRPO.items():
+        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[:3] == expected
+
+
+def test_loss_still_takes_advantages_per_token():
+    assert "advantages.dim() == 1" in inspect.getsource(GRPOTrainer._compute_loss), (
+        "TRL's loss no longer takes (B, T) advantages conditionally: shapers depend on it"
+    )
 
 
 def test_state_that_a_checkpoint_restores_still_has_these_names():

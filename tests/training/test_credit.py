@@ -1,0 +1,134 @@
+"""Gates, parts of an advantage, the floor, and each reward's share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from toy_runs import recipe_values
+
+from sayo.recipes import check_recipe
+from sayo.training.credit import advantage_parts, check_gates, pay_gated, token_weights_of_loss, zero_std_share
+from sayo.training.run import build_trainer
+
+NAN = math.nan
+NAMES = ["accuracy", "attention"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "paid"),
+    [
+        ("always", [0.5, 0.9, NAN, 0.7, 0.2, 0.4]),
+        ("correct", [0.5, 0.0, NAN, 0.0, NAN, 0.0]),
+        ("group", [0.5, 0.9, NAN, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_gates(gate, paid):
+    """Groups of three: one has a right answer; in the other none is right, and one has no reference answer."""
+    accuracy = torch.tensor([1.0, 0.0, 0.0, 0.0, NAN, 0.0])
+    attention = torch.tensor([0.5, 0.9, NAN, 0.7, 0.2, 0.4])
+    rewards = pay_gated(torch.stack([accuracy, attention], dim=1), NAMES, ["always", gate], 3)
+    torch.testing.assert_close(rewards[:, 1], torch.tensor(paid), equal_nan=True)
+    torch.testing.assert_close(rewards[:, 0], accuracy, equal_nan=True)
+
+
+def test_a_group_gate_without_any_reference_answer_pays_nobody():
+    rewards = torch.tensor([[NAN, 0.3], [NAN, 0.6]])
+    assert pay_gated(rewards, NAMES, ["always", "group"], 2)[:, 1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("gates", "names", "message"),
+    [
+        (["always"], NAMES, "has 1 entries"),
+        (["always", "sometimes"], NAMES, "got 'sometimes'"),
+        (["correct", "always"], NAMES, "opened by another reward"),
+        (["always", "group"], ["format", "attention"], "Add one; with weight 0"),
+    ],
+)
+def test_gates_that_cannot_open(gates, names, message):
+    with pytest.raises(ValueError, match=message):
+        check_gates(gates, names)
+
+
+def test_the_floor_keeps_noise_small():
+    """Two groups: a real difference of .2, and rounding noise of 1e-6 that TRL would blow up to .7% of that."""
+    rewards = torch.tensor([[0.4], [0.6], [0.5], [0.500001]])
+    without, floored = (advantage_parts(rewards, torch.ones(1), 2, std_floor=floor)[:, 0] for floor in (0.0, 0.05))
+    for parts in (without, floored):
+        assert parts[:2].tolist() == pytest.approx([-0.7066, 0.7066], abs=1e-3)
+    assert without[3] > 4e-3 and floored[3] < 2e-5
+
+
+def test_share_of_groups_without_a_difference():
+    rewards = torch.tensor([[1.0, 0.1, NAN], [1.0, 0.2, NAN], [0.0, 0.3, NAN], [1.0, 0.3, 1.0]])
+    assert zero_std_share(rewards, 2).tolist() == [0.5, 0.5, 1.0]
+
+
+def test_weights_of_the_loss():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    assert token_weights_of_loss("grpo", mask).tolist() == [[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]
+    assert token_weights_of_loss("dapo", mask).tolist() == [[1.0] * 4, [1.0, 0.0, 0.0, 0.0]]
+
+
+def counting(column, missing=None):
+    """A reward that differs within and between groups; None for every third completion where it says so."""
+
+    def reward(completions, **kwargs):
+        values = [math.sin(7.0 * column + index + len(str(text))) for index, text in enumerate(completions)]
+        return [None if missing and index % missing == 1 else value for index, value in enumerate(values)]
+
+    reward.__name__ = f"reward_{column}"
+    return reward
+
+
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+def test_parts_sum_to_trls_advantages(make_trainer, aggregation, scale_rewards):
+    """With a reward that does not apply to some, another to nobody, and completions that nothing applies to."""
+    seen = []
+
+    def remember(batch):
+        seen.append(batch)
+        return batch.advantages[:, None].expand(batch.completion_mask.shape)
+
+    def never(completions, **kwargs):
+        return [None] * len(completions)
+
+    trainer = make_trainer(
+        [counting(0, missing=4), counting(1, missing=2), never],
+        advantage_shaper=remember,
+        scale_rewards=scale_rewards,
+        multi_objective_aggregation=aggregation,
+        reward_weights=[1.0, 0.3, 2.0],
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_steps=1,
+    )
+    trainer.train()
+    batch = seen[0]
+    assert list(batch.parts) == ["reward_0", "reward_1", "never"] and not batch.parts["never"].any()
+    assert batch.advantages.abs().min() == 0 and batch.advantages.abs().max() > 0.1
+    torch.testing.assert_close(sum(batch.parts.values()), batch.advantages, atol=1e-6, rtol=1e-5)
+    shares = [trainer.state.log_history[0][f"gradient_share/{name}"] for name in batch.parts]
+    assert sum(shares) == pytest.approx(1.0) and shares[2] == 0
+
+
+def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
+    """An accuracy that is never reached closes the gate, and the table shows the advantages that were used."""
+    rewards = {
+        "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 0.0},
+        "where": {"function": "sayo.rewards.region_attention_reward", "gate": "correct"},
+        "shape": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
+    }
+    fields = {"advantage_std_floor": 0.5, "log_completions": True, "num_completions_to_print": 0}
+    trainer = build_trainer(check_recipe(recipe_values(toys, tmp_path, rewards=rewards, **fields)))
+    generated = []
+    make = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: generated.append(make(inputs)) or generated[-1]
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["rewards/accuracy/mean"] == 0 and log["rewards/where/mean"] == 0 == log["rewards/where/std"]
+    assert log["rewards/where/frac_zero_std"] == 1.0
+    assert list(trainer._logs["advantages"]) == generated[-1]["advantages"].tolist()

@@ -1,0 +1,162 @@
+"""The region score as an objective: what it does to the policy, and that it costs nothing where it is off."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from peft import LoraConfig
+from trl import GRPOTrainer
+
+from sayo.rewards import region_attention_reward
+from sayo.training.config import RegionGRPOConfig
+
+ONE = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+
+
+def constant(completions, **kwargs):
+    """No advantage at all: only the objective moves the policy."""
+    return [1.0] * len(completions)
+
+
+def with_regions(rows):
+    return rows.filter(lambda row: row["has_region"])
+
+
+def rollout(trainer):
+    """One scored generation batch, split as TRL splits it."""
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    return [trainer._prepare_inputs(inputs)]
+
+
+def loss_of(trainer, inputs):
+    with ExitStack() as trainer._objective_stack:
+        loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
+    return loss.item(), {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rows", ["of_token", "deciding"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "checkpointing"])
+def test_one_step_raises_the_score(make_trainer, rows, tuning):
+    """Nothing but the objective has a gradient, and one step of it raises the score of the same rollouts."""
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+    trainer = make_trainer(
+        constant,
+        edit=with_regions,
+        peft_config=lora if tuning == "lora" else None,
+        objective_weight=1.0,
+        objective_rows=rows,
+        gradient_checkpointing=tuning == "checkpointing",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **ONE,
+    )
+    (inputs,) = rollout(trainer)
+    assert not inputs["advantages"].any()
+    before, gradients = loss_of(trainer, inputs)
+    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert gradients and all(("lora_" in name) == (tuning == "lora") for name in gradients)
+    torch.optim.SGD(trainable, lr=0.05).step()
+    assert loss_of(trainer, inputs)[0] < before - 1e-4
+    assert trainer._metrics["train"]["objective/region"][0] == pytest.approx(-before, abs=1e-6)
+
+
+def test_checkpointing_changes_no_gradient(make_trainer):
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(
+            constant, edit=with_regions, objective_weight=1.0, gradient_checkpointing=checkpointing, **ONE
+        )
+        gradients.append(loss_of(trainer, *rollout(trainer))[1])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_objective_is_the_reward(make_trainer):
+    """At the first step the policy is the one that sampled: the score that is descended is the one that is paid."""
+    trainer = make_trainer(region_attention_reward, objective_weight=0.1, **ONE)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["objective/region"] == pytest.approx(log["rewards/region_attention_reward/mean"], abs=1e-5)
+
+
+def test_warmup_accumulation_and_iterations(make_trainer):
+    """The weight is a function of the step; rollouts that are shuffled, split and used twice keep their rows."""
+    trainer = make_trainer(
+        region_attention_reward,
+        objective_weight=0.4,
+        objective_warmup_steps=4,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        num_iterations=2,
+        max_steps=5,
+    )
+    trainer.train()
+    log = [line for line in trainer.state.log_history if "objective/weight" in line]
+    assert [line["objective/weight"] for line in log] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert all("objective/region" in line for line in log)
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch(make_trainer):
+    trainer = make_trainer(constant, edit=with_regions, objective_weight=1.0, **ONE)
+    (inputs,) = rollout(trainer)
+    _, whole = loss_of(trainer, inputs)
+    whole = {name: gradient.clone() for name, gradient in whole.items()}
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 2
+    rows_of_image = inputs["pixel_values"].shape[0] // 4
+    for half in (slice(0, 2), slice(2, 4)):
+        part = {key: value[half] if getattr(value, "ndim", 1) else value for key, value in inputs.items()}
+        part["pixel_values"] = inputs["pixel_values"][half.start * rows_of_image : half.stop * rows_of_image]
+        _, accumulated = loss_of(trainer, part)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(accumulated[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_weight_zero_is_trl(make_trainer, monkeypatch):
+    """Nothing is carried, nothing is read, and the loss is bit for bit TRL's."""
+    trainer = make_trainer(region_attention_reward, **ONE)
+    (inputs,) = rollout(trainer)
+    assert not [key for key in inputs if key.startswith("objective")]
+
+    def fail(*args, **kwargs):
+        raise AssertionError("attention was read for an objective that is off")
+
+    monkeypatch.setattr(trainer._capture, "reading", fail)
+    assert torch.equal(
+        trainer._compute_loss(trainer.model, inputs), GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    )
+
+
+def test_rows_without_a_region_take_no_part(make_trainer):
+    trainer = make_trainer(
+        constant, edit=lambda rows: rows.filter(lambda row: not row["has_region"]), objective_weight=1.0, **ONE
+    )
+    loss, gradients = loss_of(trainer, *rollout(trainer))
+    assert loss == 0 and not any(gradient.any() for gradient in gradients.values())
+    assert "objective/region" not in trainer._metrics["train"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective_rows": "last"}, "objective_rows must be one of of_token, deciding"),
+        ({"objective_select": "some"}, "objective_select must be one of"),
+        ({"objective_weight": -1.0}, "objective_weight must not be negative"),
+        ({"advantage_std_floor": 0.1, "scale_rewards": "none"}, "advantage_std_floor has no effect"),
+        (
+            {
+                "objective_weight": 0.1,
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            "use_reentrant': False",
+        ),
+    ],
+)
+def test_settings_that_cannot_work(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        RegionGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)

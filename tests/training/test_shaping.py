@@ -1,0 +1,203 @@
+"""Advantages per token in the trainer: what TRL's losses make of them, and what shapers are handed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sayo.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
+from sayo.attention import AttentionTrace
+from sayo.rewards import region_attention_reward
+from sayo.training.perturbation import blank_patches
+
+ONE = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4}
+
+
+def lengths(completions, **kwargs):
+    return [float(len(str(text)) % 7) for text in completions]
+
+
+def rollout(trainer):
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer._prepare_inputs(inputs)
+
+
+LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_every_loss_takes_advantages_per_token(make_trainer, level):
+    """One advantage repeated for every token is the same loss as one per completion, also off-policy."""
+    trainer = make_trainer(lengths, importance_sampling_level=level, beta=0.1, **ONE)
+    inputs = rollout(trainer)
+    trainer.off_policy_mask_threshold = 0.05
+    inputs["old_per_token_logps"] = inputs["ref_per_token_logps"] + 0.1 * torch.randn_like(
+        inputs["ref_per_token_logps"]
+    )
+    spread = {**inputs, "advantages": inputs["advantages"][:, None].repeat(1, inputs["completion_ids"].shape[1])}
+    halved = {**inputs, "advantages": spread["advantages"] / 2}
+    for trainer.loss_type in LOSSES:
+        losses = [trainer._compute_loss(trainer.model, batch).item() for batch in (inputs, spread, halved)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5), trainer.loss_type
+        assert losses[0] != pytest.approx(losses[2], rel=1e-3), trainer.loss_type
+
+
+def test_a_shaper_decides_which_tokens_learn(make_trainer):
+    """Advantages on the first token alone: the gradient is that of the first token."""
+
+    def first_token(batch):
+        shaped = torch.zeros(batch.completion_mask.shape)
+        shaped[:, 0] = batch.advantages
+        return shaped
+
+    trainer = make_trainer(lengths, advantage_shaper=first_token, loss_type="bnpo", **ONE)
+    inputs = rollout(trainer)
+    assert inputs["advantages"].shape == inputs["completion_ids"].shape and not inputs["advantages"][:, 1:].any()
+    trainer.args.objective_weight = 0.0
+    loss = trainer._compute_loss(trainer.model, inputs)
+    expected = -inputs["advantages"].sum() / inputs["completion_mask"].sum()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_wrong_shape_is_refused(make_trainer):
+    with pytest.raises(ValueError, match=r"must give every token an advantage: \(8, "):
+        make_trainer(lengths, advantage_shaper=lambda batch: batch.advantages, **ONE).train()
+
+
+def test_causal_credit_in_a_run(make_trainer):
+    """The shares count what the shaper lets through: attention earns less than its part, the rest keeps its own."""
+
+    def shaper(batch):
+        return causal_credit(batch, reward="region_attention_reward", select="all")
+
+    shares = []
+    for advantage_shaper in (None, shaper):
+        trainer = make_trainer([region_attention_reward, lengths], advantage_shaper=advantage_shaper, **ONE)
+        trainer.train()
+        shares.append(trainer.state.log_history[0]["gradient_share/region_attention_reward"])
+    assert 0 < shares[1] < shares[0] < 1
+
+
+def test_vppo_measures_the_image(make_trainer):
+    """A token depends on the image through one more forward; blank nothing, and nothing depends on it."""
+    seen = []
+
+    def shaper(batch):
+        seen.append((batch.dependency(), batch.dependency()))
+        return token_perception(batch, share=0.4)
+
+    trainer = make_trainer(lengths, advantage_shaper=shaper, **ONE)
+    inputs = rollout(trainer)
+    dependency, again = seen[0]
+    mask = inputs["completion_mask"].bool()
+    assert dependency is again and (dependency >= 0).all() and (dependency[mask] > 0).float().mean() > 0.9
+    learn = (inputs["advantages"] != 0).sum(dim=1)
+    expected = torch.ceil(0.4 * mask.sum(dim=1)) * (inputs["advantages"] != 0).any(dim=1)
+    assert learn.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "units", "vision"),
+    [
+        ((4000, 6), (1000, 4, 6), {"spatial_merge_size": 2}),
+        ((40, 25, 6), (1000, 1, 6), {}),
+        ((2, 5, 3, 40, 40), None, {"patch_size": [2, 2]}),
+    ],
+    ids=["packed", "patches", "pixels"],
+)
+def test_whole_tokens_are_blanked(shape, units, vision):
+    torch.manual_seed(0)
+    config = SimpleNamespace(vision_config=SimpleNamespace(**vision))
+    inputs = {"pixel_values": torch.ones(shape), "image_grid_thw": None}
+    blanked = blank_patches(inputs, config)["pixel_values"]
+    if units is None:  # (2, 5, 3, 40, 40): squares of two patches of 2 x 2, all three channels of them
+        cells = blanked.reshape(2, 5, 3, 10, 4, 10, 4).permute(0, 1, 3, 5, 2, 4, 6).reshape(1000, -1)
+    else:
+        cells = blanked.reshape(units)
+    cells = cells.flatten(1)
+    assert ((cells == 0).all(dim=1) | (cells == 1).all(dim=1)).all()
+    assert (cells == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert inputs["pixel_values"].all() and blank_patches({"pixel_values": None}, config) == {"pixel_values": None}
+    assert torch.equal(blank_patches(inputs, config, share=0.0)["pixel_values"], inputs["pixel_values"])
+
+
+def test_maps_are_read_for_a_shaper_that_needs_them_and_only_within_the_budget(make_trainer):
+    def shaper(batch):
+        assert all(trace.maps.shape == (1, len(trace) + 1, 16) for trace in batch.traces)
+        return perceptual_anchors(batch, min_tokens=2)
+
+    shaper.needs_maps = True
+    make_trainer(lengths, advantage_shaper=shaper, **ONE).train()
+    trainer = make_trainer(lengths, advantage_shaper=shaper, attention_map_budget=1000, **ONE)
+    with pytest.raises(ValueError, match="attention_map_budget"):
+        trainer.train()
+    trainer = make_trainer(lengths, attention_map_budget=1000, **ONE)
+    trainer.train()
+    assert not [name for name in trainer.state.log_history[0] if "sink_free" in name]
+
+
+def random_batch(sizes, width, seed=0):
+    """Completions with random attention, padded to `width`."""
+    rng = np.random.default_rng(seed)
+    traces = []
+    for size in sizes:
+        maps = rng.dirichlet(np.ones(12), size=(2, size + 1)).astype(np.float32) * 0.5
+        masses = {"image": maps.sum(axis=-1)}
+        traces.append(AttentionTrace(masses, {"image": 12.0}, rng.random(size).astype(np.float32), (0, 1), maps))
+    values = torch.as_tensor(rng.normal(size=(2, len(sizes))), dtype=torch.float32)
+    dependency = torch.as_tensor(rng.random((len(sizes), width)), dtype=torch.float32)
+    mask = (torch.arange(width) < torch.tensor(sizes)[:, None]).long()
+    return ShapingBatch(
+        values.sum(dim=0),
+        {"attention": values[0], "accuracy": values[1]},
+        mask,
+        traces,
+        lambda: dependency,
+        lambda own: own,
+    )
+
+
+@pytest.mark.parametrize("shaper", [causal_credit, token_perception, perceptual_anchors])
+def test_padding_and_company_change_nothing(shaper):
+    """A completion is shaped alike alone and among others, however far the batch is padded."""
+    sizes = [3, 9, 14]
+    together = random_batch(sizes, width=20)
+    means = torch.stack([row[:size].mean() for row, size in zip(together.dependency(), sizes, strict=True)])
+    shaped = shaper(together)
+    assert not shaped[together.completion_mask == 0].any()
+    for row, size in enumerate(sizes):
+        alone = ShapingBatch(
+            together.advantages[[row]],
+            {name: part[[row]] for name, part in together.parts.items()},
+            together.completion_mask[[row], :size],
+            [together.traces[row]],
+            lambda row=row, size=size: together.dependency()[[row], :size],
+            lambda _: means,  # the other completions are on other ranks
+        )
+        torch.testing.assert_close(shaper(alone)[0], shaped[row, :size])
+
+
+@pytest.mark.parametrize("shaper", [causal_credit, token_perception, perceptual_anchors])
+def test_shapers_are_linear(shaper):
+    """What the log's shares of the gradient rest on: shaping the parts is shaping their sum."""
+    batch = random_batch([3, 9, 14], width=14)
+    zeros = torch.zeros(3)
+    parts = [
+        shaper(
+            ShapingBatch(
+                part,
+                {other: part if other == name else zeros for other in batch.parts},
+                batch.completion_mask,
+                batch.traces,
+                batch.dependency,
+                batch.gather,
+            )
+        )
+        for name, part in batch.parts.items()
+    ]
+    torch.testing.assert_close(sum(parts), shaper(batch))
