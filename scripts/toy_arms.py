@@ -62,7 +62,7 @@ def _sayo(rows: str, select: str) -> tuple[str, ...]:
 
 
 ACCURACY, BOTH = ("rewards=toy/accuracy",), ("rewards=toy/both",)
-# Two cells to each side of a token, VRGA's neighbourhood, would be a whole picture of 4 x 4 tokens; so would its border.
+# Two cells to each side, VRGA's neighbourhood, would be a whole picture of 4 x 4 tokens, as would its border
 VRGA = {"radius": 0, "border_share": 0.0}
 OBJECTIVE = ("trainer.objective_weight=0.1", "trainer.objective_warmup_steps=10")
 

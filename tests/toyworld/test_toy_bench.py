@@ -1,0 +1,76 @@
+"""The bench of the toy world: every arm is a recipe that resolves, and what is measured is not measured again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sayo.recipes import load_recipe
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def arms():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import toy_arms
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return toy_arms
+
+
+def bench(*words) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPTS / "toy_bench.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False)
+
+
+def test_every_arm_is_a_recipe_of_its_own(arms):
+    meanings = set()
+    for arm in arms.ARMS.values():
+        recipe = load_recipe(arm.recipe, arm.overrides or ())
+        assert recipe.trainer["max_steps"] == 40 and arm.start in {**arms.STARTS, **arms.ARMS}
+        meanings.add((recipe.to_yaml(), arm.overrides is None, arm.start, str(arm.steering)))
+    assert len(meanings) == len(arms.ARMS)
+    for start in arms.STARTS.values():
+        assert not load_recipe(start.recipe, start.overrides).rewards
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--arms", "cold start,nothing"), "no nothing"), (("--arms", "steered both"), "add both"), ((), "make demo")],
+)
+def test_mistakes_are_named(words, message, tmp_path):
+    root = tmp_path if not words else SCRIPTS.parent
+    if words:
+        root = tmp_path / "demo"
+        (root / "prepared").mkdir(parents=True)
+    result = bench("--root", root, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", *words)
+    assert result.returncode == 2 and message in result.stderr
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.slow
+def test_quick_table_and_nothing_twice(toy, tmp_path):
+    root = tmp_path / "demo"
+    root.mkdir()
+    for name, target in {"prepared": toy.prepared, "policy": toy.policy, "cold_start": toy.policy}.items():
+        (root / name).symlink_to(target)
+    words = ("--root", root, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--quick")
+    first = bench(*words)
+    assert first.returncode == 0, first.stderr
+    table = json.loads((tmp_path / "out.json").read_text())
+    assert [row["arm"] for row in table["rows"]] == ["cold start", "both"]
+    trained = table["rows"][1]
+    assert trained["passes_per_step"] == [3.0], "prefill, scoring, loss"
+    assert len(trained["curve"]["by_seed"][0]["attention/tas"]) == 4
+    results = sorted((tmp_path / "runs").glob("*/result.json"))
+    times = [path.stat().st_mtime_ns for path in results]
+    assert bench(*words).returncode == 0
+    assert [path.stat().st_mtime_ns for path in results] == times
+    assert bench(*words, "--check").returncode == 1, "an untrained policy learns nothing in four steps"
