@@ -78,16 +78,16 @@ def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> l
     later = [(name, seed) for name in names for seed in range(seeds) if ARMS[name].start in ARMS]
     if missing := {ARMS[name].start for name, _ in later} - set(names):
         raise typer.BadParameter(f"--arms: add {', '.join(sorted(missing))}, which another arm starts from")
-    starts = _with_bases({ARMS[name].start for name, _ in first}, settings)
+    starts = _missing_starts({ARMS[name].start for name, _ in first}, settings)
     results = []
     with (
         Progress(console=Console(stderr=True)) as progress,
         # A process per run: its output goes to the run's own log, and nothing of one run is left for the next.
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
-        task = progress.add_task("arms x seeds", total=len(starts) + len(first) + len(later))
-        for wave in ([(make_start, (name, settings))] for name in starts):
-            _collect(pool, wave, progress, task)
+        task = progress.add_task("arms x seeds", total=sum(map(len, (*starts, first, later))))
+        for wave in starts:
+            _collect(pool, [(make_start, (name, settings)) for name in wave], progress, task)
         for jobs in (first, later):
             results += _collect(pool, [(run_arm, (*job, settings)) for job in jobs], progress, task)
     _befores(results, settings)
@@ -95,10 +95,11 @@ def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> l
     return sorted(results, key=lambda result: (order[result["arm"]], result["seed"]))
 
 
-def _with_bases(names: set[str], settings: Settings) -> list[str]:
-    """The starts that have to be made, every base before what starts from it."""
+def _missing_starts(names: set[str], settings: Settings) -> list[list[str]]:
+    """The starts that have to be made: those tuned from the untrained policy, then those tuned from others."""
     wanted = [name for name in STARTS if name in names or any(STARTS[other].base == name for other in names)]
-    return [name for name in wanted if not (start_dir(name, settings) / "config.json").is_file()]
+    missing = [name for name in wanted if not (start_dir(name, settings) / "config.json").is_file()]
+    return [[name for name in missing if (STARTS[name].base == "policy") == first] for first in (True, False)]
 
 
 def _collect(pool, jobs, progress, task) -> list:
@@ -125,8 +126,8 @@ def summarise(results: list[dict], settings: Settings, seconds: float) -> dict:
     rows = []
     for name in dict.fromkeys(result["arm"] for result in results):
         own = [result for result in results if result["arm"] == name]
-        columns = [column for column in (*QUANTITIES, *COSTS) if own[0].get(column) is not None]
-        values = {column: [result[column] for result in own] for column in columns}
+        columns = [column for column in (*QUANTITIES, *COSTS) if any(column in result for result in own)]
+        values = {column: [result[column] for result in own if column in result] for column in columns}
         curves = [result["curve"] for result in own if "curve" in result]
         by_type = [result["accuracy_by_type"] for result in own]
         row = {"arm": name, "label": ARMS[name].label, "seeds": [result["seed"] for result in own], **values}
