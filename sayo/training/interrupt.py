@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 from transformers import TrainerCallback
 
+from sayo.training.launch import is_behind_launcher
+
 EXIT_INTERRUPTED = 75
 """Status of a run that was asked to stop and has saved: sysexits.h's EX_TEMPFAIL, "try again later". Behind a launcher
 it is each rank's status; torch's launcher reports it in its table and leaves with its own status, 1."""
@@ -25,8 +27,9 @@ class Interrupted(Exception):
 class StopOnSignal(TrainerCallback):
     """Stops all ranks at the same step when any of them gets a signal, and has that step saved.
 
-    A second signal has its usual effect, at once. torch's launcher passes SIGINT and SIGTERM on to its ranks and kills
-    them 30 seconds later: with longer steps send the signal to the ranks themselves (`scancel --signal=TERM --full`).
+    A second signal has its usual effect, at once. Behind torch's launcher it has none: a scheduler signals launcher and
+    ranks alike, and the launcher passes its own signal on, so that each rank gets two. The launcher kills its ranks
+    30 seconds later, or after the `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds of its environment.
     """
 
     def __init__(self, accelerator: Any):
@@ -48,10 +51,15 @@ class StopOnSignal(TrainerCallback):
         self._restore_usual()
 
     def _receive(self, number: int, frame: Any) -> None:
+        if self._received:
+            return
         self._received = number
-        self._restore_usual()
+        again = ""
+        if not is_behind_launcher():
+            self._restore_usual()
+            again = " (once more: leave at once)"
         name = signal.Signals(number).name
-        console.print(f"\n{name}: saving at the end of this step, then leaving (once more: leave at once).")
+        console.print(f"\n{name}: saving at the end of this step, then leaving{again}.")
 
     def _restore_usual(self) -> None:
         for number, handler in self._usual.items():

@@ -20,13 +20,18 @@ class LaunchError(RecipeError):
     """The launcher and the trainer disagree about what is running; the message has the line to use instead."""
 
 
+def is_behind_launcher() -> bool:
+    """Whether torch's launcher (below accelerate's and torchrun) started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def die_with_launcher() -> None:
     """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would go on writing checkpoints.
 
     torch's launcher gives every rank its own session, so killing the launcher, even its process group, leaves the
     ranks alive.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+    if not is_behind_launcher() or not sys.platform.startswith("linux"):
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
     ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
