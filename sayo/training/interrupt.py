@@ -27,9 +27,9 @@ class Interrupted(Exception):
 class StopOnSignal(TrainerCallback):
     """Stops all ranks at the same step when any of them gets a signal, and has that step saved.
 
-    A second signal has its usual effect, at once. Behind torch's launcher it has none: a scheduler signals launcher and
-    ranks alike, and the launcher passes its own signal on, so that each rank gets two. The launcher kills its ranks
-    30 seconds later, or after the `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds of its environment.
+    A second signal has its usual effect, at once. Behind torch's launcher it has none: a scheduler signals launcher
+    and ranks alike, and the launcher passes its own signal on, so that each rank gets two. The launcher kills its
+    ranks 30 seconds later, or after the `TORCH_ELASTIC_SHUTDOWN_TIMEOUT` seconds of its environment.
     """
 
     def __init__(self, accelerator: Any):
