@@ -105,14 +105,19 @@ def figures(
     num_questions: Annotated[int, typer.Option(min=1, help="Questions that the drift is averaged over.")] = 128,
     layers: Annotated[str, typer.Option(help="Decoder layers to read, as in `sayo look`.")] = "all",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, help="Of the responses; 0 is greedy, which hides what a policy does half of the time."),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Draw the same question before and after training, and how attention drifts over the responses (both greedy).
+    """Draw the same question before and after training, and how attention drifts over the responses.
 
     Example: sayo figures runs/demo/cold_start runs/demo/toy --data runs/demo/prepared --out docs/figures
     """
     import torch
 
-    from sayo.look.compare import drift, greedy_traces, points_of, save_comparison, save_drift
+    from sayo.look.compare import drift, points_of, sampled_traces, save_comparison, save_drift
     from sayo.look.look import look_at
     from sayo.recipes import DataSection, ModelSection, RecipeError
     from sayo.training.checks import check_dataset
@@ -130,8 +135,10 @@ def figures(
             policy, processor = load_policy(ModelSection(name_or_path=name, dtype=dtype)), load_auto_processor(name)
             policy = policy.cuda() if torch.cuda.is_available() else policy
             check_dataset(some, processor, policy.config)
-            options = {"layers": _layers(layers), "max_new_tokens": max_new_tokens}
-            traces[label] = greedy_traces(policy.eval(), processor, some, **options)
+            options = {"layers": _layers(layers), "max_new_tokens": max_new_tokens, "temperature": temperature}
+            torch.manual_seed(seed)
+            traces[label] = sampled_traces(policy.eval(), processor, some, **options)
+            torch.manual_seed(seed)
             looks[label] = look_at(
                 policy, processor, row["images"], row["question"], regions=row["regions"], name=name, **options
             )

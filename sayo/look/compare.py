@@ -72,24 +72,29 @@ def save_comparison(looks: Mapping[str, Look], path: str | Path, rows: Rows = "d
     return save(figure, path)
 
 
-def greedy_traces(
+def sampled_traces(
     model: nn.Module,
     processor: Any,
     rows: Sequence[Mapping[str, Any]],
     layers: LayerSpec = "all",
     max_new_tokens: int = 256,
+    temperature: float = 1.0,
     batch_size: int = 32,
 ) -> list[AttentionTrace]:
-    """Traces of greedy responses to prepared rows, with the rows' regions as targets."""
+    """Traces of one sampled response to each prepared row (greedy at temperature 0), without their maps.
+
+    The rows' regions are the targets.
+    """
     capture = AttentionCapture(model, layers=layers)
     traces: list[AttentionTrace] = []
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         inputs = processor_inputs(processor, batch, model.device)
-        ids = sample_completions(model, processor, inputs, max_new_tokens, temperature=0.0)
+        ids = sample_completions(model, processor, inputs, max_new_tokens, temperature)
         mask = completion_mask(ids, model.generation_config.eos_token_id)
         # Without the maps, which for a real model are gigabytes that no curve needs.
-        traces += [replace(trace, maps=None) for trace in read_attention(model, capture, inputs, ids, mask, batch)]
+        read = read_attention(model, capture, inputs, ids, mask, batch, temperature)
+        traces += [replace(trace, maps=None) for trace in read]
     return traces
 
 
