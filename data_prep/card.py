@@ -14,14 +14,15 @@ from data_prep.shards import AREA_BINS, COUNTERS, read_account
 
 _COUNTS = ("read", "kept", "with_region", "with_mask")
 
-# Who made the annotations, and under which terms; the rows' own licence column comes before this.
+# Who made the annotations, by what the rows' source and licence begin with: files of one's own in GQA's format, under
+# another licence, are nobody else's work.
 CREDITS = {
-    "gqa": "GQA: Hudson and Manning 2019, annotations CC BY 4.0.",
-    "coco": "COCO: Lin et al. 2014, annotations CC BY 4.0, questions made by `sayo prepare coco`.",
-    "refcoco": "RefCOCO/+/g: Yu et al. 2016 and Mao et al. 2016, over COCO train2014 (annotations CC BY 4.0).",
-    "refocus": "ReFocus_Data: Fu et al. 2025, Apache-2.0.",
-    "visual_cot": "Visual-CoT: Shao et al. 2024, Apache-2.0; each part keeps its own data set's terms.",
-    "visual_genome": "Visual Genome: Krishna et al. 2017, CC BY 4.0.",
+    "gqa: CC-BY-4.0": "GQA: Hudson and Manning 2019, annotations CC BY 4.0.",
+    "coco: CC-BY-4.0": "COCO: Lin et al. 2014, annotations CC BY 4.0, questions made by `sayo prepare coco`.",
+    "refcoco: CC-BY-4.0": "RefCOCO/+/g: Yu et al. 2016 and Mao et al. 2016, over COCO train2014, CC BY 4.0.",
+    "refocus: Apache-2.0": "ReFocus_Data: Fu et al. 2025, Apache-2.0.",
+    "visual_cot: Apache-2.0": "Visual-CoT: Shao et al. 2024, Apache-2.0; each part keeps its own data set's terms.",
+    "visual_genome: CC-BY-4.0": "Visual Genome: Krishna et al. 2017, CC BY 4.0.",
 }
 
 _CARD = """---
@@ -126,7 +127,9 @@ def _card(summary: dict[str, Any]) -> str:
             for name, entry in splits.items()
         ),
         licenses=_table(("source: licence", "rows"), summary["source_licenses"].items()),
-        credits="\n".join(CREDITS[name] for name in sources if name in CREDITS),
+        credits="\n".join(
+            text for start, text in CREDITS.items() if any(one.startswith(start) for one in summary["source_licenses"])
+        ),
         regions=_table(("regions of a question", "questions"), _by_number(summary["regions_per_question"]))
         + "\n"
         + _table(

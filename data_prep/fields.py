@@ -8,6 +8,7 @@ from typing import Any
 from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, Box, RejectError
 
 _FAR = 1e7  # no picture is that wide: a coordinate beyond it is an error, and pixel arithmetic stays exact below it
+_NUMBERS = frozenset({int, float})
 
 
 def as_record(value: Any) -> dict[str, Any]:
@@ -122,10 +123,10 @@ def check_normalised(box: Box, what: str) -> Box:
 def _four(values: Any, what: str) -> Box:
     if not isinstance(values, list | tuple) or len(values) != 4:
         raise RejectError("malformed_record", f"{what} is {str(values)[:200]}, expected four numbers")
-    x1, y1, x2, y2 = (value if type(value) is float else number(value) for value in values)
+    x1, y1, x2, y2 = values if _NUMBERS.issuperset(map(type, values)) else map(number, values)
     if not (abs(x1) < _FAR and abs(y1) < _FAR and abs(x2) < _FAR and abs(y2) < _FAR):  # false for NaN too
         raise RejectError("nan_box", f"{what} is {str(values)[:200]}")
-    return x1, y1, x2, y2
+    return float(x1), float(y1), float(x2), float(y2)
 
 
 def weight_of(role: str) -> float:

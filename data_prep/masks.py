@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from data_prep.examples import Box, RejectError
 from data_prep.fields import is_integer, number
+from sayo.geometry.regions import check_runs
 
 _FAR = 1e9  # pixels; also false for NaN
 
@@ -108,41 +109,12 @@ def _checked_runs(segmentation: dict, width: int, height: int) -> dict[str, Any]
         raise RejectError(
             "mask_size_differs", f"run lengths of size {str(size)[:50]}, the picture is {[height, width]}"
         )
-    if isinstance(counts, str):
-        runs = _parse(counts)
-    elif isinstance(counts, list) and all(is_integer(run) for run in counts):
-        runs = counts
-    else:
+    if not isinstance(counts, str) and not (isinstance(counts, list) and all(is_integer(run) for run in counts)):
         raise RejectError("bad_mask", f"counts are {str(counts)[:100]}, expected run lengths")
-    if any(not 0 <= run <= width * height for run in runs) or sum(runs) != width * height:
-        raise RejectError("bad_mask", f"the run lengths do not fill the picture of {width}x{height} pixels")
+    try:
+        check_runs(counts, width, height)
+    except ValueError as error:
+        raise RejectError("bad_mask", str(error)) from None
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode()}
     return coco.frPyObjects({"size": size, "counts": counts}, height, width)
-
-
-def _parse(counts: str) -> list[int]:
-    """Run lengths of COCO's text form: five bits a character, lowest first, from the third on as differences.
-
-    Raises:
-        RejectError: bad_mask.
-    """
-    if not counts.isascii():
-        raise RejectError("bad_mask", "the run lengths hold characters that do not belong there")
-    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise RejectError("bad_mask", "the run lengths are cut off or hold characters that do not belong there")
-    last = (codes & 32) == 0
-    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
-    digits = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
-    if digits.max() > 6:
-        raise RejectError("bad_mask", "a run length is longer than any picture")
-    values = np.add.reduceat((codes & 31) << (5 * digits), starts)
-    ends = np.flatnonzero(last)
-    values -= np.where(codes[ends] & 16, 1 << (5 * (digits[ends] + 1)), 0)
-    runs = values.copy()
-    # from the third run on, each is stored as the difference to the one two before: the odd chain includes run 1,
-    # the even chain starts at run 2 (run 0 is not its base)
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return runs.tolist()

@@ -105,6 +105,8 @@ def token_mapper(processor: str | None, threshold: float | None, soft: bool) -> 
 
 def run_prepare(make_source: Callable[[], Any], images: Path | None, out: Path, run: RunOptions) -> None:
     """Prepare one source and report what was kept; exit with 2 when nothing was."""
+    import gc
+
     from rich.console import Console
 
     from data_prep.examples import PrepareError
@@ -115,6 +117,7 @@ def run_prepare(make_source: Callable[[], Any], images: Path | None, out: Path, 
             "--link-images: the images of this source lie inside its files, so there is no path to store"
         )
     mapper = token_mapper(run.processor, run.threshold, run.soft)
+    gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
     with Console(stderr=True).status("reading the annotations"):
         source = make_source()
     summary = prepare(

@@ -28,6 +28,7 @@ def gqa(
     images: Annotated[Path, typer.Option(help="folder with <imageId>.jpg (or .png, ...)")],
     out: Out,
     run: RunOptions,
+    license: Annotated[str, typer.Option(help="licence of the annotations, if they are not GQA's own")] = "CC-BY-4.0",
 ) -> None:
     """GQA questions and scene graphs, with answer and evidence regions.
 
@@ -45,7 +46,7 @@ def gqa(
     with one_line_errors():
         from data_prep.sources.gqa import GqaSource
 
-        run_prepare(lambda: GqaSource(questions, scene_graphs), images, out, run)
+        run_prepare(lambda: GqaSource(questions, scene_graphs, license), images, out, run)
 
 
 @prepare_app.command("coco")

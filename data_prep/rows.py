@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -106,6 +107,7 @@ class RowBuilder:
         self.link_images = link_images
         self._read = lru_cache(maxsize=4)(read_image)  # questions about one image follow each other in most files
         self._encode = lru_cache(maxsize=256)(_encode)
+        self._placed = lru_cache(maxsize=64)(self._place_in)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # for workers: caches stay at home
@@ -119,7 +121,7 @@ class RowBuilder:
         """
         _check_text(example)
         images = [self._open(image) for image in example.images]
-        regions = [self._place(region, images, example) for region in example.regions]
+        regions = [self._place(region, images, example.annotated_sizes) for region in example.regions]
         tokens = self.mapper([image.size for image in images], regions) if self.mapper else {}
         return {
             "id": example.id,
@@ -150,12 +152,16 @@ class RowBuilder:
             return {"bytes": None, "path": str((self.image_folder / image.name).absolute())}
         return {"bytes": image.data, "path": image.name}
 
-    def _place(self, region: Region, images: list[ImageFile], example: Example) -> dict[str, Any]:
-        """The region as a row value, in pixels of the upright picture and clipped to it."""
+    def _place(self, region: Region, images: list[ImageFile], annotated: Sequence[Any]) -> dict[str, Any]:
+        """The region as a row value."""
         if not 0 <= region.image < len(images):
             raise RejectError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
-        image = images[region.image]
-        drawn_size, on_side = _frame(image, example.annotated_sizes[region.image])
+        return self._placed(_Key(region), _Key(images[region.image]), annotated[region.image])
+
+    def _place_in(self, region_key: _Key, image_key: _Key, annotated: tuple[int, int] | None) -> dict[str, Any]:
+        """The region in pixels of the upright picture, clipped to it."""
+        region, image = region_key.value, image_key.value
+        drawn_size, on_side = _frame(image, annotated)
         rle = None if region.mask is None else self._encode(_Key(region.mask), drawn_size)
         box = _pixels(region, drawn_size) if region.box else masks.box_of(rle or "", drawn_size)
         if rle is not None and not masks.agree(
@@ -177,20 +183,22 @@ class RowBuilder:
 
 
 class _Key:
-    """A segmentation as a key of a cache: the object itself counts, and is kept alive so that its id stays its own."""
+    """Any object as a key of a cache: the object itself counts, and is kept alive so that its id stays its own."""
 
-    def __init__(self, segmentation: Any):
-        self.segmentation = segmentation
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
 
     def __hash__(self) -> int:
-        return id(self.segmentation)
+        return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.segmentation is other.segmentation
+        return isinstance(other, _Key) and self.value is other.value
 
 
 def _encode(key: _Key, size: tuple[int, int]) -> str:
-    return masks.encode(key.segmentation, size)
+    return masks.encode(key.value, size)
 
 
 def _check_text(example: Example) -> None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("region_tokens", "region_weights", "num_visual_tokens", "processor_fingerprint")
 
-_LEAST = 1e-6  # share of a cell: less is the rounding error of a mask's coverage
-
 
 class TokenMapper:
     """Maps regions to visual tokens with `sayo.geometry.region_tokens`.
@@ -67,9 +65,8 @@ class TokenMapper:
         from sayo.geometry import region_tokens
 
         region = {"rle": shape} if isinstance(shape, str) else {"box": shape}
-        threshold = None if self.threshold is None else max(self.threshold, _LEAST)
         try:
-            return region_tokens(self._cells_of(size, num_images), [region], threshold, self.soft)
+            return region_tokens(self._cells_of(size, num_images), [region], self.threshold, self.soft)
         except ValueError as error:
             raise RejectError("region_unseen_by_processor", str(error)) from None
 

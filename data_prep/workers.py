@@ -78,6 +78,7 @@ def run_jobs(
 
 def _start_worker(counter: Any) -> None:
     """A killed command must not leave workers behind that write into the next run's folder."""
+    import gc
     import multiprocessing
     import os
     import threading
@@ -96,6 +97,7 @@ def _start_worker(counter: Any) -> None:
 
     global _on_rows
     _on_rows = count
+    gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
     threading.Thread(target=watch, daemon=True).start()
     pa.set_cpu_count(1)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,14 @@ class CocoSource:
             "SELECT * FROM image WHERE id IN (SELECT image_id FROM question) ORDER BY id"
         ).fetchall()
         for image in images:
-            annotations: dict[Any, dict] = {}
+            annotation = lru_cache(maxsize=None)(self._annotation)  # the same object each time: a mask is encoded once
+
+            @cache
+            def region(key: Any, role: str, annotation: Any = annotation) -> Region:
+                return self._region(annotation(key), role)
+
             for question in self._questions_of(image[0]):
-                for one in (*question.answer_ids, *question.evidence_ids):
-                    if one not in annotations:  # the same object each time: its mask is encoded once
-                        annotations[one] = self._annotation(one)
-                yield self._example(image, question, annotations)
+                yield self._example(image, question, region)
 
     def _read_file(self) -> None:
         """Put images and annotations into the database."""
@@ -223,7 +226,7 @@ class CocoSource:
         ((value,),) = self._db.execute("SELECT value FROM annotation WHERE id = ?", (key,)).fetchall()
         return json.loads(value)
 
-    def _example(self, image: tuple, question: Question, annotations: dict[Any, dict]) -> Example:
+    def _example(self, image: tuple, question: Question, region_of: Callable[[Any, str], Region]) -> Example:
         image_id, file_name, width, height, license_id = image
         roles = [("answer", one) for one in question.answer_ids] + [("evidence", one) for one in question.evidence_ids]
         license_id = json.loads(license_id)
@@ -235,7 +238,7 @@ class CocoSource:
             answers=(question.answer,),
             images=(json.loads(file_name),),
             annotated_sizes=((width, height),),
-            regions=tuple(self._region(annotations[one], role) for role, one in roles),
+            regions=tuple(region_of(one, role) for role, one in roles),
             question_type=question.template,
             source=self.name,
             license=f"{self.license}, image: {own}",

@@ -12,7 +12,9 @@ Which objects of the scene graph are a question's regions:
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +55,10 @@ def parse_program(semantic: list[dict]) -> list[Step]:
     for index, entry in enumerate(semantic):
         try:
             operation, argument = str(entry["operation"]), str(entry["argument"])
-            dependencies = tuple(int(step) for step in entry["dependencies"])
+            dependencies = tuple(map(int, entry["dependencies"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RejectError("malformed_record", f"step {index} of the program: {error!r}") from None
-        if any(not 0 <= step < index for step in dependencies):
+        if dependencies and not 0 <= min(dependencies) <= max(dependencies) < index:
             raise RejectError("malformed_record", f"step {index} of the program depends on {list(dependencies)}")
         reference = _REFERENCE.search(argument)
         objects = tuple(_ids(reference[1])) if reference else None
@@ -99,19 +101,28 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
     return answer, [oid for oid in dict.fromkeys(evidence) if oid not in answer]
 
 
-def _region(oid: str, role: str, objects: dict[str, list], image_id: str) -> Region:
-    if oid not in objects:
-        raise RejectError("object_not_in_graph", f"object {oid} is not in the scene graph of image {image_id}")
-    name, *xywh = objects[oid]
-    box = box_of_xywh(xywh, f"object {oid} of image {image_id}")
-    return Region(box=box, role=role, weight=weight_of(role), label=name if isinstance(name, str) else "")  # type: ignore[arg-type]
+class SceneGraphs:
+    """Picture sizes and objects by image id.
+
+    Questions about one image name the same objects again and again: their regions are made once.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, files: list[Path]):
+        records = ((key or "", _compact(graph)) for file in files for key, graph in iter_records(file))
+        self.get = RecordStore(connection, records).get
+        self.region = lru_cache(maxsize=1024)(self._region)
+
+    def _region(self, image_id: str, oid: str, role: str) -> Region:
+        _, objects = self.get(image_id)
+        if oid not in objects:
+            raise RejectError("object_not_in_graph", f"object {oid} is not in the scene graph of image {image_id}")
+        name, *xywh = objects[oid]
+        box = box_of_xywh(xywh, f"object {oid} of image {image_id}")
+        return Region(box=box, role=role, weight=weight_of(role), label=name if isinstance(name, str) else "")  # type: ignore[arg-type]
 
 
-def build_example(qid: str, record: Any, graphs: RecordStore) -> Example:
+def build_example(qid: str, record: Any, graphs: SceneGraphs, license: str = LICENSE) -> Example:
     """Join one question with the scene graph of its image.
-
-    Args:
-        graphs: values of `_compact` by image id.
 
     Raises:
         RejectError: malformed_record, no_answer, no_scene_graph, object_not_in_graph, nan_box, reversed_box or
@@ -123,9 +134,9 @@ def build_example(qid: str, record: Any, graphs: RecordStore) -> Example:
     graph = graphs.get(image_id)
     if graph is None and (answer or evidence):
         raise RejectError("no_scene_graph", f"image {image_id} has no scene graph in the given file")
-    size, objects = graph or (None, {})
-    regions = [_region(oid, "answer", objects, image_id) for oid in answer]
-    regions += [_region(oid, "evidence", objects, image_id) for oid in evidence]
+    size = graph[0] if graph else None
+    regions = [graphs.region(image_id, oid, "answer") for oid in answer]
+    regions += [graphs.region(image_id, oid, "evidence") for oid in evidence]
     types = record.get("types") if isinstance(record.get("types"), dict) else {}
     return Example(
         id=qid,
@@ -137,7 +148,7 @@ def build_example(qid: str, record: Any, graphs: RecordStore) -> Example:
         regions=tuple(regions),
         question_type=f"{types.get('structural', 'unknown')}-{types.get('semantic', 'unknown')}",
         source="gqa",
-        license=LICENSE,
+        license=license,
     )
 
 
@@ -159,6 +170,7 @@ class GqaSource:
     Args:
         questions: a `*_questions.json`, a folder of them (train_all_questions/) or a glob.
         scene_graphs: the `*_sceneGraphs.json` of the same split; also a folder or a glob.
+        license: licence of the annotations: another one for files of one's own in GQA's format.
 
     Raises:
         PrepareError: a file is missing or not JSON, or there is no question in it.
@@ -166,9 +178,10 @@ class GqaSource:
 
     name = "gqa"
 
-    def __init__(self, questions: str | Path, scene_graphs: str | Path):
+    def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = LICENSE):
         self.question_files = list_files(questions, "GQA questions", WHERE)
         self.graph_files = list_files(scene_graphs, "GQA scene graphs", WHERE)
+        self.license = license
         self._count, self._questions_digest = count_and_digest(self.question_files)
 
     def __len__(self) -> int:
@@ -177,19 +190,20 @@ class GqaSource:
 
     def settings(self) -> dict[str, Any]:
         """Option -> digest of the files it names: what a finished shard must share to be kept."""
-        return {"--questions": self._questions_digest, "--scene-graphs": digest_of(self.graph_files)}
+        return {
+            "--questions": self._questions_digest,
+            "--scene-graphs": digest_of(self.graph_files),
+            "--license": self.license,
+        }
 
     def __iter__(self) -> Iterator[Example | Reject]:
         with database() as connection:
-            graphs = RecordStore(
-                connection,
-                ((key or "", _compact(graph)) for file in self.graph_files for key, graph in iter_records(file)),
-            )
+            graphs = SceneGraphs(connection, self.graph_files)
             for file in self.question_files:
                 for index, (key, record) in enumerate(iter_records(file)):
                     qid = key if key is not None else _listed_id(record, file, index)
                     try:
-                        yield build_example(qid, record, graphs)
+                        yield build_example(qid, record, graphs, self.license)
                     except RejectError as error:
                         yield Reject(qid, error.reason, f"{error.detail} ({file.name})")
 

@@ -11,6 +11,7 @@ from sayo.geometry.cells import VisualCells
 
 SOFT_THRESHOLD = 0.05
 HARD_THRESHOLD = 0.5
+_LEAST = 1e-6  # share of a cell: less is the rounding error of a mask's coverage
 
 
 def check_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
@@ -87,12 +88,18 @@ def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
         )
     if not mask.any():
         raise ValueError(f"the mask of a {width} x {height} image is empty; drop this region")
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    width, height = x2 - x1, y2 - y1  # of the box around the mask: only there is something to integrate
     integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    left, top, right, bottom = np.nan_to_num(cells.footprints).T
+    integral[1:, 1:] = mask[y1:y2, x1:x2].cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    footprints = np.nan_to_num(cells.footprints)
+    cell_area = (footprints[:, 2] - footprints[:, 0]) * (footprints[:, 3] - footprints[:, 1])
+    left, right = np.clip(footprints[:, ::2].T - x1, 0, width)
+    top, bottom = np.clip(footprints[:, 1::2].T - y1, 0, height)
 
     def area(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Masked area of the rectangle from the origin to (x, y)."""
+        """Masked area of the rectangle from the corner of the box to (x, y)."""
         column = np.clip(np.floor(x).astype(np.int64), 0, width - 1)
         row = np.clip(np.floor(y).astype(np.int64), 0, height - 1)
         u, v = x - column, y - row
@@ -101,7 +108,6 @@ def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
         return upper * (1 - v) + lower * v
 
     covered = area(right, bottom) - area(left, bottom) - area(right, top) + area(left, top)
-    cell_area = (right - left) * (bottom - top)
     share = np.divide(covered, cell_area, out=np.zeros_like(covered), where=cell_area > 0)
     return np.clip(share, 0.0, 1.0)
 
@@ -115,17 +121,55 @@ def mask_of_rle(rle: str | Mapping[str, Any], width: int, height: int) -> np.nda
         width, height: size of the image in pixels.
 
     Raises:
-        ValueError: the encoding has another size than the image or cannot be decoded.
+        ValueError: the encoding has another size than the image, or run lengths that do not fill it.
     """
     from pycocotools import mask as coco
 
     encoded = dict(rle) if isinstance(rle, Mapping) else {"size": [height, width], "counts": rle}
     if list(encoded["size"]) != [height, width]:
         raise ValueError(f"RLE of size {list(encoded['size'])} (H, W) for an image of height {height}, width {width}")
+    check_runs(encoded["counts"], width, height)
     if isinstance(encoded["counts"], (list, tuple)):
         encoded = coco.frPyObjects(encoded, height, width)
-    mask = coco.decode(encoded).astype(bool)
-    return mask
+    return coco.decode(encoded).astype(bool)
+
+
+def check_runs(counts: str | bytes | Sequence[int], width: int, height: int) -> None:
+    """Raise ValueError unless COCO run lengths (compressed or not) fill a picture of `width` x `height` pixels.
+
+    pycocotools trusts its input: shorter runs leave uninitialised memory in the mask, longer ones write behind it.
+    """
+    if isinstance(counts, bytes):
+        counts = counts.decode("latin1")
+    runs = _runs_of_text(counts) if isinstance(counts, str) else list(counts)
+    if any(not 0 <= run <= width * height for run in runs) or sum(runs) != width * height:
+        raise ValueError(
+            f"the run lengths do not fill the picture of {width}x{height} pixels (they add up to {sum(runs)}); "
+            "repair or drop this mask"
+        )
+
+
+def _runs_of_text(counts: str) -> list[int]:
+    """Run lengths of COCO's text form: five bits a character, lowest first, from the third on as differences."""
+    if not counts.isascii():
+        raise ValueError("the run lengths hold characters that do not belong there")
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("the run lengths are cut off or hold characters that do not belong there")
+    last = (codes & 32) == 0
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    digits = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
+    if digits.max() > 6:
+        raise ValueError("a run length is longer than any picture")
+    values = np.add.reduceat((codes & 31) << (5 * digits), starts)
+    ends = np.flatnonzero(last)
+    values -= np.where(codes[ends] & 16, 1 << (5 * (digits[ends] + 1)), 0)
+    runs = values.copy()
+    # from the third run on, each is stored as the difference to the one two before: the odd chain includes run 1,
+    # the even chain starts at run 2 (run 0 is not its base)
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return runs.tolist()
 
 
 def mask_of_polygons(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
@@ -181,7 +225,7 @@ def region_tokens(
         cells: of one image, or one entry per image of the sample (token indices then count on over the images).
         regions: boxes, masks or mappings as in `coverage_of_region`; a mapping may hold `weight` (default 1) and
             `image` (index into `cells`, default 0), as the rows of prepared data do.
-        threshold: least share of a cell; None takes 0.05 when soft and 0.5 when hard.
+        threshold: least share of a cell; None takes 0.05 when soft and 0.5 when hard, 0 every cell that is touched.
         soft: weights are coverage (True) or 1 (False).
 
     Returns:
@@ -214,7 +258,7 @@ def region_tokens(
                 f"{images[index].image_size[0]} x {images[index].image_size[1]} image (cut off by the centre crop?): "
                 "drop the sample, or pad instead of cropping"
             )
-        chosen = coverage >= max(threshold, np.finfo(np.float64).tiny)
+        chosen = coverage >= max(threshold, _LEAST)
         if not chosen.any():
             chosen = np.arange(len(coverage)) == coverage.argmax()
         view = weights[starts[index] : starts[index + 1]]

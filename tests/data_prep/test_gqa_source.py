@@ -105,3 +105,15 @@ def test_missing_files_are_named(make_gqa, tmp_path: Path):
     make_gqa(1).write()
     with pytest.raises(PrepareError, match=r"no GQA scene graphs at .*nowhere"):
         GqaSource(tmp_path / "questions.json", tmp_path / "nowhere")
+
+
+def test_files_of_ones_own_carry_their_own_licence(make_gqa):
+    gqa = make_gqa(2)
+    assert gqa.prepare("--license", "CC0-1.0").exit_code == 0
+    card = (gqa.root / "out" / "README.md").read_text()
+    assert gqa.summary()["licenses"] == {"CC0-1.0": 2}
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert "Hudson" not in card
+    assert gqa.prepare().exit_code == 2  # another licence is another setting
+    assert gqa.prepare(out="usual").exit_code == 0
+    assert "Hudson" in (gqa.root / "usual" / "README.md").read_text()

@@ -123,6 +123,23 @@ def test_masks_of_another_size_or_empty_are_refused():
         coverage_of_mask(GRID, np.zeros((20, 40), dtype=bool))
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param([100, 20], id="too short"),
+        pytest.param([100, 20, 680, 5], id="too long"),
+        pytest.param([100, -20, 720], id="negative"),
+        pytest.param("T3d0", id="text too short"),
+        pytest.param("", id="no text"),
+        pytest.param("T3d0\x7f", id="other characters"),
+        pytest.param(b"T3d0P", id="cut off"),
+    ],
+)
+def test_run_lengths_that_do_not_fill_the_picture_are_refused(counts):
+    with pytest.raises(ValueError, match="run lengths"):
+        mask_of_rle({"size": [20, 40], "counts": counts}, 40, 20)
+
+
 def test_rle_in_its_three_spellings_is_the_mask():
     from pycocotools import mask as coco
 
@@ -155,6 +172,19 @@ def test_soft_tokens_carry_their_coverage_and_drop_slivers():
     assert weights.dtype == np.float32
     np.testing.assert_array_equal(tokens, [0, 1])
     np.testing.assert_allclose(weights, [0.5, 1.0])
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_threshold_0_takes_every_cell_that_a_mask_touches_and_no_other(soft: bool):
+    """Cells of 13.33 x 6.67 pixels: their shares of a mask are sums of thirds, which do not come out at exactly 0."""
+    cells = single_grid(40, 20, columns=3, rows=3)
+    mask = np.zeros((20, 40), dtype=bool)
+    mask[0, 0] = mask[19, 39] = mask[7:13, 20] = mask[0:3, 26] = True  # column 26 lies in both cells of the border
+    tokens, weights = region_tokens(cells, [mask], threshold=0.0, soft=soft)
+    np.testing.assert_array_equal(tokens, [0, 1, 2, 4, 8])
+    assert (weights > 1e-6).all()
+    tokens, _ = region_tokens(cells, [mask], threshold=0.02, soft=soft)
+    np.testing.assert_array_equal(tokens, [1, 4])  # 3 x 2/3 and 6 of 88.9 pixels
 
 
 def test_hard_tokens_are_those_covered_by_half():
