@@ -176,15 +176,14 @@ def test_soft_tokens_carry_their_coverage_and_drop_slivers():
 
 @pytest.mark.parametrize("soft", [True, False])
 def test_threshold_0_takes_every_cell_that_a_mask_touches_and_no_other(soft: bool):
-    """Cells of 13.33 x 6.67 pixels: their shares of a mask are sums of thirds, which do not come out at exactly 0."""
-    cells = single_grid(40, 20, columns=3, rows=3)
+    """Cells of 5.7 x 2.9 pixels: in some that the mask does not touch, the rounded shares add up to 5e-17."""
+    cells = single_grid(40, 20, columns=7, rows=7)
     mask = np.zeros((20, 40), dtype=bool)
-    mask[0, 0] = mask[19, 39] = mask[7:13, 20] = mask[0:3, 26] = True  # column 26 lies in both cells of the border
-    tokens, weights = region_tokens(cells, [mask], threshold=0.0, soft=soft)
-    np.testing.assert_array_equal(tokens, [0, 1, 2, 4, 8])
-    assert (weights > 1e-6).all()
-    tokens, _ = region_tokens(cells, [mask], threshold=0.02, soft=soft)
-    np.testing.assert_array_equal(tokens, [1, 4])  # 3 x 2/3 and 6 of 88.9 pixels
+    mask[1:4, 6:9] = mask[12:15, 4:7] = True
+    overlaps = coverage_of_box(cells, [6, 1, 9, 4]) + coverage_of_box(cells, [4, 12, 7, 15])
+    tokens, weights = region_tokens(cells, [mask], threshold=0, soft=soft)
+    np.testing.assert_array_equal(tokens, np.flatnonzero(overlaps))
+    np.testing.assert_allclose(weights, overlaps[tokens] if soft else 1.0, rtol=1e-6)
 
 
 def test_hard_tokens_are_those_covered_by_half():
