@@ -18,18 +18,31 @@ def toys(tmp_path_factory) -> Toy:
 
 
 @pytest.fixture(scope="session")
-def launch() -> Callable:
+def environment() -> Callable[..., dict[str, str]]:
+    """What a launcher is started with: one thread, no network, and not the ranks of another launcher."""
+
+    def make(**more: str) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **more}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def launch(environment) -> Callable:
     """Run a script on two processes through one of the shipped accelerate files, as a user would."""
 
-    def run(kind: str, *words: str | Path, status: int | None = 0, timeout: float = 300, **environment: str):
+    def run(kind: str, *words: str | Path, status: int | None = 0, timeout: float = 300, **more: str):
         file = ROOT / "recipes" / "accelerate" / f"{kind}.yaml" if "/" not in kind else Path(kind)
         options = ["--config_file", file, "--num_processes", "2", "--main_process_port", "0"]
         command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
-        # A compiler is not needed: nothing but the virtual environment and the bare system is on the path.
-        clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        clean |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
         done = subprocess.run(
-            [str(word) for word in command], env=clean, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+            [str(word) for word in command],
+            env=environment(**more),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
         if status is not None:
             assert done.returncode == status, (
