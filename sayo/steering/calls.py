@@ -128,7 +128,6 @@ class Steering:
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         if past == 0 and not self._goes_on(ids):
-            self._forget()
             self._prompt = self._read_prompt(ids, kwargs)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):

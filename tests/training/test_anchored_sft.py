@@ -142,9 +142,11 @@ def test_without_weights_it_is_trl(toys, rows, tmp_path):
     assert not any("attention/" in key for entry in trainer.state.log_history for key in entry)
 
 
-def gradients(toys, rows, folder, **options):
+def gradients(toys, rows, folder, counts_tokens=None, **options):
     """Parameters after one plain gradient step."""
     trainer = trainer_of(toys, rows, folder, enhance_weight=5.0, suppress_weight=5.0, **options)
+    if counts_tokens is not None:  # of most models; Qwen's take no `num_items_in_batch`, and are scaled by the trainer
+        trainer.model_accepts_loss_kwargs = counts_tokens
     trainer.train()
     values = {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
     return values, next(entry for entry in trainer.state.log_history if "attention/vas" in entry)
@@ -161,6 +163,11 @@ def test_every_way_of_training_takes_the_same_step(toys, rows, tmp_path):
         },
         "eager": {"kernel": "eager"},
         "accumulation": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        "accumulation, tokens counted": {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "counts_tokens": True,
+        },
     }
     for name, options in ways.items():
         found, own = gradients(toys, rows, tmp_path / name, **options)
