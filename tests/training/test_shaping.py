@@ -71,16 +71,21 @@ def test_a_wrong_shape_is_refused(make_trainer):
 
 def test_causal_credit_in_a_run(make_trainer):
     """The shares count what the shaper lets through: attention earns less than its part, the rest keeps its own."""
+    seen = []
 
     def shaper(batch):
+        seen.append(batch)
         return causal_credit(batch, reward="region_attention_reward", select="all")
 
-    shares = []
-    for advantage_shaper in (None, shaper):
-        trainer = make_trainer([region_attention_reward, lengths], advantage_shaper=advantage_shaper, **ONE)
-        trainer.train()
-        shares.append(trainer.state.log_history[0]["gradient_share/region_attention_reward"])
-    assert 0 < shares[1] < shares[0] < 1
+    rewards = [region_attention_reward, lengths]
+    trainer = make_trainer(rewards, advantage_shaper=shaper, loss_type="grpo", **ONE)
+    trainer.train()
+    size = seen[0].completion_mask.sum(dim=1)
+    attention, other = (part.abs() for part in seen[0].parts.values())
+    # With all rows alike, token t of T is paid (T - 1 - t) / T of what the attention earned: (T - 1) / 2T on average.
+    paid = (attention * (size - 1) / (2 * size)).sum()
+    share = trainer.state.log_history[0]["gradient_share/region_attention_reward"]
+    assert share == pytest.approx((paid / (paid + other.sum())).item(), abs=1e-5) and 0 < share < 1
 
 
 def test_vppo_measures_the_image(make_trainer):
