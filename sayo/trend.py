@@ -51,7 +51,7 @@ def trend(trace: AttentionTrace, rows: Rows = "of_token", prefix: str = "prefix"
         rows: the reading; Look-Back's release reads the rows of the tokens. A trace read during `generate` has only
             `"deciding"`.
         prefix: the group that is left out of the denominator, because the sinks sit in it. It must hold every token
-            before the first visual one (template markers included), as `sayo.evaluation.rollouts.prefix_weights` does.
+            before the first visual one (template markers included), as `sayo.attention.groups.prefix_weights` does.
 
     Returns:
         group -> `(T,)` float64: mean over layers of mass / (1 - prefix). They sum to less than 1: markers such as

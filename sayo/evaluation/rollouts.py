@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sayo.attention import AttentionCapture, AttentionTrace
-from sayo.attention.groups import completion_traces, key_groups, vision_token_ids
+from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
 
 
 def processor_inputs(processor: Any, rows: Sequence[Mapping], device: torch.device | str) -> dict[str, torch.Tensor]:
@@ -115,12 +115,3 @@ def read_captures(
     log_probs = torch.log_softmax(logits[:, :-1].float() / (temperature or 1.0), dim=-1)
     entropies = -(log_probs.exp() * log_probs).sum(dim=-1)
     return [completion_traces(reading, groups, entropies, mask, image_index) for reading in readings]
-
-
-def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """`(B, S)` float32: 1 on the tokens before the first visual token (system turn and template), 0 without an image.
-
-    The denominator of AVAR's VAS, and what Look-Back's trend leaves out: attention sinks sit there.
-    """
-    before = (image > 0).cumsum(dim=1) == 0
-    return (before & attention_mask.bool() & (image > 0).any(dim=1, keepdim=True)).float()

@@ -29,8 +29,8 @@ class RegionGRPOConfig(GRPOConfig):
         Completions in one overlay picture.
     attention_map_budget (`int`, *optional*, defaults to 256 MiB):
         Upper bound in bytes of the attention on single visual tokens that is kept of one generation batch on one
-        process: `4 x layers x completions x (longest completion + 1) x visual tokens`. Where it fits, attention
-        without sinks is logged; a shaper that needs it stops the run where it does not.
+        process: `4 x layers x completions x (max_completion_length + 1) x visual tokens`. Where they fit, attention
+        without sinks is logged; a shaper that needs them stops the run where they do not.
 
     > Parameters that control what the attention is used for
 

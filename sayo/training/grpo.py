@@ -141,9 +141,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             return super()._get_per_token_logps_and_entropies(*words, **kwargs)
         start = time.perf_counter()
         groups, image_index = self._key_groups(input_ids, attention_mask, logits_to_keep)
-        wanted = (
-            image_index if self._wants_maps(len(input_ids) * (logits_to_keep + 1) * image_index.shape[1]) else None
-        )
+        wanted = image_index if self._wants_maps(image_index) else None
         first_row = input_ids.shape[1] - logits_to_keep - 1
         with self._capture.reading(slice(first_row, None), groups, wanted) as reading:
             output = super()._get_per_token_logps_and_entropies(*words, **{**kwargs, "compute_entropy": True})
@@ -172,13 +170,14 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             pass  # a rollout function wrote its own prompts: a reward that asks for their words fails by name
         return groups, image_index
 
-    def _wants_maps(self, num_rows_and_tokens: int) -> bool:
+    def _wants_maps(self, image_index) -> bool:
         """Maps are read where they fit in their budget (for the metrics without sinks), and where they are needed.
 
         Raises:
             ValueError: the shaper needs maps that do not fit.
         """
-        size = 4 * len(self._capture.layers) * num_rows_and_tokens
+        # The longest completion that may come, so that a run stops at its first batch rather than in the night.
+        size = 4 * len(self._capture.layers) * (self.max_completion_length + 1) * image_index.numel()
         fits = size <= self.args.attention_map_budget
         if getattr(self.advantage_shaper, "needs_maps", False) and not fits:
             raise ValueError(

@@ -235,3 +235,12 @@ def test_without_a_system_turn_the_image_share_has_no_denominator(make_trainer):
 
     make_trainer([share, format_reward], max_steps=1).train()
     assert seen == [None] * 4
+
+
+def test_prompts_without_any_image(make_trainer):
+    """Nothing about an image is logged, and the words of the prompt are found all the same."""
+    probe = Probe()
+    columns = ["images", "num_visual_tokens", "region_tokens", "region_weights", "processor_fingerprint"]
+    make_trainer(probe, edit=lambda rows: rows.remove_columns(columns), max_steps=1, attention_layers="all").train()
+    for trace in probe.calls[0]["attention"]:
+        assert set(trace.masses) == {"question", "response"} and trace.sizes["image"] == 0 and not trace.has_region
