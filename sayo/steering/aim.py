@@ -94,16 +94,25 @@ class AttentionSteering(Steering):
     def _start(self, prompt: Prompt) -> None:
         if not prompt.real[:, -1].all():
             raise ValueError("The prompts are padded on the right: pad them on the left, as generation needs it.")
+        self._clear()
+        self._has_images = bool(prompt.image.any())
+        self._question_row = prompt.ids.shape[1] - 1 - len(self._tail)
+        self._grids = self._find_grids(prompt)
+
+    def _clear(self) -> None:
         self._maps: dict[int, torch.Tensor] = {}  # layer -> (B, H, N) of the question's last row
         self._num_keys: dict[int, torch.Tensor] = {}  # layer -> (B,)
         self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._question_row = prompt.ids.shape[1] - 1 - len(self._tail)
-        self._grids = self._find_grids(prompt)
+        self._grids: list[list[TokenGrid]] = []
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._clear()
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
         self._mark(layer)
         unchanged = query, key, attention_mask
-        if (self.gamma == 0 and self.variant == "boost") or not self._prompt.image.any():
+        if (self.gamma == 0 and self.variant == "boost") or not self._has_images:
             return unchanged
         call = (module, query, key, attention_mask, kernel)
         later = (self._positions >= self._prompt.ids.shape[1]).nonzero()[:, 0]
@@ -114,8 +123,6 @@ class AttentionSteering(Steering):
                 self._maps[layer], self._num_keys[layer] = maps[:, :, 0], num_keys[:, 0]
             return unchanged
         tokens, heads = self._choice()
-        if not heads.any():
-            return unchanged
         gate = heads[:, self.layers.index(layer), :, None].expand(-1, -1, len(later))
         if self.heads == "gated":
             gate = gate & self._gate(*self._read(later, *call, **kwargs))

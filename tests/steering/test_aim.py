@@ -176,7 +176,7 @@ def test_state_ends_with_the_call():
     with pytest.raises(RuntimeError, match="mine"), steering:
         generate(model, inputs)
         raise RuntimeError("mine")
-    assert steering._prompt is None and AttentionInterface._global_mapping["sdpa"] is stock
+    assert steering._prompt is None and not steering._maps and AttentionInterface._global_mapping["sdpa"] is stock
     assert not model._forward_hooks and not model._forward_pre_hooks
     assert torch.equal(generate(model, inputs)[1], plain)
 
