@@ -91,10 +91,12 @@ def test_the_system_words(toys, rows, tmp_path):
     assert texts == ["<|im_start|>user\n<|vision_start|>", SYSTEM]
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize(
-    ("weights", "rises", "falls"),
-    [({"enhance_weight": 50.0}, ["image"], []), ({"suppress_weight": 50.0}, [], ["system"])],
+    ("family", "weights", "rises", "falls"),
+    [
+        ("qwen3_vl", {"enhance_weight": 50.0}, ["image"], []),
+        ("qwen2_5_vl", {"suppress_weight": 50.0}, [], ["system"]),
+    ],
 )
 def test_one_step(toys, rows, tmp_path, family, weights, rises, falls):
     """One step of each loss moves the attention that it is about, against the same step without it."""
