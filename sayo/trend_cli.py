@@ -27,11 +27,12 @@ def trend(
     panels: Annotated[int, typer.Option(min=1, help="Responses to draw, those with <back> first.")] = 6,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
 ) -> None:
-    """Measure Look-Back's attention trend: the image's share of each token's attention, without the prefix.
+    """Measure Look-Back's attention trend: the image's share of each token's attention.
 
-    The lift of a <back> span is its mean share over that of the tokens before it. Stretches of
-    the same length elsewhere in the response are its control; the second control is another run
-    with --user-suffix text-back, whose checks do not look at the image.
+    The lift of a <back> span is its mean share over that of the tokens
+    before it. Stretches of the same length elsewhere in the response are
+    its control; a second control is another run with --user-suffix
+    text-back, whose checks do not look at the image.
 
     Example: sayo trend runs/look_back --data prepared/mix --user-suffix semantic-back --out trend
     """
