@@ -6,6 +6,7 @@ import json
 import os
 from bisect import bisect
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ AREA_BINS = ("under 1 %", "1 to 5 %", "5 to 20 %", "20 to 50 %", "over 50 %")
 
 
 class ShardWriter:
-    """Writes `path` under a temporary name; `finish` moves it into place with its account."""
+    """Writes `path` under a temporary name; `finish` moves it into place with its account.
+
+    A row group is compressed and written in a thread, which needs no Python, while the next rows are made.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.path = path
@@ -46,6 +50,8 @@ class ShardWriter:
             dictionary_pagesize_limit=_DICTIONARY_LIMIT,
             store_schema=False,  # readers must not get image bytes as indices, which is how `table_of` writes them
         )
+        self._thread, self._running = ThreadPoolExecutor(1), Future[None]()
+        self._running.set_result(None)
         self._metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
         self._counters: dict[str, Counter[str]] = {name: Counter() for name in COUNTERS}
         self._rejects: list[dict[str, str]] = []
@@ -62,7 +68,8 @@ class ShardWriter:
             rows = table.select(["regions", "image_sizes", "question_type", "license", "source"]).to_pylist()
         for row in rows:
             self._count(row)
-        self._writer.write_table(table)
+        self._running.result()  # or its error, such as a full disk; one row group waits at most
+        self._running = self._thread.submit(self._writer.write_table, table)
 
     def _count(self, row: dict[str, Any]) -> None:
         self._kept += 1
@@ -92,6 +99,7 @@ class ShardWriter:
             **{name: dict(sorted(counter.items())) for name, counter in self._counters.items()},
             "rejects": self._rejects,
         }
+        self._running.result()
         self._writer.add_key_value_metadata({**self._metadata, _ACCOUNT_KEY: json.dumps(account)})
         self._writer.close()
         with self._temporary.open("rb") as handle:
@@ -103,6 +111,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
         self._writer.close()
         self._temporary.unlink(missing_ok=True)
 
