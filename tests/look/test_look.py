@@ -135,7 +135,7 @@ def test_no_array_has_the_square_of_the_sequence(policy, picture, given: bool) -
             return output
 
     model, processor = policy
-    question = QUESTION * 70  # 770 tokens
+    question = QUESTION * 140  # 1,540 tokens: more than one block of scores (3 MiB) would hold squared
     row = {"prompt": [{"role": "user", "content": question}], "images": [picture]}
     inputs = processor_inputs(processor, [row], "cpu")
     made = generate(model, processor, inputs, 8, 0.0)
