@@ -32,7 +32,8 @@ from sayo.look.picture import (
 from sayo.metrics.region import pooled_attention, tas
 from sayo.pictures import COLORMAP
 
-MODEL_COLORS = ("#0072b2", "#d55e00", "#009e73", "#64748b")  # Okabe and Ito's palette, and grey
+GREY = "#64748b"
+MODEL_COLORS = ("#0072b2", "#d55e00", "#009e73", GREY)  # Okabe and Ito's palette, and grey
 MARKERS = "os^D"
 FEWEST = 5  # responses that a mean needs to be drawn
 
@@ -144,17 +145,8 @@ def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path,
             axes.plot(tokens, mean, color=color, lw=1.6, marker=marker, ms=3.5, label=label)
             axes.fill_between(tokens, mean - half, mean + half, color=color, alpha=0.2, lw=0)
         if name == "target":
-            axes.axhline(1, color="#64748b", lw=1, ls=":")
-            axes.annotate(
-                "no preference",
-                (1, 1),
-                (1, 0.97),
-                xycoords=("axes fraction", "data"),
-                fontsize=7,
-                ha="right",
-                va="top",
-                color="#64748b",
-            )
+            axes.axhline(1, color=GREY, lw=1, ls=":")
+            axes.text(1, 0.02, "dotted: no preference", transform=axes.transAxes, fontsize=7, ha="right", color=GREY)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(title, fontsize=8)
         axes.set_xlabel("position in the response (token)", fontsize=8)
