@@ -32,4 +32,4 @@ def test_dry_run(name, toys, answers, tmp_path):
     done = CliRunner().invoke(cli.app, ["--config-name", name, "--dry-run", *stand_in, *on_cpu])
     assert done.exit_code == 0, done.output
     assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
-    assert not list((tmp_path / "run").glob("*")), "a dry run leaves nothing behind"
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"
