@@ -21,10 +21,12 @@ def map_rows(
     strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Add the visual tokens of a model's processor to prepared rows, or replace those of another.
+    """Add the visual tokens of a model's processor to prepared rows, or replace
+    those of another.
 
-    Images and regions stay as they are; region_tokens, region_weights, num_visual_tokens and processor_fingerprint
-    are written anew. Needed once for each model family or image size; training says so when it is.
+    Images and regions stay as they are; region_tokens, region_weights,
+    num_visual_tokens and processor_fingerprint are written anew. Needed once
+    for each model family or image size; training says so when it is.
 
     Example:
 
@@ -55,10 +57,12 @@ def mix(
     rows_per_shard: Annotated[int, typer.Option(help="rows per parquet file")] = 2000,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw rows of several prepared data sets into one: no picture comes from two of them, none lies in two splits.
+    """Draw rows of several prepared data sets into one: no picture comes from
+    two of them, none lies in two splits.
 
-    Pictures are the same when their files are, when they have the same COCO id (in the file name, or for GQA and
-    Visual Genome in image_data.json), or when one row shows both. Earlier parts come first.
+    Pictures are the same when their files are, when they have the same COCO id
+    (in the file name, or for GQA and Visual Genome in image_data.json), or when
+    one row shows both. Earlier parts come first.
 
     Example, the published mix:
 
@@ -82,7 +86,7 @@ def mix(
 
 
 def inspect(
-    data: Annotated[Path, typer.Argument(metavar="OUT", help="folder that `sayo prepare` wrote")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder that `sayo prepare` wrote")],
     out: Annotated[
         Path, typer.Option(help="what to write: a contact sheet (.png, .pdf, .svg) or a page (.html)")
     ] = Path("sheet.png"),
@@ -94,10 +98,12 @@ def inspect(
     source: Annotated[str | None, typer.Option(help="only rows of this source, such as gqa")] = None,
     split: Annotated[str | None, typer.Option(help="only this split")] = None,
 ) -> None:
-    """Look at rows: images with boxes (answer green, evidence orange), masks, and visual tokens shaded by weight.
+    """Look at rows: images with boxes (answer green, evidence orange), masks,
+    and visual tokens shaded by weight.
 
-    A page (.html) is one file that any browser shows, with filters by source and type, the tiles and the thumbnail of
-    a tiled model apart, and histograms of all rows.
+    A page (.html) is one file that any browser shows, with filters by source
+    and type, the tiles and the thumbnail of a tiled model apart, and histograms
+    of all rows.
 
     Examples:
 

@@ -4,6 +4,7 @@ No `from __future__ import annotations` here: typer reads the annotations as obj
 """
 
 import inspect
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,6 +146,9 @@ def report(counts: dict, out: Path) -> None:
         f"{counts['kept']} of {counts['read']} questions kept, {counts['with_region']} with a region; {rejected}"
     )
     if counts["kept"] == 0:
-        typer.secho(f"error: nothing was kept; {out / 'rejects.jsonl'} says why for each row", fg="red", err=True)
+        with (out / "rejects.jsonl").open(encoding="utf-8") as rejects:
+            first = json.loads(rejects.readline() or "{}").get("detail", "")
+        text = f"error: nothing was kept; {out / 'rejects.jsonl'} says why for each row. The first: {first}"
+        typer.secho(text, fg="red", err=True)
         raise typer.Exit(2)
     typer.echo(f"{out}")

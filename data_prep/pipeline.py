@@ -124,7 +124,9 @@ def _check_arguments(
         if value is not None and value < 1:
             raise PrepareError(f"{flag}: {value} must be at least 1")
     if len(source) == 0:
-        raise PrepareError(f"there is no question in the files given to {', '.join(source.settings())}")
+        raise PrepareError(
+            f"there is no question in what {next(iter(source.settings()))} names: is it a file of another kind?"
+        )
     if mapper is not None:
         check_mapper(mapper)
 

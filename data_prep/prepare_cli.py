@@ -41,7 +41,8 @@ def gqa(
             --scene-graphs train_sceneGraphs.json --images images/ \\
             --processor Qwen/Qwen3-VL-4B-Instruct --out data/gqa
 
-    A question about an object that is not there, or about the whole picture, is kept with has_region = false.
+    A question about an object that is not there, or about the whole picture, is
+    kept with has_region = false.
     """
     with one_line_errors():
         from data_prep.sources.gqa import GqaSource
@@ -61,17 +62,19 @@ def coco(
     least_area: Annotated[float, typer.Option(help="pixels that an object must have to be asked for")] = 1024,
     license: Annotated[str, typer.Option(help="licence of the annotations")] = "CC-BY-4.0",
 ) -> None:
-    """COCO instances: questions by templates (count, existence, category, position, relation, size), with masks.
+    """COCO instances: questions by templates (count, existence, category,
+    position, relation, size), with masks.
 
-    Files: annotations_trainval2017.zip, train2017.zip and val2017.zip from https://cocodataset.org/#download
+    Files: annotations_trainval2017.zip, train2017.zip and val2017.zip from
+    https://cocodataset.org/#download
 
     Example:
 
         sayo prepare coco --instances annotations/instances_train2017.json \\
             --images train2017/ --out data/coco
 
-    Crowds are never counted or referred to; each class has as many "no" as "yes"; a token's weight is the share of
-    its cell that the mask covers.
+    Crowds are never counted or referred to; each class has as many "no" as
+    "yes"; a token's weight is the share of its cell that the mask covers.
     """
     with one_line_errors():
         from data_prep.sources.coco import CocoSource
@@ -88,7 +91,8 @@ def refocus(
 ) -> None:
     """ReFocus_Data: chart questions with the areas that the teacher looked at.
 
-    Files: the parquet files of https://huggingface.co/datasets/ReFocus/ReFocus_Data; the images lie inside.
+    Files: the parquet files of
+    https://huggingface.co/datasets/ReFocus/ReFocus_Data; the images lie inside.
 
     Example:
 
@@ -109,17 +113,20 @@ def refcoco(
     run: RunOptions,
     instances: Annotated[Path | None, typer.Option(help="instances.json beside the refs file")] = None,
 ) -> None:
-    """RefCOCO, RefCOCO+ and RefCOCOg: "Give the box of ..." with the object's mask.
+    """RefCOCO, RefCOCO+ and RefCOCOg: "Give the box of ..." with the object's
+    mask.
 
-    Files: the zips of https://github.com/lichengunc/refer and train2014.zip of https://cocodataset.org/#download
+    Files: the zips of https://github.com/lichengunc/refer and train2014.zip of
+    https://cocodataset.org/#download
 
     Example:
 
         sayo prepare refcoco --refs 'refcoco/refs(unc).p' --instances refcoco/instances.json \\
             --images train2014/ --split train --out data/refcoco
 
-    --split chooses the expressions (train, val, testA, testB). The refs file is a pickle: only plain lists, dicts,
-    texts and numbers are read from it, anything else is refused without being executed.
+    --split chooses the expressions (train, val, testA, testB). The refs file is
+    a pickle: only plain lists, dicts, texts and numbers are read from it,
+    anything else is refused without being executed.
     """
     with one_line_errors():
         from data_prep.sources.refcoco import RefcocoSource
@@ -135,7 +142,8 @@ def visual_cot(
     out: Out,
     run: RunOptions,
 ) -> None:
-    """Visual-CoT: questions with the box to look at, from its jsonl, benchmark or conversation files.
+    """Visual-CoT: questions with the box to look at, from its jsonl, benchmark
+    or conversation files.
 
     Files: https://huggingface.co/datasets/deepcs233/Visual-CoT
 
@@ -185,7 +193,8 @@ def jsonl(
     masks: Annotated[Path | None, typer.Option(help="folder with the mask pictures that `mask` names")] = None,
     license: Annotated[str, typer.Option(help="licence of rows that name none")] = "unknown",
 ) -> None:
-    """Your own questions: one JSON object a line, with boxes or masks in pixels of the original picture.
+    """Your own questions: one JSON object a line, with boxes or masks in pixels
+    of the original picture.
 
     Example of three lines (box, polygons, no region):
 
@@ -193,9 +202,10 @@ def jsonl(
         {"image": "1.jpg", "question": "Any cup?", "answer": "yes", "regions": [{"polygons": [[5, 5, 40, 5, 20, 50]]}]}
         {"image": "2.png", "question": "Is it raining?", "answer": ["no", "not raining"]}
 
-    A region's place is one of: box [x1, y1, x2, y2], box_xywh, box_normalised (shares of width and height),
-    polygons, rle (COCO) or mask (a picture below --masks); beside it may stand role ("answer", or "evidence" for
-    what only helps), weight, label and image (index into images).
+    A region's place is one of: box [x1, y1, x2, y2], box_xywh, box_normalised
+    (shares of width and height), polygons, rle (COCO) or mask (a picture below
+    --masks); beside it may stand role ("answer", or "evidence" for what only
+    helps), weight, label and image (index into images).
 
         sayo prepare jsonl --questions mine.jsonl --images photos/ --out data/mine
     """
