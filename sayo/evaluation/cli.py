@@ -46,6 +46,9 @@ def evaluate(
     temperature: Temperature = None,
     max_new_tokens: MaxNewTokens = None,
     system_prompt: SystemPrompt = None,
+    steer: Annotated[
+        str | None, typer.Option(help="Steer the attention while it answers: vrga (no training).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 64,
     limit: Limit = None,
     layers: Layers = "last",
@@ -73,14 +76,15 @@ def evaluate(
 
     plan = Plan.of(
         model, tasks is not None, server, server_model, num_samples, temperature, max_new_tokens,
-        system_prompt=system_prompt, layers=layers, attention=attention, seed=seed,
+        system_prompt=system_prompt, layers=layers, attention=attention, seed=seed, steer=steer,
     )  # fmt: skip
     try:
         work, failures = planned(plan, tasks, data, split, data_root, limit)
         if not work:
             _stop("\n".join(failures.values()))
         answerer = plan.answerer(batch_size=batch_size, concurrency=concurrency, timeout=timeout, attempts=attempts)
-        summaries = run_tasks(answerer, plan, work, failures, out, tasks is not None, num_maps, overwrite)
+        with plan.steering(answerer):
+            summaries = run_tasks(answerer, plan, work, failures, out, tasks is not None, num_maps, overwrite)
     except (RecipeError, SettingsDiffer, ServerDown, ValueError) as error:
         _stop(str(error))
     show(model, summaries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Plan:
     layers: str
     attention: bool
     seed: int
+    steer: str | None = None
 
     @classmethod
     def of(
@@ -84,6 +86,22 @@ class Plan:
             policy = policy.cuda()
         processor = load_auto_processor(self.model)
         return LocalModel(policy, processor, batch_size=batch_size, layers=self.layers, **options)
+
+    def steering(self, answerer: Answerer) -> AbstractContextManager:
+        """Within it the model answers, and is read, with its attention steered (`--steer`).
+
+        Raises:
+            TaskError: an unknown way to steer, or a server, whose attention is out of reach.
+        """
+        if self.steer is None:
+            return nullcontext()
+        if self.steer != "vrga":
+            raise TaskError(f"--steer {self.steer}: the one way to steer here is vrga.")
+        if not isinstance(answerer, LocalModel):
+            raise TaskError("--steer needs the model in this process: leave --server out.")
+        from sayo.steering import AttentionSteering
+
+        return AttentionSteering(answerer.model, answerer.processor)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def reward_table(runs: Sequence[Run]) -> Table | None:
             name = [run.name] if len(runs) > 1 else []
             rows.append((*name, part, _show(weight, False), f"{_show(first, False)} → {_show(last, False)}", *shown))
     headings = ("Reward", "Weight", "First → last tenth of training", "Share of the gradient", "Groups without spread")
-    note = "The last two are means over training; – where the run did not log them."
+    note = "The last two are means over training."
+    if all(row[-2:] == (ABSENT, ABSENT) for row in rows):  # a run of an older version, or one reward
+        headings, note, rows = headings[:-2], "", [row[:-2] for row in rows]
     headings = ("Run", *headings) if len(runs) > 1 else headings
     return Table("", headings, tuple(rows), note=note) if rows else None
 
@@ -96,7 +98,9 @@ def reward_table(runs: Sequence[Run]) -> Table | None:
 def overview_table(policies: dict[str, Evaluation | None]) -> Table | None:
     """One row per policy, over all questions, with 95% intervals; None without any evaluation."""
     summaries = {name: e.summary for name, e in policies.items() if e is not None and e.summary}
+    # The region score is TAS in other units; with their intervals the columns must fit beside each other.
     metrics = [m for m in METRICS if any(_number(s.get(m[0])) is not None for s in summaries.values())]
+    metrics = [m for m in metrics if m[0] != "region_score"]
     rows = [
         (
             name,

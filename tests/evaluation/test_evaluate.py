@@ -108,3 +108,24 @@ def test_missing_data_is_one_clear_line(toy, tmp_path, sayo_command):
     result = sayo_command("evaluate", toy.policy, "--data", tmp_path / "nothing", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "does not exist" in result.output
+
+
+def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
+    words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 6, "--max-new-tokens", 4)
+    words += ("--num-samples", 1, "--temperature", 0)
+    found = {}
+    for name, steer in (("plain", ()), ("steered", ("--steer", "vrga"))):
+        result = sayo_command(*words, *steer, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        found[name] = json.loads((tmp_path / name / "summary.json").read_text())
+    assert found["steered"]["steer"] == "vrga" and found["plain"]["steer"] is None
+    assert found["steered"]["tas"] != pytest.approx(found["plain"]["tas"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--steer", "left"), "vrga"), (("--steer", "vrga", "--server", "http://localhost:9/v1"), "leave --server out")],
+)
+def test_steering_that_cannot_be(toy, tmp_path, sayo_command, options, message):
+    result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, *options)
+    assert result.exit_code == 2 and message in result.output

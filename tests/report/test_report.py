@@ -97,7 +97,7 @@ def test_rewards_have_their_weight_and_share_of_the_gradient(make_run, tmp_path)
 
 def test_rewards_of_a_run_without_shares(make_run, tmp_path):
     result = page(make_run(), out=tmp_path / "report.html")
-    assert re.search(r"accuracy 1 0\.\d+ → 0\.\d+ – –", result.text)
+    assert re.search(r"accuracy 1 0\.\d+ → 0\.\d+ attention 0\.5 0\.\d+", result.text)
     assert not any(alt.startswith("Share of the gradient") for alt in result.images)
     assert "Dashed" not in result.text
 
