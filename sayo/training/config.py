@@ -103,11 +103,20 @@ class RegionGRPOConfig(GRPOConfig):
         sums_first = self.multi_objective_aggregation == "sum_then_normalize"
         if self.advantage_std_floor and self.scale_rewards in ("none", False) and sums_first:
             raise ValueError("advantage_std_floor has no effect with scale_rewards='none': leave one of them out.")
+        self.check_objective_has_a_graph()
+
+    def check_objective_has_a_graph(self) -> None:
+        """Raise where gradient checkpointing would take the graph of the attention away.
+
+        The trainer asks again: TRL makes checkpointing reentrant for an adapter under ZeRO-3.
+        """
         reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant")
         if self.objective_weight and self.gradient_checkpointing and reentrant:
             raise ValueError(
                 "objective_weight needs the graph of the attention, which reentrant gradient checkpointing does not "
-                "keep: set gradient_checkpointing_kwargs={'use_reentrant': False}."
+                "keep: set gradient_checkpointing_kwargs={'use_reentrant': False}. For an adapter under ZeRO-3, TRL "
+                "allows only the reentrant kind: take ZeRO-2 (recipes/accelerate/zero2.yaml), or "
+                "gradient_checkpointing=false."
             )
 
     def _sizes_that_work(self) -> str:

@@ -80,6 +80,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self._capture = AttentionCapture(
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
+        self.args.check_objective_has_a_graph()
         self.advantage_shaper = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         check_gates(self._reward_gates, self.reward_func_names)

@@ -140,6 +140,19 @@ def test_rows_without_a_region_take_no_part(make_trainer):
     assert "objective/region" not in trainer._metrics["train"]
 
 
+def test_trl_may_still_turn_checkpointing_reentrant(make_trainer, monkeypatch):
+    """As it does for an adapter under ZeRO-3, after the config was checked."""
+
+    def made_reentrant(self, model, rewards, args, **kwargs):
+        args.gradient_checkpointing_kwargs = {"use_reentrant": True}
+        init(self, model, rewards, args, **kwargs)
+
+    init = GRPOTrainer.__init__
+    monkeypatch.setattr(GRPOTrainer, "__init__", made_reentrant)
+    with pytest.raises(ValueError, match="take ZeRO-2"):
+        make_trainer(constant, objective_weight=0.1, gradient_checkpointing=True, **ONE)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,0 +1,65 @@
+"""On two ranks, however they are sharded: the objective's gradient and the shapers' global statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from toy_runs import recipe_values
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+REWARDS = {
+    "attention": {"function": "sayo.rewards.region_attention_reward"},
+    "format": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
+}
+FIELDS = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3}
+# name -> (family, LoRA, shaper, fields)
+JOBS = {
+    "objective": ("qwen3_vl", None, None, {"objective_weight": 0.5, "objective_warmup_steps": 2}),
+    "checkpointing": (
+        "qwen2_5_vl", None, None,
+        {"objective_weight": 0.5, "gradient_checkpointing": True, "gradient_accumulation_steps": 2},
+    ),
+    "lora": ("qwen3_vl", LORA, None, {"objective_weight": 0.5, "gradient_checkpointing": True}),
+    "token_perception": ("qwen3_vl", None, "sayo.advantages.token_perception", {}),
+    "causal_credit": ("qwen3_vl", None, "sayo.advantages.causal_credit", {"num_iterations": 2}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(launch, toys, tmp_path_factory):
+    made: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in made:
+            folder = made[kind] = tmp_path_factory.mktemp(kind)
+            jobs = {}
+            for name, (family, lora, shaper, fields) in JOBS.items():
+                if kind == "zero3" and lora:
+                    continue  # TRL makes its checkpointing reentrant; see test_objective.py
+                jobs[name] = recipe_values(toys, folder / name, family, rewards=REWARDS, **{**FIELDS, **fields})
+                jobs[name]["model"]["lora"] = lora
+                jobs[name]["advantage_shaper"] = {"function": shaper} if shaper else None
+            (folder / "jobs.json").write_text(json.dumps(jobs))
+            launch(kind, HERE / "train_several.py", folder / "jobs.json")
+        return made[kind]
+
+    return run
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("kind", ["zero2", "zero3", "fsdp2"])
+def test_every_sharding_trains_alike(runs, kind, name):
+    if kind == "zero3" and JOBS[name][1]:
+        pytest.skip("refused: TRL makes checkpointing reentrant for an adapter under ZeRO-3")
+    ours, reference = (load_file(runs(which) / name / "trained.safetensors") for which in (kind, "ddp"))
+    largest = max((ours[key] - reference[key]).abs().max().item() for key in reference)
+    assert largest <= (5e-6 if kind == "zero3" else 1e-6)  # three steps of 2e-5 were taken
+    log = json.loads((runs(kind) / name / "rank_0.json").read_text())["log"]
+    assert ("objective/region" in log[0]) == (JOBS[name][2] is None)
+    assert log[0]["gradient_share/attention"] + log[0]["gradient_share/format"] == pytest.approx(1.0)
