@@ -32,6 +32,7 @@ def reward(one, **options):
 def test_worked_numbers(ratio, expected, select):
     one = trace([0.1 * ratio] * 4, [0.2] * 4)
     assert reward(one, select=select) == pytest.approx(expected, abs=1e-6)
+    assert reward(one, select=select, positive=True) == pytest.approx((1 + expected) / 2, abs=1e-6)
 
 
 def test_means_come_before_the_ratio():
