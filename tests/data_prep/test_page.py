@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from look.browser import CHROMIUM, Browser
 
 
 @pytest.fixture
@@ -89,3 +90,23 @@ def test_linked_images_are_shown_and_a_lost_one_is_named(bench):
     (bench.images / "a.jpg").unlink()
     result = bench.run("inspect", bench.root / "out", "--out", bench.root / "p.html")
     assert (result.exit_code, "which cannot be read" in result.output) == (2, True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_filters_work_in_a_real_browser(bench, tmp_path: Path):
+    """The page's policy lets its own script run, and each filter leaves the rows that it names."""
+    lines = [line(regions=[MASK], type=kind, answer=f"cake {number}") for number, kind in enumerate("aab")]
+    page_of(bench, lines=lines)
+    shown = "[...document.querySelectorAll('article')].filter(one => one.offsetParent !== null).length"
+    with Browser(tmp_path / "profile") as browser:
+        browser.send("Page.navigate", url=(bench.root / "page.html").as_uri())
+        browser.wait_for("document.readyState === 'complete' && document.querySelectorAll('article').length === 3")
+        for name, value, count in (("type", "a", 2), ("type", "", 3), ("words", "CAKE 2", 1), ("words", "tart", 0)):
+            field = f"document.getElementById('{name}')"
+            browser.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('input'))")
+            assert browser.run(shown) == count, (name, value)
+            assert f"{count} of 3 rows shown" in browser.run("document.body.innerText")
+        assert browser.run("getComputedStyle(document.querySelector('.masks')).display") != "none"
+        browser.run("document.getElementById('masks').click()")
+        assert browser.run("getComputedStyle(document.querySelector('.masks')).display") == "none"
+        assert browser.errors == []
