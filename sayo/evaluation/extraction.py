@@ -15,7 +15,7 @@ LETTERS = "ABCDEFGHIJ"
 _STATED = re.compile(
     r"\b(?:answer|option|choice)\b(?:\s+(?:here|to\s+(?:the|this)\s+question))?"
     r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\b(?!\s+not\b)\s*:?|\s*[:：=])\s*"
-    r"|\bI(?:\s+would|'d)?\s+(?:choose|pick|select)\s+",
+    r"|\bI(?:\s+(?:would|will)|['’](?:d|ll))?\s+(?:choose|pick|select|go\s+(?:with|for))\s+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\n|(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)[.!?](?=\s+[A-Z]|\s*$)")
@@ -24,6 +24,7 @@ _LABEL = re.compile(
     r"(?:option\s+|choice\s+|answer\s+)?[(\[]?([A-J])(?:[)\]]|[.:,;](?=\s|$)|(?=\s*(?:\n|$)))", re.IGNORECASE
 )
 _LETTER_THEN_REASON = re.compile(r"(?:option\s+)?([A-J])\s+(?:because|since|is\s+(?:the\s+)?(?:correct|right))\b")
+_CALLED_RIGHT = re.compile(r"(?<![A-Za-z])[(\[]?([A-J])[)\]]?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
 _BRACKETED = re.compile(r"[(\[]([A-J])[)\]]")
 _SEVERAL_LETTERS = re.compile(
     r"^\W*(?:(?:options?|both|either)\s+)?\(?[A-J]\)?\s*(?:,|or|and|/|&)\s*(?:or\s+|and\s+|option\s+)?\(?[A-J]\b"
@@ -83,14 +84,15 @@ def choice_letter(response: str, options: Sequence[str] | None = None) -> str | 
     text = _plain(response)
     phrase = _last_phrase(text)
     last = text.splitlines()[-1] if text else ""
+    if phrase is None and _CALLED_RIGHT.search(last):
+        return _only(_CALLED_RIGHT, last, letters)
     for candidate in (phrase, text, last):
         if candidate and _SEVERAL_LETTERS.match(candidate):
             return None
         letter = _letter_of(candidate or "", letters, options)
         if letter is not None:
             return letter
-    named = {one for one in _BRACKETED.findall(last) if one in letters}
-    return named.pop() if len(named) == 1 else None
+    return _only(_BRACKETED, last, letters)
 
 
 def yes_or_no(response: str) -> str | None:
@@ -149,6 +151,12 @@ def _last_phrase(text: str) -> str | None:
     rest = text[phrases[-1].end() :].strip()
     end = _SENTENCE_END.search(rest)
     return (rest[: end.start()] if end else rest).strip(" \t\"'.") or None
+
+
+def _only(pattern: re.Pattern, text: str, letters: str) -> str | None:
+    """The one letter that a pattern finds; None for several or none."""
+    found = {one for one in pattern.findall(text) if one in letters}
+    return found.pop() if len(found) == 1 else None
 
 
 def _letter_of(text: str, letters: str, options: Sequence[str] | None) -> str | None:
