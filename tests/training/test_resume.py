@@ -8,6 +8,8 @@ import os
 import resource
 import shutil
 import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -231,3 +233,28 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
     assert (run / "run_id").read_text() == run_id != (tmp_path / "whole" / "run_id").read_text()
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("launched", [False, True], ids=["one process", "behind a launcher"])
+def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
+    """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already."""
+    from sayo.training.interrupt import StopOnSignal
+
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+
+    def twice(completions, trainer_state, **kwargs):
+        for _ in range(2 if trainer_state.global_step == 1 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    trainer = make_trainer(twice, **{**SAVING, "save_steps": 100, "max_steps": 4})
+    stop = StopOnSignal(trainer.accelerator)
+    trainer.add_callback(stop)
+    with nullcontext() if launched else pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
+    assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
