@@ -173,6 +173,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
+def finish(command: list[str]) -> None:
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("num_proc", ["1", "2"])
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
     gqa = make_gqa(120)
@@ -180,7 +185,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     gqa.write()
     options = ("--rows-per-shard", "2")
     whole = command(gqa, "whole", *options)
-    assert subprocess.run(whole, env=environment(), capture_output=True, check=False).returncode == 0
+    finish(whole)
     run = command(gqa, "killed", *options, "--num-proc", num_proc)
     data = gqa.root / "killed" / "data"
     process = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -196,7 +201,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     assert len(list(data.glob("*.parquet"))) == finished, "a worker outlived the killed command"
     for path in data.glob("*.parquet"):
         pq.read_table(path)  # complete or absent
-    assert subprocess.run(run, env=environment(), capture_output=True, check=False).returncode == 0
+    finish(run)
     assert contents(gqa.root / "killed") == contents(gqa.root / "whole")
     assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1}
 
