@@ -24,6 +24,7 @@ Temperature = Annotated[
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="[default: 256 with --data, 2048 with --tasks]")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put in front of every prompt, as in training.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")]
+Steer = Annotated[str | None, typer.Option(help="Steer the attention while it answers: vrga (no training).")]
 Layers = Annotated[
     str,
     typer.Option(help="Decoder layers whose mean is reported: last, all, 4-7, ...; each layer alone stands below it."),
@@ -46,9 +47,7 @@ def evaluate(
     temperature: Temperature = None,
     max_new_tokens: MaxNewTokens = None,
     system_prompt: SystemPrompt = None,
-    steer: Annotated[
-        str | None, typer.Option(help="Steer the attention while it answers: vrga (no training).")
-    ] = None,
+    steer: Steer = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 64,
     limit: Limit = None,
     layers: Layers = "last",
@@ -71,8 +70,6 @@ def evaluate(
     from sayo.evaluation.run import run_tasks
     from sayo.evaluation.server import ServerDown
     from sayo.evaluation.show import show
-    from sayo.evaluation.store import SettingsDiffer
-    from sayo.recipes import RecipeError
 
     plan = Plan.of(
         model, tasks is not None, server, server_model, num_samples, temperature, max_new_tokens,
@@ -85,7 +82,7 @@ def evaluate(
         answerer = plan.answerer(batch_size=batch_size, concurrency=concurrency, timeout=timeout, attempts=attempts)
         with plan.steering(answerer):
             summaries = run_tasks(answerer, plan, work, failures, out, tasks is not None, num_maps, overwrite)
-    except (RecipeError, SettingsDiffer, ServerDown, ValueError) as error:
+    except (ServerDown, ValueError) as error:  # what a user can mend is one of these
         _stop(str(error))
     show(model, summaries)
     for message in failures.values():

@@ -152,7 +152,8 @@ def _dashes(runs: Sequence[Run], keys: Sequence[str]) -> str:
 def _share_charts(runs: Sequence[Run]) -> list[Chart]:
     """How much of the gradient each reward makes: all parts of a single run, or one chart per part of several."""
     key, title = "gradient_share/", "Share of the gradient"
-    parts = list(dict.fromkeys(name[len(key) :] for run in runs for name in run.keys() if name.startswith(key)))
+    parts = list(dict.fromkeys(part for run in runs for part in run.reward_parts()))  # in the colours of the rewards
+    parts = [part for part in parts if _logged(runs, f"{key}{part}")]
     if len(runs) > 1:
         caption = "Part of the advantages that this reward makes."
         return [_curve(runs, f"{key}{part}", f"{title}: {part}", caption) for part in parts]
