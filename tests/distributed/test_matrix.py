@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy_runs import FAMILIES, recipe_values
+from transformers import AutoModelForImageTextToText
+
+from sayo.export import export_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +46,7 @@ def runs(launch, toys, tmp_path_factory):
                 family, tuning = job.split("-")
                 # Clipping would multiply by a norm that is summed in another order: then nothing is bit-equal.
                 fields = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3, "log_completions": True}
+                fields |= {"save_strategy": "steps", "save_steps": 3}
                 jobs[job] = recipe_values(toys, folder / job, family, num_completions_to_print=0, **fields)
                 jobs[job]["model"]["lora"] = TUNINGS[tuning]
             (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -96,6 +100,30 @@ def test_saved_under_the_base_models_names(runs, kind, job, toys):
         }
 
 
+@pytest.mark.parametrize("job", ["qwen2_5_vl-full", "qwen3_vl-lora"])
+def test_checkpoint_is_exported(runs, kind, job, toys, tmp_path):
+    """What is exported is what was trained: the live parameters, gathered over both ranks at the end of the run."""
+    family, tuning = job.split("-")
+    checkpoint, base = runs(kind) / job / "checkpoint-3", str(toys.policy[family])
+    trained = load_file(runs(kind) / job / "trained.safetensors")
+    result = export_checkpoint(checkpoint, tmp_path / "out", base_model=base)
+    if tuning == "lora":
+        adapter = load_file(checkpoint / "adapter_model.safetensors")
+        assert result.kind == "adapter" and len(adapter) == len(trained)
+        assert all(tensor.equal(adapter[name.replace(".default", "")]) for name, tensor in trained.items())
+        assert result.merge_difference < 1e-4
+        return
+    assert result.kind == "full" and result.logit_difference < 1e-5
+    folders = [tmp_path / "out"]
+    if kind.startswith("zero"):  # where only the shards are left, as without `zero3_save_16bit_model`
+        (checkpoint / "model.safetensors").unlink()
+        assert export_checkpoint(checkpoint, tmp_path / "shards", base_model=base).kind == "zero"
+        folders.append(tmp_path / "shards")
+    for folder in folders:
+        exported = dict(AutoModelForImageTextToText.from_pretrained(folder).named_parameters())
+        assert all(tensor.equal(exported[name]) for name, tensor in trained.items())
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_training_moved_the_parameters(runs, job, toys):
     """Without this, equal parameters would say nothing: three steps of 2e-5 are sixty times the tolerance."""
@@ -103,8 +131,6 @@ def test_training_moved_the_parameters(runs, job, toys):
     if job.endswith("lora"):
         assert all(tensor.any() for name, tensor in trained.items() if "lora_B" in name and "visual" not in name)
         return
-    from transformers import AutoModelForImageTextToText
-
     start = dict(AutoModelForImageTextToText.from_pretrained(toys.policy[job.split("-")[0]]).named_parameters())
     moved = torch.cat([(trained[name] - start[name]).abs().flatten() for name in trained])
     assert moved.max() > 5e-5 and (moved > 1e-5).float().mean() > 0.5
