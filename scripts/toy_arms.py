@@ -143,7 +143,7 @@ def make_start(name: str, settings: Settings) -> None:
         from sayo.toyworld.cold_start import write_cold_start
 
         data = folder / "data.parquet"
-        write_cold_start(Path(settings.root, "world"), data, num_rows=6400, warm_up=0, look_back=True)
+        write_cold_start(Path(settings.root, "world"), data, num_rows=16000, warm_up=0, look_back=True)
     _train(start.recipe, start.overrides, base, data, folder, seed=0)
 
 
