@@ -52,7 +52,7 @@ def read_masses(
     """
     batch, heads = query.shape[:2]
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    reader = _BlockReader(query, key, scaling, softcap, sinks, byte_budget)
+    reader = _BlockReader(query, key, rows.shape[-1], scaling, softcap, sinks, byte_budget)
     masses, maps = [], []
     for sample in range(batch):
         # Contiguous along the keys, once: a product over strided keys packs them again for every block of rows.
@@ -108,7 +108,7 @@ class _Groups:
 class _BlockReader:
     """Reads blocks of rows of one sample, some key/value heads at a time, in one scratch buffer."""
 
-    def __init__(self, query, key, scaling: float, softcap: float | None, sinks, byte_budget: int):
+    def __init__(self, query, key, num_rows: int, scaling: float, softcap: float | None, sinks, byte_budget: int):
         self.query = query
         self.scaling, self.softcap, self.sinks = scaling, softcap, sinks
         self.kv_heads = key.shape[1]
@@ -119,7 +119,7 @@ class _BlockReader:
         self.num_rows = max(1, budget // (row_bytes * self.num_heads))
         self.buffer = None
         if not torch.is_grad_enabled():  # autograd keeps every block; without it one buffer serves them all
-            size = self.num_heads * self.shared * min(self.num_rows, query.shape[2]) * key.shape[2]
+            size = self.num_heads * self.shared * min(self.num_rows, num_rows) * key.shape[2]
             self.buffer = query.new_empty(size, dtype=torch.float32)
 
     def read(self, sample, keys, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
