@@ -12,7 +12,8 @@ that plus the largest phase.
 3. **backward**: activations. Without checkpointing each layer keeps `saved` bytes; with it only its input, and the
    layer whose turn it is keeps `saved` once more. To that come the layer's own gradients (`backward`) and, at the
    head, float32 gradients of hidden states and of the head's weights and one tile of logits. The backward pass is
-   walked through layer by layer, because gradients appear while activations go.
+   walked through layer by layer, because gradients appear while activations go. An attention objective keeps the
+   float32 weights of its rows, queries and keys of every layer it reads (with checkpointing, of one layer).
 4. **update**: gradients, and DeepSpeed's float32 copy of them.
 
 `saved`, `forward` and `backward` of a layer are traced, not typed: see `sayo.preflight.trace`. What is sharded is in
@@ -185,6 +186,16 @@ class _Estimate:
         operands = 4 * self.tracer.head_dim * (kv_heads * self.length + 2 * heads * self._rows_read)
         return scores + operands + 2 * 4 * heads * self._rows_read * self._keys_kept
 
+    def _objective(self) -> int:
+        """What reading with a graph keeps for the backward pass: see `sayo.attention.read`."""
+        setting, heads, kv_heads = self.setting, self.text.num_attention_heads, self.text.num_key_value_heads
+        if not setting.objective:
+            return 0
+        rows = setting.completion_tokens
+        operands = self.tracer.head_dim * (kv_heads * self.length + heads * rows)
+        layers = 1 if setting.checkpointing else setting.reading_layers
+        return layers * setting.micro_batch * 4 * (heads * rows * self.length + operands)
+
     def _backward(self) -> dict[str, int]:
         """Walk from the head back to the images and keep the largest moment."""
         accumulates = self.setting.accumulation > 1 or self.sharded.gradients < self._all_gradients()
@@ -202,7 +213,7 @@ class _Estimate:
             )
             kept, done = kept - stage.kept, done + stage.gradients
         worst = max(moments, key=lambda moment: sum(moment.values()))
-        return {**worst, "gathered layers": self.sharded.gathered}
+        return {**worst, "attention objective": self._objective(), "gathered layers": self.sharded.gathered}
 
     def _all_gradients(self) -> int:
         return self.policy.total().trainable_bytes

@@ -26,6 +26,7 @@ class Setting:
     prompt_tokens: of a sequence, its visual tokens included; `longest` for memory, `typical` for time.
     reading_layers: decoder layers whose attention is read in the scoring pass.
     maps: overlays are on, so attention on every visual token is kept now and then.
+    objective: the region score is a loss too, so those layers are read once more, with a graph.
     engine: `"transformers"`, `"vllm colocate"`, `"vllm server"`, or `"none"` for supervised tuning.
     reference: `"none"`, `"adapter off"` (LoRA) or `"copy"` (a second model).
     """
@@ -51,6 +52,7 @@ class Setting:
     vllm_sleeps: bool
     gather_to_generate: bool
     reference: str
+    objective: bool = False
     samples: int | None = None
     epochs: float = 1.0
     max_steps: int = -1
@@ -121,6 +123,7 @@ def setting_of(
         completion_tokens=get("max_completion_length"),
         reading_layers=_count_layers(get("attention_layers"), num_layers),
         maps=get("overlay_steps") > 0,
+        objective=get("objective_weight") > 0,
         byte_budget=get("attention_byte_budget"),
         engine=mode if get("use_vllm") else "transformers",
         vllm_share=get("vllm_gpu_memory_utilization") if get("use_vllm") and mode == "vllm colocate" else 0.0,

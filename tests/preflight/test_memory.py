@@ -1,8 +1,13 @@
 """Memory: the static items by hand, the peak against real steps, and the direction of every knob."""
 
-import pytest
+from contextlib import nullcontext
 
-from sayo.preflight.bench import make_config, make_setting, measure_case
+import pytest
+import torch
+import transformers
+
+from sayo.attention import AttentionCapture
+from sayo.preflight.bench import LiveBytes, make_config, make_setting, measure_case
 from sayo.preflight.head import head_bytes
 from sayo.preflight.memory import memory_of
 from sayo.preflight.policy import meta_policy
@@ -123,3 +128,26 @@ def test_vllm_takes_its_share_and_gives_it_back_when_it_sleeps(policy):
     asleep = memory_of(policy, setting.change(vllm_sleeps=True), gpu_bytes=10**9)
     assert awake.always["vLLM share"] == 3 * 10**8
     assert asleep.phase_peak("backward") == awake.phase_peak("backward") - 3 * 10**8
+
+
+def test_objective_is_within_15_percent_of_a_real_reading():
+    """What a forward pass keeps more when two layers are read with a graph."""
+    config, (batch, prompt, completion) = make_config("qwen3_vl", "12M"), (4, 200, 56)
+    model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).train()
+    capture = AttentionCapture(model, layers=[2, 4])
+    ids = torch.randint(100, 2000, (batch, prompt + completion))
+    groups = {"target": torch.ones(ids.shape), "image": torch.ones(ids.shape)}
+    rows = torch.arange(prompt - 1, prompt + completion - 1).expand(batch, -1)
+    kept = []
+    for reading in (nullcontext(), capture.reading(rows, groups, gradients=True)):
+        live = LiveBytes()
+        with live, reading:
+            logits = model(input_ids=ids, use_cache=False).logits
+            kept.append(live.now)
+        del logits
+    sizes = {"micro_batch": batch, "longest": Tokens(prompt, 0, 0), "completion_tokens": completion}
+    setting = grpo_setting(reading_layers=2, **sizes)
+    policy = meta_policy(ModelSection("random"), config)
+    memories = [memory_of(policy, setting.change(objective=wanted)).phases["backward"] for wanted in (False, True)]
+    assert memories[0]["attention objective"] == 0
+    assert memories[1]["attention objective"] == pytest.approx(kept[1] - kept[0], rel=0.15)
