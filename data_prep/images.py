@@ -60,17 +60,33 @@ def find_image(folder: Path, name: str) -> Path:
     """
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
         raise RejectError("path_outside_image_dir", f"image name {name!r} does not stay inside the image folder")
-    for candidate in (name, *(name + suffix for suffix in SUFFIXES)):
-        path = os.path.join(folder, candidate)
-        if os.path.isfile(path):
-            parent, link = os.path.dirname(path), os.path.islink(path)
-            real = os.path.realpath(path) if link else _real(parent)
-            if os.path.commonpath([real, _real(str(folder))]) != _real(str(folder)):
-                raise RejectError(
-                    "path_outside_image_dir", f"{candidate} is a link that leads out of the image folder"
-                )
-            return Path(path)
-    raise RejectError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
+    candidates = (name, *(name + suffix for suffix in SUFFIXES))
+    listed = list_folder(os.path.join(folder, os.path.dirname(name)))
+    found = next((candidate for candidate in candidates if os.path.basename(candidate) in listed), None)
+    if found is None:  # newer than the listing, or of a file system that does not tell upper from lower case
+        found = next((candidate for candidate in candidates if os.path.isfile(os.path.join(folder, candidate))), None)
+    if found is None:
+        raise RejectError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
+    path = os.path.join(folder, found)
+    is_plain = listed.get(os.path.basename(found), False)
+    real = _real(os.path.dirname(path)) if is_plain else os.path.realpath(path)
+    if os.path.commonpath([real, _real(str(folder))]) != _real(str(folder)):
+        raise RejectError("path_outside_image_dir", f"{found} is a link that leads out of the image folder")
+    return Path(path)
+
+
+@lru_cache(maxsize=64)
+def list_folder(folder: str) -> dict[str, bool]:
+    """The files of a folder by name, and whether each is a plain one, not a link.
+
+    Read once a run (`list_folder.cache_clear()` starts one): asking the file system for every suffix of every image is
+    slow, above all over a network.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: not entry.is_symlink() for entry in entries if entry.is_file()}
+    except (OSError, ValueError):  # no such folder, or no name for one
+        return {}
 
 
 _real = lru_cache(maxsize=1024)(os.path.realpath)  # of folders: thousands of images share one
@@ -85,6 +101,8 @@ def read_image(folder: Path, name: str) -> ImageFile:
     path = find_image(folder, name)
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise RejectError("missing_image", f"{path.name} was there a moment ago") from None
     except OSError as error:
         raise RejectError("unreadable_image", f"{path.name}: {error}") from None
     return parse_image(path.relative_to(folder).as_posix(), data)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from data_prep.card import write_card
 from data_prep.examples import Example, PrepareError, Reject
+from data_prep.images import list_folder
 from data_prep.rows import RowBuilder, written_schema
 from data_prep.seen import SeenIds
 from data_prep.shards import Shard, read_account, write_shard
@@ -86,6 +87,7 @@ def prepare(
     paths = shard_paths(out, split, -(-total // rows_per_shard))
     accounts = finished_shards(out, split, paths, settings, overwrite)
     _raise_on_reject(accounts.values(), strict)
+    list_folder.cache_clear()
     builder = RowBuilder(image_folder, split, mapper, link_images)
     schema = written_schema()
     with progress_bar(total, "preparing") as (advance, say):
