@@ -159,7 +159,9 @@ def look_back_answer(record: dict[str, Any], objects: dict, wrong_looks: float, 
     first, second = (one_look_answer(record, objects, wrong_looks, rng) for _ in range(2))
     seen, found = (text.split(" <answer> ") for text in (first, second))
     result = found[1].removesuffix(" </answer>")
-    return f"<think> {seen[0]} </think> <back> {found[0]} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
+    return (
+        f"<think> {seen[0]} </think> <back> {found[0]} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
+    )
 
 
 def unique_objects(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,9 @@ def test_rows_earn_the_rewards_that_rl_will_pay(prepare, run, server, tmp_path, 
     completions = [one["completion"] for one in result.rows]
     assert len(completions) == 6 and look_back_reward(completions) == [1.0] * 6
     assert accuracy_reward(completions, [one["solution"] for one in result.rows]) == [1.0] * 6
-    assert [one["prompt"] for one in result.rows] == [with_suffix(row(i)["prompt"], suffix_text(f"{style}-back")) for i in range(6)]
+    assert [one["prompt"] for one in result.rows] == [
+        with_suffix(row(i)["prompt"], suffix_text(f"{style}-back")) for i in range(6)
+    ]
     assert all(pictures_of(body) for body in server.requests)
     told = [text_of(body) for body in server.requests if body["model"] == "back"]
     assert all(("midst" in text) == (style == "semantic") for text in told)
