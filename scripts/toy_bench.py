@@ -25,6 +25,7 @@ from typing import Annotated
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two runs side by side beat one run on two threads
 
 import typer
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -63,7 +64,7 @@ def main(
     table = summarise(run_all(names, seeds, settings, workers), settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(table, indent=2) + "\n")
-    Console().print(rich_table(table))
+    Console(width=150).print(rich_table(table))
     if check and (worse := not_better(table)):
         typer.echo(f"not better than where they started: {', '.join(worse)}", err=True)
         raise typer.Exit(1)
@@ -150,6 +151,7 @@ def rich_table(table: dict) -> Table:
     shown = Table(
         "policy", "seeds", *SHOWN.values(), "passes a step", "CPU s",
         title=f"{meta['held_out_questions']} held-out questions, {meta['samples_per_question']} sampled answers each",
+        box=MARKDOWN,
     )  # fmt: skip
     for row in table["rows"]:
         costs = [
