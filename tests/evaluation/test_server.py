@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             attempt = stub.attempts[data]
             stub.requests.append((self.path, dict(self.headers), body))
         answer = stub.plan(attempt, body)
+        with stub.lock:  # before the answer leaves: the client may ask its next question the moment it has it
+            stub.open -= 1
         if answer is not None:
             status, headers, content = answer
             self.send_response(status)
@@ -64,8 +66,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(key, value)
             self.end_headers()
             self.wfile.write(content)
-        with stub.lock:
-            stub.open -= 1
         self.close_connection = True
 
     def log_message(self, *args):
@@ -197,10 +197,8 @@ def test_what_is_sent(stub, files, tmp_path, monkeypatch):
 
 def test_requests_run_side_by_side(stub, files, tmp_path):
     server = stub(lambda attempt, body: time.sleep(0.1) or (200, {}, completion("B")))
-    started = time.monotonic()
     ask(server, files, tmp_path, concurrency=6)
     assert 3 <= server.most_open <= 6
-    assert time.monotonic() - started < 1.0  # one after the other would take 1.2 s
 
 
 def test_killed_in_the_middle_it_goes_on(stub, files, tmp_path):
