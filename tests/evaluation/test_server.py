@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -65,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
             for key, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(BrokenPipeError):  # a client that gave up on a slow answer
+                self.wfile.write(content)
         self.close_connection = True
 
     def log_message(self, *args):
