@@ -46,8 +46,8 @@ class Region(NamedTuple):
         weight: 0..1, how much a visual token that the region covers counts.
         label: the object's name.
         image: index into `Example.images`.
-        mask: COCO `segmentation` (polygons, or a run-length dict with `size` and `counts`), or None where only the
-            box is known.
+        mask: COCO `segmentation` (polygons, or a run-length dict with `size` and `counts`), a `masks.Drawn`, or None
+            where only the box is known.
     """
 
     box: Box | None

@@ -75,12 +75,12 @@ def box_of_xyxy(values: Any, what: str) -> Box:
         RejectError: malformed_record (not four values), nan_box, reversed_box or zero_area_box.
     """
     x1, y1, x2, y2 = box = _four(values, what)
+    if x1 < x2 and y1 < y2:
+        return box
     found = f"{what} is [x1, y1, x2, y2] = {list(box)}"
     if x2 < x1 or y2 < y1:
         raise RejectError("reversed_box", f"{found}; was it [x, y, width, height]?")
-    if x2 == x1 or y2 == y1:
-        raise RejectError("zero_area_box", found)
-    return box
+    raise RejectError("zero_area_box", found)
 
 
 def box_of_xywh(values: Any, what: str) -> Box:
@@ -90,12 +90,10 @@ def box_of_xywh(values: Any, what: str) -> Box:
         RejectError: as for `box_of_xyxy`.
     """
     x, y, w, h = _four(values, what)
+    if x < x + w and y < y + h:
+        return x, y, x + w, y + h
     found = f"{what} is [x, y, width, height] = {[x, y, w, h]}"
-    if w < 0 or h < 0:
-        raise RejectError("reversed_box", found)
-    if w == 0 or h == 0 or x + w == x or y + h == y:
-        raise RejectError("zero_area_box", found)
-    return x, y, x + w, y + h
+    raise RejectError("reversed_box" if w < 0 or h < 0 else "zero_area_box", found)
 
 
 def check_pixels(box: Box, what: str) -> Box:

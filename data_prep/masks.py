@@ -7,7 +7,7 @@ polygon with far-away corners makes it allocate as much as the outline is long. 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,25 +17,38 @@ from data_prep.examples import Box, RejectError
 from data_prep.fields import is_integer, number
 from sayo.geometry.regions import check_runs
 
-_FAR = 1e9  # pixels; also false for NaN
+_FAR = 1e9  # pixels
+_NUMBERS = frozenset({int, float})
+
+
+class Drawn(NamedTuple):
+    """What `encode` made: run lengths, and the (W, H) of the picture that they fill. No file spells this."""
+
+    counts: str
+    size: tuple[int, int]
 
 
 def encode(segmentation: Any, size: tuple[int, int]) -> str:
     """Compressed run lengths (the `counts` string) of a COCO `segmentation` over a picture of `size` (W, H) pixels.
 
     Args:
-        segmentation: polygons `[[x1, y1, x2, y2, ...], ...]` (united), or `{"size": [H, W], "counts": list or str}`.
+        segmentation: polygons `[[x1, y1, x2, y2, ...], ...]` (united), `{"size": [H, W], "counts": list or str}`, or
+            what was encoded before.
 
     Raises:
         RejectError: bad_mask, mask_size_differs, mask_outside_image or empty_mask.
     """
     width, height = size
+    if isinstance(segmentation, Drawn) and segmentation.size == size:
+        return segmentation.counts
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise RejectError("decompression_bomb", f"a mask of {width}x{height} pixels")
     if isinstance(segmentation, dict):
         encoded = _checked_runs(segmentation, width, height)
     else:
-        encoded = coco.merge(coco.frPyObjects(_checked_polygons(segmentation, width, height), height, width))
+        polygons, _ = _checked_polygons(segmentation, width, height)
+        drawn = coco.frPyObjects(polygons, height, width)
+        encoded = coco.merge(drawn) if len(drawn) > 1 else drawn[0]
     if coco.area(encoded) == 0:
         raise RejectError("empty_mask", f"the mask covers no pixel of the {width}x{height} picture")
     return encoded["counts"].decode("ascii")
@@ -49,11 +62,8 @@ def extent(segmentation: Any, size: tuple[int, int]) -> Box:
     """
     if isinstance(segmentation, dict):
         return box_of(encode(segmentation, size), size)
-    polygons = _checked_polygons(segmentation, *size)
-    x = [value for polygon in polygons for value in polygon[::2]]
-    y = [value for polygon in polygons for value in polygon[1::2]]
-    x1, y1, x2, y2 = max(min(x), 0), max(min(y), 0), min(max(x), size[0]), min(max(y), size[1])
-    return float(x1), float(y1), float(x2), float(y2)
+    _, (x1, y1, x2, y2) = _checked_polygons(segmentation, *size)
+    return float(max(x1, 0)), float(max(y1, 0)), float(min(x2, size[0])), float(min(y2, size[1]))
 
 
 def encode_pixels(mask: np.ndarray) -> dict[str, Any]:
@@ -73,8 +83,11 @@ def agree(box: Box, mask_box: Box) -> bool:
 
     Real annotations differ by less than two pixels; xyxy taken for xywh (or the other way round) differs by far more.
     """
-    room = 3 + 0.03 * max(mask_box[2] - mask_box[0], mask_box[3] - mask_box[1])
-    return all(abs(a - b) <= room for a, b in zip(box, mask_box, strict=True))
+    x1, y1, x2, y2 = mask_box
+    room = 3 + 0.03 * max(x2 - x1, y2 - y1)
+    return (
+        abs(box[0] - x1) <= room and abs(box[1] - y1) <= room and abs(box[2] - x2) <= room and abs(box[3] - y2) <= room
+    )
 
 
 def orient(rle: str, stored_size: tuple[int, int], orientation: int) -> str:
@@ -84,23 +97,26 @@ def orient(rle: str, stored_size: tuple[int, int], orientation: int) -> str:
     return encode_pixels(turned)["counts"]
 
 
-def _checked_polygons(polygons: Any, width: int, height: int) -> list[list[float]]:
+def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[list[float]], Box]:
+    """(the polygons as numbers, the xyxy box around them, which may leave the picture)."""
     if not isinstance(polygons, list) or not polygons or not all(isinstance(entry, list) for entry in polygons):
         raise RejectError("bad_mask", f"segmentation is {str(polygons)[:200]}, expected a list of polygons")
-    checked = []
+    checked, low, high = [], (math.inf, math.inf), (-math.inf, -math.inf)
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise RejectError("bad_mask", f"a polygon needs at least three points x, y; found {str(polygon)[:200]}")
-        points = polygon if set(map(type, polygon)) <= {int, float} else [number(value) for value in polygon]
-        if not all(-_FAR < value < _FAR for value in points):
+        points = polygon if _NUMBERS.issuperset(map(type, polygon)) else [number(value) for value in polygon]
+        x, y = points[::2], points[1::2]
+        first, last = (min(x), min(y)), (max(x), max(y))
+        near = -_FAR < first[0] and -_FAR < first[1] and last[0] < _FAR and last[1] < _FAR
+        if not near or math.isnan(sum(points)):  # min and max overlook a NaN that does not come first
             raise RejectError("bad_mask", f"a polygon holds what is no number: {str(polygon)[:200]}")
-        for values, side in ((points[::2], width), (points[1::2], height)):
-            if min(values) < -side or max(values) > 2 * side:
-                raise RejectError(
-                    "mask_outside_image", f"a polygon goes from {min(values)} to {max(values)} in a side of {side}"
-                )
+        for start, end, side in zip(first, last, (width, height), strict=True):
+            if start < -side or end > 2 * side:
+                raise RejectError("mask_outside_image", f"a polygon goes from {start} to {end} in a side of {side}")
+        low, high = (min(low[0], first[0]), min(low[1], first[1])), (max(high[0], last[0]), max(high[1], last[1]))
         checked.append(points)
-    return checked
+    return checked, (*low, *high)
 
 
 def _checked_runs(segmentation: dict, width: int, height: int) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def coco(
     with one_line_errors():
         from data_prep.sources.coco import CocoSource
 
-        run_prepare(lambda: CocoSource(instances, seed, per_image, least_area, license), images, out, run)
+        def source() -> CocoSource:
+            return CocoSource(instances, seed, per_image, least_area, license, run.num_proc)
+
+        run_prepare(source, images, out, run)
 
 
 @prepare_app.command("refocus")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha1
 from itertools import combinations
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from data_prep.examples import Box
@@ -64,6 +65,11 @@ class Question(NamedTuple):
     evidence_ids: tuple[Any, ...] = ()
 
 
+Ask = Callable[[], Question]
+Candidates = Iterator[tuple[str, Ask]]
+"""Names of the questions that a template could ask, and how to put each in words: few of them are chosen."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """The objects of one image.
@@ -81,15 +87,9 @@ class Scene:
     seed: int
     least_area: float = LEAST_AREA
 
-    def digest(self, *parts: Any) -> str:
+    def digest(self, template: str, rest: str) -> str:
         """The hash by which every choice is made."""
-        digest = self._start.copy()
-        digest.update("|".join(map(str, parts)).encode("utf-8", "replace"))
-        return digest.hexdigest()
-
-    @cached_property
-    def _start(self) -> Any:
-        return sha1(f"{self.seed}|{self.image_id}|".encode("utf-8", "replace"))
+        return sha1(f"{self.seed}|{self.image_id}|{template}|{rest}".encode()).hexdigest()
 
     @cached_property
     def by_class(self) -> dict[Any, list[Thing]]:
@@ -106,6 +106,10 @@ class Scene:
         groups = self.by_class.values()
         return [group[0] for group in groups if len(group) == 1 and group[0].area >= self.least_area]
 
+    def all_large(self, group: Sequence[Thing]) -> bool:
+        """True if each can be seen well enough to be counted."""
+        return all(thing.area >= self.least_area for thing in group)
+
     def name_of(self, thing: Thing) -> str:
         return self.categories[thing.category].name
 
@@ -120,43 +124,56 @@ def siblings_of(categories: Collection[Category]) -> dict[Any, list[Any]]:
 
 def questions(scene: Scene, most: int) -> list[tuple[str, Question]]:
     """(digest, question) of at most `most` questions about the image, at most two of one template."""
-    found: list[tuple[str, Question]] = []
-    for template in TEMPLATES:
-        candidates = [(scene.digest(question.template, question.name), question) for question in template(scene)]
-        found += sorted(candidates, key=lambda entry: entry[0])[:_PER_TEMPLATE]
-    return sorted(found, key=lambda entry: entry[0])[:most]
+    found: list[tuple[str, Ask]] = []
+    for template, candidates in TEMPLATES:
+        start = f"{scene.seed}|{scene.image_id}|{template}|".encode()  # as in `Scene.digest`
+        digests = [(sha1(start + name.encode()).hexdigest(), ask) for name, ask in candidates(scene)]
+        found += sorted(digests, key=itemgetter(0))[:_PER_TEMPLATE]
+    return [(digest, ask()) for digest, ask in sorted(found, key=itemgetter(0))[:most]]
 
 
-def count(scene: Scene) -> Iterator[Question]:
+def count(scene: Scene) -> Candidates:
     """ "How many dogs are in the image?": all are large enough to be seen, and few enough to be counted."""
+
+    def ask(name: str, key: Any, group: list[Thing]) -> Question:
+        text = f"How many {plural(scene.categories[key].name)} are in the image?"
+        return Question("count", name, key, text, str(len(group)), _ids(group))
+
     for key, group in scene.by_class.items():
-        name = scene.categories[key].name
-        visible = all(thing.area >= scene.least_area for thing in group)
-        if visible and len(group) <= MOST_COUNTED and is_countable(name):
-            text = f"How many {plural(name)} are in the image?"
-            yield Question("count", f"count-{key}", key, text, str(len(group)), _ids(group))
+        if len(group) <= MOST_COUNTED and is_countable(scene.categories[key].name) and scene.all_large(group):
+            name = f"count-{key}"
+            yield name, partial(ask, name, key, group)
 
 
-def exist_yes(scene: Scene) -> Iterator[Question]:
+def exist_yes(scene: Scene) -> Candidates:
     """ "Is there a dog in the image?": yes. Only classes that have siblings, of which the no-questions are made."""
     for key, group in scene.by_class.items():
         visible = [thing for thing in group if thing.area >= scene.least_area]
         if visible and scene.siblings[key]:
-            text = f"{is_there(scene.categories[key].name)} in the image?"
-            yield Question("exist", f"exist-{key}", key, text, "yes", _ids(visible))
+            yield f"exist-{key}", partial(_exist, scene, key, "yes", visible)
 
 
-def exist_no(scene: Scene) -> Iterator[Question]:
+def exist_no(scene: Scene) -> Candidates:
     """The hard no: a class that is not there although one of the same supercategory is."""
     there = {thing.category for thing in scene.things} | scene.blocked
     for key in dict.fromkeys(sibling for present in scene.by_class for sibling in scene.siblings[present]):
         if key not in there:
-            text = f"{is_there(scene.categories[key].name)} in the image?"
-            yield Question("exist", f"exist-{key}", key, text, "no")
+            yield f"exist-{key}", partial(_exist, scene, key, "no", ())
 
 
-def kind(scene: Scene) -> Iterator[Question]:
+def _exist(scene: Scene, key: Any, answer: str, visible: Sequence[Thing]) -> Question:
+    text = f"{is_there(scene.categories[key].name)} in the image?"
+    return Question("exist", f"exist-{key}", key, text, answer, _ids(visible))
+
+
+def kind(scene: Scene) -> Candidates:
     """ "What kind of vehicle is in the image?": exactly one class of that supercategory is there."""
+
+    def ask(name: str, key: Any) -> Question:
+        text = f"What kind of {name} is in the image?"
+        answer = scene.categories[key].name
+        return Question("category", f"category-{name}", key, text, answer, _ids(scene.by_class[key]))
+
     present: dict[str, set[Any]] = {}
     for key in [*(thing.category for thing in scene.things), *scene.blocked]:
         if key in scene.categories:
@@ -165,57 +182,65 @@ def kind(scene: Scene) -> Iterator[Question]:
     for name, keys in present.items():
         (key, *others) = keys
         if name in KINDS and not others and key in groups and max(t.area for t in groups[key]) >= scene.least_area:
-            answer = scene.categories[key].name
-            text = f"What kind of {name} is in the image?"
-            yield Question("category", f"category-{name}", key, text, answer, _ids(groups[key]))
+            yield f"category-{name}", partial(ask, name, key)
 
 
-def position(scene: Scene) -> Iterator[Question]:
+def position(scene: Scene) -> Candidates:
     """ "Is the dog on the left or on the right side of the image?": it lies wholly in one half."""
+
+    def ask(name: str, thing: Thing, answer: str) -> Question:
+        text = f"{is_the(scene.name_of(thing))} on the left or on the right side of the image?"
+        return Question("position", name, thing.category, text, answer, (thing.id,))
+
     for thing in scene.singles:
         left, right = thing.box[2] <= scene.width / 2, thing.box[0] >= scene.width / 2
         if left or right:
-            text = f"{is_the(scene.name_of(thing))} on the left or on the right side of the image?"
-            answer = "left" if left else "right"
-            yield Question("position", f"position-{thing.category}", thing.category, text, answer, (thing.id,))
+            name = f"position-{thing.category}"
+            yield name, partial(ask, name, thing, "left" if left else "right")
 
 
-def relation(scene: Scene) -> Iterator[Question]:
+def relation(scene: Scene) -> Candidates:
     """ "Is the dog to the left or to the right of the cat in the image?", and the same for above and below."""
-    for pair in combinations(scene.singles, 2):
-        for axis, side, words, phrase in (
-            (0, scene.width, ("left", "right"), "to the left or to the right of"),
-            (1, scene.height, ("above", "below"), "above or below"),
+
+    def ask(name: str, axis: int, words: tuple[str, str], phrase: str, asked: Thing, anchor: Thing) -> Question:
+        after = asked.box[axis] + asked.box[axis + 2] >= anchor.box[axis] + anchor.box[axis + 2]  # by their centres
+        text = f"{is_the(scene.name_of(asked))} {phrase} the {scene.name_of(anchor)} in the image?"
+        return Question("relation", name, asked.category, text, words[after], (asked.id,), (anchor.id,))
+
+    for first, second in combinations(scene.singles, 2):
+        for axis, side, direction, words, phrase in (
+            (0, scene.width, "horizontal", ("left", "right"), "to the left or to the right of"),
+            (1, scene.height, "vertical", ("above", "below"), "above or below"),
         ):
-            name = "horizontal" if axis == 0 else "vertical"
-            if not _apart(pair[0].box, pair[1].box, axis, side):
-                continue
-            asked, anchor = _ordered(scene, name, pair)
-            before = _centre(asked.box, axis) < _centre(anchor.box, axis)
-            text = f"{is_the(scene.name_of(asked))} {phrase} the {scene.name_of(anchor)} in the image?"
-            label = f"{name}-{asked.category}-{anchor.category}"
-            yield Question("relation", label, asked.category, text, words[not before], (asked.id,), (anchor.id,))
+            if _apart(first.box, second.box, axis, side):
+                asked, anchor = _ordered(scene, direction, first, second)
+                name = f"{direction}-{asked.category}-{anchor.category}"
+                yield name, partial(ask, name, axis, words, phrase, asked, anchor)
 
 
-def size(scene: Scene) -> Iterator[Question]:
+def size(scene: Scene) -> Candidates:
     """ "Which takes up more of the image, the dog or the cat?": one has at least twice the area of the other."""
+
+    def ask(name: str, large: Thing, small: Thing, pair: tuple[Thing, Thing]) -> Question:
+        first, second = (scene.name_of(thing) for thing in _ordered(scene, "size", *pair))
+        text = f"Which takes up more of the image, the {first} or the {second}?"
+        return Question("size", name, large.category, text, scene.name_of(large), (large.id,), (small.id,))
+
     for pair in combinations(scene.singles, 2):
-        small, large = sorted(pair, key=lambda thing: thing.area)
+        large, small = pair if pair[0].area > pair[1].area else pair[::-1]
         if large.area >= _SIZE_RATIO * small.area:
-            first, second = (scene.name_of(thing) for thing in _ordered(scene, "size", pair))
-            text = f"Which takes up more of the image, the {first} or the {second}?"
-            label = f"size-{large.category}-{small.category}"
-            yield Question("size", label, large.category, text, scene.name_of(large), (large.id,), (small.id,))
+            name = f"size-{large.category}-{small.category}"
+            yield name, partial(ask, name, large, small, pair)
 
 
-TEMPLATES: tuple[Callable[[Scene], Iterator[Question]], ...] = (
-    count,
-    exist_yes,
-    exist_no,
-    kind,
-    position,
-    relation,
-    size,
+TEMPLATES: tuple[tuple[str, Callable[[Scene], Candidates]], ...] = (
+    ("count", count),
+    ("exist", exist_yes),
+    ("exist", exist_no),
+    ("category", kind),
+    ("position", position),
+    ("relation", relation),
+    ("size", size),
 )
 
 
@@ -223,17 +248,14 @@ def _ids(group: Sequence[Thing]) -> tuple[Any, ...]:
     return tuple(thing.id for thing in group)
 
 
-def _ordered(scene: Scene, template: str, pair: tuple[Thing, Thing]) -> tuple[Thing, Thing]:
+def _ordered(scene: Scene, template: str, first: Thing, second: Thing) -> tuple[Thing, Thing]:
     """The pair in an order that the hash decides, so that no answer goes with being named first."""
-    first, second = pair
-    return (first, second) if scene.digest(template, first.id, second.id) < "8" else (second, first)
-
-
-def _centre(box: Box, axis: int) -> float:
-    return (box[axis] + box[axis + 2]) / 2
+    return (first, second) if scene.digest(template, f"{first.id}|{second.id}") < "8" else (second, first)
 
 
 def _apart(a: Box, b: Box, axis: int, side: int) -> bool:
-    overlap = min(a[axis + 2], b[axis + 2]) - max(a[axis], b[axis])
-    shorter = min(a[axis + 2] - a[axis], b[axis + 2] - b[axis])
-    return abs(_centre(a, axis) - _centre(b, axis)) >= _CENTRE_GAP * side and overlap <= _MOST_OVERLAP * shorter
+    """True if the centres lie far enough apart along the axis and the extents hardly overlap."""
+    a1, a2, b1, b2 = a[axis], a[axis + 2], b[axis], b[axis + 2]
+    if abs((a1 + a2) / 2 - (b1 + b2) / 2) < _CENTRE_GAP * side:
+        return False
+    return min(a2, b2) - max(a1, b1) <= _MOST_OVERLAP * min(a2 - a1, b2 - b1)
