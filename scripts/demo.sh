@@ -15,7 +15,7 @@ say "2/6  grounded files -> training rows with the region's visual tokens"
 for split in train test; do
     run sayo prepare gqa --questions "$DEMO/world/${split}_questions.json" \
         --scene-graphs "$DEMO/world/${split}_sceneGraphs.json" --images "$DEMO/world/images" \
-        --processor "$DEMO/policy" --split "$split" --out "$DEMO/prepared"
+        --processor "$DEMO/policy" --split "$split" --license CC0-1.0 --out "$DEMO/prepared"
 done
 run sayo inspect "$DEMO/prepared" --out "$DEMO/sheet.png"
 

@@ -227,6 +227,36 @@ def test_same_seed_same_questions_whatever_the_order_of_the_file(coco_files):
     assert max(Counter(one.split("-")[0] for one, _ in first).values()) <= 6
 
 
+def test_any_number_of_processes_asks_the_same(coco_files, monkeypatch):
+    from data_prep.sources import coco as source
+
+    for image_id in range(1, 8):
+        coco_files.image(image_id)
+        for number, category in enumerate((1, 3, 17, 18)):
+            coco_files.add(image_id, category, 5 + 98 * number, 20 + 40 * number, 40 + 10 * number, 60)
+    coco_files.add(3, 6, 500, 20, 40, 40)
+    assert coco_files.prepare(out="one").exit_code == 0
+    monkeypatch.setattr(source, "_SCENES_PER_JOB", 2)
+    assert coco_files.prepare("--num-proc", "2", out="two").exit_code == 0
+    one, two = (coco_files.bench.rows(out) for out in ("one", "two"))
+    assert one == two
+    assert [coco_files.bench.summary(out)["rejected_by_reason"] for out in ("one", "two")] == [
+        {"box_outside_image": 1}
+    ] * 2
+
+
+def test_a_mask_without_a_pixel_is_a_rejected_row(coco_files):
+    image = coco_files.image(1)
+    coco_files.add(image, 1, 20, 20, 60, 60)
+    coco_files.add(image, 17, 200, 200, 2, 2, segmentation=[[201, 201, 201.1, 201, 201, 201.1]])
+    result = coco_files.prepare("--least-area", "1", "--per-image", "20")
+    assert result.exit_code == 0, result.output
+    summary = coco_files.bench.summary()
+    assert set(summary["rejected_by_reason"]) == {"empty_mask"}
+    rows = coco_files.bench.rows()
+    assert rows and not any("cat" in row["question"] for row in rows)
+
+
 def test_plain_words():
     from data_prep.sources.english import is_the, is_there, plural
 
