@@ -24,6 +24,19 @@ _LONGEST_LINE = 1 << 24  # bytes
 _DECODER = json.JSONDecoder()
 
 
+class BytesRead:
+    """How much this process has read, as a line for a terminal: gigabytes of annotations take minutes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __rich__(self) -> str:
+        return f"reading the annotations ({self.count / 1e6:,.0f} MB)"
+
+
+BYTES_READ = BytesRead()
+
+
 def list_files(spec: str | Path, what: str, where: str, suffix: str = ".json") -> list[Path]:
     """The files that `spec` names: one file, a folder of files with that suffix, or a quoted glob; sorted by name.
 
@@ -79,6 +92,7 @@ class _Buffer:
         """Read on; each time at least as much as is still unread, so that long records cost linear time."""
         rest = self.text[self.at :]
         data = self.file.read(max(_CHUNK, len(rest)))
+        BYTES_READ.count += len(data)
         if self.digest is not None:
             self.digest.update(data)
         try:
@@ -210,6 +224,7 @@ def iter_lines(path: Path) -> Iterator[tuple[int, Any]]:
             line = handle.readline(_LONGEST_LINE)
             if not line:
                 return
+            BYTES_READ.count += len(line)
             if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
                 while line and not line.endswith(b"\n"):
                     line = handle.readline(_LONGEST_LINE)

@@ -111,6 +111,7 @@ def run_prepare(make_source: Callable[[], Any], images: Path | None, out: Path, 
     from rich.console import Console
 
     from data_prep.examples import PrepareError
+    from data_prep.json_records import BYTES_READ
     from data_prep.pipeline import ROWS_PER_SHARD, prepare
 
     if images is None and run.link_images:
@@ -119,7 +120,7 @@ def run_prepare(make_source: Callable[[], Any], images: Path | None, out: Path, 
         )
     mapper = token_mapper(run.processor, run.threshold, run.soft)
     gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
-    with Console(stderr=True).status("reading the annotations"):
+    with Console(stderr=True).status(BYTES_READ):
         source = make_source()
     summary = prepare(
         source,
