@@ -42,6 +42,12 @@ class Coco:
         )  # fmt: skip
         return len(self.annotations)
 
+    def seven_scenes(self) -> None:
+        for image_id in range(1, 8):
+            self.image(image_id)
+            for number, category in enumerate((1, 3, 17, 18)):
+                self.add(image_id, category, 5 + 98 * number, 20 + 40 * number, 40 + 10 * number, 60)
+
     def prepare(self, *more: Any, out: str = "out"):
         licenses = [{"id": 4, "name": "Attribution License", "url": ""}]
         content = {"info": {}, "licenses": licenses, "images": self.images, "annotations": self.annotations,
@@ -211,10 +217,7 @@ def test_all_mask_encodings_give_the_same_tokens(coco_files, processor_dir, enco
 
 
 def test_same_seed_same_questions_whatever_the_order_of_the_file(coco_files):
-    for image_id in range(1, 8):
-        coco_files.image(image_id)
-        for number, category in enumerate((1, 3, 17, 18)):
-            coco_files.add(image_id, category, 5 + 98 * number, 20 + 40 * number, 40 + 10 * number, 60)
+    coco_files.seven_scenes()
     assert coco_files.prepare(out="first").exit_code == 0
     coco_files.images.reverse()
     coco_files.annotations.reverse()
@@ -230,10 +233,7 @@ def test_same_seed_same_questions_whatever_the_order_of_the_file(coco_files):
 def test_any_number_of_processes_asks_the_same(coco_files, monkeypatch):
     from data_prep.sources import coco as source
 
-    for image_id in range(1, 8):
-        coco_files.image(image_id)
-        for number, category in enumerate((1, 3, 17, 18)):
-            coco_files.add(image_id, category, 5 + 98 * number, 20 + 40 * number, 40 + 10 * number, 60)
+    coco_files.seven_scenes()
     coco_files.add(3, 6, 500, 20, 40, 40)
     assert coco_files.prepare(out="one").exit_code == 0
     monkeypatch.setattr(source, "_SCENES_PER_JOB", 2)
