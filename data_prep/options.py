@@ -112,12 +112,14 @@ def run_prepare(make_source: Callable[[], Any], images: Path | None, out: Path, 
 
     from data_prep.examples import PrepareError
     from data_prep.json_records import BYTES_READ
-    from data_prep.pipeline import ROWS_PER_SHARD, prepare
+    from data_prep.pipeline import ROWS_PER_SHARD, check_options, prepare
 
     if images is None and run.link_images:
         raise PrepareError(
             "--link-images: the images of this source lie inside its files, so there is no path to store"
         )
+    # `prepare` checks them too, but reading the annotations can take minutes
+    check_options(images, run.split, run.limit, run.num_proc, run.rows_per_shard)
     mapper = token_mapper(run.processor, run.threshold, run.soft)
     gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
     with Console(stderr=True).status(BYTES_READ):

@@ -72,7 +72,13 @@ def prepare(
         PrepareError: unusable input, an output made with other settings, or, when `strict`, a reject.
     """
     image_folder, out = Path(image_folder) if image_folder is not None else None, Path(out)
-    _check_arguments(source, image_folder, split, limit, num_proc, rows_per_shard, mapper)
+    check_options(image_folder, split, limit, num_proc, rows_per_shard)
+    if len(source) == 0:
+        raise PrepareError(
+            f"there is no question in what {next(iter(source.settings()))} names: is it a file of another kind?"
+        )
+    if mapper is not None:
+        check_mapper(mapper)
     settings = {
         "format": _FORMAT,
         "source": source.name,
@@ -107,15 +113,10 @@ def prepare(
     return summary
 
 
-def _check_arguments(
-    source: Source,
-    image_folder: Path | None,
-    split: str,
-    limit: int | None,
-    num_proc: int,
-    rows_per_shard: int,
-    mapper: TokenMapper | None,
+def check_options(
+    image_folder: Path | None, split: str, limit: int | None, num_proc: int, rows_per_shard: int | None
 ) -> None:
+    """Raise PrepareError for options that no source could be prepared with."""
     if image_folder is not None and not image_folder.is_dir():
         raise PrepareError(f"--images: {image_folder} is not a folder; give the folder that holds the image files")
     if not _SPLIT.fullmatch(split):
@@ -125,12 +126,6 @@ def _check_arguments(
     for flag, value in (("--limit", limit), ("--num-proc", num_proc), ("--rows-per-shard", rows_per_shard)):
         if value is not None and value < 1:
             raise PrepareError(f"{flag}: {value} must be at least 1")
-    if len(source) == 0:
-        raise PrepareError(
-            f"there is no question in what {next(iter(source.settings()))} names: is it a file of another kind?"
-        )
-    if mapper is not None:
-        check_mapper(mapper)
 
 
 def check_mapper(mapper: TokenMapper) -> None:

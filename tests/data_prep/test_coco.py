@@ -238,6 +238,8 @@ def test_any_number_of_processes_asks_the_same(coco_files, monkeypatch):
     assert coco_files.prepare(out="one").exit_code == 0
     monkeypatch.setattr(source, "_SCENES_PER_JOB", 2)
     assert coco_files.prepare("--num-proc", "2", out="two").exit_code == 0
+    none = coco_files.prepare("--num-proc", "0", out="none")
+    assert none.exit_code == 2 and "--num-proc: 0 must be at least 1" in none.output
     one, two = (coco_files.bench.rows(out) for out in ("one", "two"))
     assert one == two
     assert [coco_files.bench.summary(out)["rejected_by_reason"] for out in ("one", "two")] == [
