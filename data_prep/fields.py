@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, Box, RejectError
@@ -60,6 +61,11 @@ def number(value: Any) -> float:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         return math.inf
+
+
+def numbers(values: Sequence[Any]) -> Sequence[float]:
+    """The values as numbers, by `number`; as they are, where all are numbers already."""
+    return values if _NUMBERS.issuperset(map(type, values)) else [number(value) for value in values]
 
 
 def image_size(width: Any, height: Any) -> tuple[int, int] | None:
@@ -121,7 +127,7 @@ def check_normalised(box: Box, what: str) -> Box:
 def _four(values: Any, what: str) -> Box:
     if not isinstance(values, list | tuple) or len(values) != 4:
         raise RejectError("malformed_record", f"{what} is {str(values)[:200]}, expected four numbers")
-    x1, y1, x2, y2 = values if _NUMBERS.issuperset(map(type, values)) else map(number, values)
+    x1, y1, x2, y2 = numbers(values)
     if not (abs(x1) < _FAR and abs(y1) < _FAR and abs(x2) < _FAR and abs(y2) < _FAR):  # false for NaN too
         raise RejectError("nan_box", f"{what} is {str(values)[:200]}")
     return float(x1), float(y1), float(x2), float(y2)

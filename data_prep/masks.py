@@ -7,6 +7,7 @@ polygon with far-away corners makes it allocate as much as the outline is long. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,10 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from data_prep.examples import Box, RejectError
-from data_prep.fields import is_integer, number
+from data_prep.fields import is_integer, numbers
 from sayo.geometry.regions import check_runs
 
 _FAR = 1e9  # pixels
-_NUMBERS = frozenset({int, float})
 
 
 class Drawn(NamedTuple):
@@ -97,7 +97,7 @@ def orient(rle: str, stored_size: tuple[int, int], orientation: int) -> str:
     return encode_pixels(turned)["counts"]
 
 
-def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[list[float]], Box]:
+def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[Sequence[float]], Box]:
     """(the polygons as numbers, the xyxy box around them, which may leave the picture)."""
     if not isinstance(polygons, list) or not polygons or not all(isinstance(entry, list) for entry in polygons):
         raise RejectError("bad_mask", f"segmentation is {str(polygons)[:200]}, expected a list of polygons")
@@ -105,7 +105,7 @@ def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[list
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise RejectError("bad_mask", f"a polygon needs at least three points x, y; found {str(polygon)[:200]}")
-        points = polygon if _NUMBERS.issuperset(map(type, polygon)) else [number(value) for value in polygon]
+        points = numbers(polygon)
         x, y = points[::2], points[1::2]
         first, last = (min(x), min(y)), (max(x), max(y))
         near = -_FAR < first[0] and -_FAR < first[1] and last[0] < _FAR and last[1] < _FAR

@@ -106,10 +106,6 @@ class Scene:
         groups = self.by_class.values()
         return [group[0] for group in groups if len(group) == 1 and group[0].area >= self.least_area]
 
-    def all_large(self, group: Sequence[Thing]) -> bool:
-        """True if each can be seen well enough to be counted."""
-        return all(thing.area >= self.least_area for thing in group)
-
     def name_of(self, thing: Thing) -> str:
         return self.categories[thing.category].name
 
@@ -126,8 +122,7 @@ def questions(scene: Scene, most: int) -> list[tuple[str, Question]]:
     """(digest, question) of at most `most` questions about the image, at most two of one template."""
     found: list[tuple[str, Ask]] = []
     for template, candidates in TEMPLATES:
-        start = f"{scene.seed}|{scene.image_id}|{template}|".encode()  # as in `Scene.digest`
-        digests = [(sha1(start + name.encode()).hexdigest(), ask) for name, ask in candidates(scene)]
+        digests = [(scene.digest(template, name), ask) for name, ask in candidates(scene)]
         found += sorted(digests, key=itemgetter(0))[:_PER_TEMPLATE]
     return [(digest, ask()) for digest, ask in sorted(found, key=itemgetter(0))[:most]]
 
@@ -140,7 +135,8 @@ def count(scene: Scene) -> Candidates:
         return Question("count", name, key, text, str(len(group)), _ids(group))
 
     for key, group in scene.by_class.items():
-        if len(group) <= MOST_COUNTED and is_countable(scene.categories[key].name) and scene.all_large(group):
+        visible = all(thing.area >= scene.least_area for thing in group)
+        if visible and len(group) <= MOST_COUNTED and is_countable(scene.categories[key].name):
             name = f"count-{key}"
             yield name, partial(ask, name, key, group)
 
