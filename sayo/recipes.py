@@ -134,7 +134,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     own = Path(name)
     is_file = own.suffix in (".yaml", ".yml")
@@ -148,6 +148,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = compose(own.stem if is_file else name, overrides=[*search, *map(_or_add, overrides)])
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise RecipeError(
+            f"Recipe {name!r} needs `{error.full_key}`: write it into the recipe, or add {error.full_key}=... to the "
+            "command."
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise RecipeError(f"Recipe {name!r}: {str(error).strip()}{cause}") from None

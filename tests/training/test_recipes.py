@@ -68,6 +68,13 @@ def test_a_recipe_that_cannot_be_meant(overrides, message):
     assert message in str(caught.value)
 
 
+def test_a_value_that_is_missing_is_named_with_what_to_add():
+    with pytest.raises(
+        RecipeError, match=r"needs `data.path`: write it into the recipe, or add data.path=\.\.\. to the"
+    ):
+        load_recipe("sayo_qwen3_vl_8b")
+
+
 @pytest.mark.parametrize("path", sorted((recipes_dir() / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_file_is_read_by_accelerate(path):
     from accelerate.commands.config.config_args import load_config_from_file
