@@ -118,8 +118,8 @@ def layer_chart(policies: Mapping[str, Evaluation | None]) -> Chart | None:
         axes.set_xlabel("decoder layer")
         axes.set_ylabel("AUC")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(found) > 1:
-            axes.legend()
+        if len(found) > 1:  # below: several policies' points and intervals leave no free corner
+            axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9, columnspacing=1, handletextpad=0.2)
 
     caption = "Chance that a right answer has the larger TAS, with its 95% interval; 0.5: this layer does not tell."
     return Chart("Which layer tells right from wrong", _svg(draw), caption)

@@ -190,7 +190,8 @@ def load_ablation(path: Path) -> tuple[Table, list[Chart]]:
 
 
 def _title(metric: str) -> str:
-    return next((title for key, title, _ in METRICS if key == metric), metric.replace("_", " "))
+    titles = {"vas": "VAS", **{key: title for key, title, _ in METRICS}}
+    return titles.get(metric, metric.replace("_", " ").capitalize())
 
 
 def _mean_and_spread(values: Any, percent: bool) -> str:
