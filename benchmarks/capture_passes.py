@@ -60,10 +60,10 @@ def make_model(shape: str, kernel: str, device: str) -> torch.nn.Module:
 def make_batch(length: int, device: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Ids of one sequence and its key groups: the first 60 % stands for the image, a tenth of it for the target."""
     ids = torch.randint(10, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
-    image, target = torch.zeros(ids.shape, device=device), torch.zeros(ids.shape, device=device)
+    image, region = torch.zeros(ids.shape, device=device), torch.zeros(ids.shape, device=device)
     image[:, 4 : int(0.6 * length)] = 1
-    target[:, 4 : 4 + length // 16] = 0.5
-    return ids, {"image": image, "target": target}
+    region[:, 4 : 4 + length // 16] = 0.5
+    return ids, {"image": image, "region": region}
 
 
 def log_probs(model, ids: torch.Tensor, rows: int) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from sayo.errors import SayoError
+
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
 
@@ -16,7 +18,7 @@ ANSWER_WEIGHT = 1.0
 EVIDENCE_WEIGHT = 0.5
 
 
-class PrepareError(Exception):
+class PrepareError(SayoError):
     """The command cannot go on; the message tells the user what to do next."""
 
 

@@ -4,21 +4,39 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 import sayo
 from data_prep.cli import inspect, map_rows, mix, prepare_app
+from data_prep.synthesize.cli import synthesize_app
+from sayo.errors import SayoError
 from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
 from sayo.look.cli import figures, look
 from sayo.preflight.cli import preflight
 from sayo.report.cli import report
-from sayo.synthesize.cli import synthesize_app
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
 from sayo.trend_cli import trend
 
+
+class OneLineErrors(TyperGroup):
+    """The one place where an error that the user can mend becomes a line; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; `SayoError` and errors of files or the network become one red line."""
+        try:
+            return super().invoke(ctx)
+        except (SayoError, OSError) as error:
+            line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+            typer.secho(f"error: {line}", fg="red", err=True)
+            raise typer.Exit(getattr(error, "exit_status", 2)) from None
+
+
 app = typer.Typer(
+    cls=OneLineErrors,
     help="Fine-tune vision-language models by reinforcement learning so that they look where the answer is.",
     no_args_is_help=True,
     add_completion=False,

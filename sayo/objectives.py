@@ -10,7 +10,7 @@ import torch
 
 
 def region_objective(
-    target: torch.Tensor, image: torch.Tensor, row_weights: torch.Tensor, eps: float = 1e-8
+    region: torch.Tensor, image: torch.Tensor, row_weights: torch.Tensor, eps: float = 1e-8
 ) -> torch.Tensor:
     """`-mean tanh(log((a + eps) / (v + eps)))`: SAYO's region reward, descended instead of sampled.
 
@@ -18,7 +18,7 @@ def region_objective(
     (methods.md 4.2). Samples without any row weight (no region, empty response) take no part.
 
     Args:
-        target: `(B, R)` attention per target token of each row (mean over heads and layers).
+        region: `(B, R)` attention per region token of each row (mean over heads and layers).
         image: `(B, R)` attention per visual token.
         row_weights: `(B, R)`, each row sums to 1, or is 0 throughout for a sample that takes no part.
         eps: floor of both means, as in the reward.
@@ -27,9 +27,9 @@ def region_objective(
         a scalar in (-1, 1); 0 with a graph when no sample takes part, so that every rank runs the same backward.
     """
     takes_part = row_weights.sum(dim=1) > 0
-    pooled_target = (target * row_weights).sum(dim=1) + eps
+    pooled_region = (region * row_weights).sum(dim=1) + eps
     pooled_image = (image * row_weights).sum(dim=1) + eps
-    score = torch.tanh(torch.log(pooled_target) - torch.log(pooled_image))
+    score = torch.tanh(torch.log(pooled_region) - torch.log(pooled_image))
     return -(score * takes_part).sum() / takes_part.sum().clamp(min=1)
 
 

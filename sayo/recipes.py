@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
+from sayo.errors import SayoError
 
-class RecipeError(ValueError):
+
+class RecipeError(SayoError, ValueError):
     """A recipe that cannot be meant as it is written."""
 
 
@@ -52,7 +54,7 @@ class DataSection:
     split: of that data set.
     eval_split: held-out split for evaluation during training, or None.
     system_prompt: put in front of every prompt, or None.
-    user_suffix: put under the question of every prompt: a format of `sayo.synthesize.prompts.USER_SUFFIX` such as
+    user_suffix: put under the question of every prompt: a format of `sayo.prompts.USER_SUFFIX` such as
         `semantic-back`, a text of your own, or None. Prompts that end with it already stay as they are.
     max_samples: use only the first so many rows, or None.
     """

@@ -118,7 +118,7 @@ def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: in
     A span that stands so early that its own window is shorter is compared with windows no shorter than that.
 
     What lift such stretches show is due to the course of attention alone. It does not show what more text does: for
-    that, compare with responses to the text-only prompt (`sayo.synthesize.prompts.USER_SUFFIX["text-back"]`).
+    that, compare with responses to the text-only prompt (`sayo.prompts.USER_SUFFIX["text-back"]`).
     """
     length = span[1] - span[0]
     taken = np.zeros(num_tokens + 1, dtype=np.int64)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-QUANTITIES = ("accuracy", "tas", "vas", "region_score", "target_ratio", "image_mass", "mean_length")
-CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/target_ratio")
+QUANTITIES = ("accuracy", "tas", "vas", "region_score", "region_ratio", "image_mass", "mean_length")
+CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/region_ratio")
 """Metrics of every training step that are kept, where a run logs them."""
 
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from toy_arms import ARMS, QUANTITIES, STARTS, Settings, make_start, run_arm, start_dir
 
 COSTS = ("passes_per_step", "cpu_seconds_per_step")
-SHOWN = {"accuracy": "accuracy", "tas": "TAS", "vas": "VAS", "target_ratio": "target ratio", "mean_length": "length"}
+SHOWN = {"accuracy": "accuracy", "tas": "TAS", "vas": "VAS", "region_ratio": "target ratio", "mean_length": "length"}
 
 
 def main(

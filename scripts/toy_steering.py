@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("accuracy", "tas", "target_ratio", "image_mass", "vas", "mean_length")
+COLUMNS = ("accuracy", "tas", "region_ratio", "image_mass", "vas", "mean_length")
 AIM = {"radius": 0, "border_share": 0.0}
 
 

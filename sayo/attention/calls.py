@@ -19,7 +19,7 @@ class CallReading:
     """The last model call: tokens that ran, and attention and entropy of the rows whose logits were computed.
 
     Key groups: `"image"` (every visual token), `"text"` (every other token but padding), `"response"` (tokens after
-    the prompt, as far as a row sees them: the response so far), `"target"` (of `samples`) and the user's own.
+    the prompt, as far as a row sees them: the response so far), `"region"` (of `samples`) and the user's own.
 
     Args:
         layers: that are read.
@@ -85,7 +85,7 @@ class CallReading:
         image_token_id = getattr(self.config, "image_token_id", None)
         groups, self.image_index = key_groups(ids, 0, samples, -1 if image_token_id is None else image_token_id)
         if self.samples is None:
-            del groups["target"]
+            del groups["region"]
         groups["text"] = (self.attention_mask & (groups["image"] == 0)).float()
         groups["response"] = torch.zeros_like(groups["image"])
         for name, weights in self.own_groups.items():

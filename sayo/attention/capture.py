@@ -28,7 +28,7 @@ class AttentionCapture:
         per_head: keep the query heads apart (`reading` only).
         byte_budget: upper bound in bytes of one block of scores; on a CPU blocks also stay within its cache.
         samples: for traces, one mapping per prompt with `region_tokens`, `region_weights` (they become the group
-            `"target"`) and `num_visual_tokens` (checked), as `sayo prepare` writes them.
+            `"region"`) and `num_visual_tokens` (checked), as `sayo prepare` writes them.
         groups: for traces, further key groups -> `(B, P)` weights over the padded prompts.
         maps: for traces, keep the attention on every visual token.
         temperature: for traces, of the distributions whose entropy is kept.

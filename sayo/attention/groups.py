@@ -34,7 +34,7 @@ def key_groups(
         image_token_id: `model.config.image_token_id`.
 
     Returns:
-        groups `{"image", "target"}`, each `(B, S)` float32; and `(B, N)` int64 positions of the visual tokens,
+        groups `{"image", "region"}`, each `(B, S)` float32; and `(B, N)` int64 positions of the visual tokens,
         padded with 0 where a sample has fewer than the longest.
 
     Raises:
@@ -44,7 +44,7 @@ def key_groups(
     image[:, input_ids.shape[1] - completion_length :] = False
     counts = image.sum(dim=1).tolist()
     index = torch.zeros(len(counts), max(counts, default=0), dtype=torch.long, device=input_ids.device)
-    target = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+    region = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
     for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
         positions = image[row].nonzero()[:, 0]
         index[row, :count] = positions
@@ -62,9 +62,9 @@ def key_groups(
                     f"Sample {sample.get('id', row)!r}: region token {max(tokens)} lies outside its {count} visual "
                     "tokens. Map the data again with this model's processor."
                 )
-            weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=target.device)
-            target[row, positions[torch.tensor(tokens, device=positions.device)]] = weights
-    return {"image": image.float(), "target": target}, index
+            weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=region.device)
+            region[row, positions[torch.tensor(tokens, device=positions.device)]] = weights
+    return {"image": image.float(), "region": region}, index
 
 
 def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

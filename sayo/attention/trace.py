@@ -25,7 +25,7 @@ class AttentionTrace:
 
     Attributes:
         masses: key group -> `(L, T + 1)` float32, the attention that the group received: `sum_k A[q, k] * w[k]`.
-            Groups of the trainer: `"image"` (every visual token), `"target"` (the region's visual tokens, with
+            Groups of the trainer: `"image"` (every visual token), `"region"` (the region's visual tokens, with
             their coverage weights; absent for a sample without a region).
         sizes: key group -> sum of the group's key weights (its number of tokens when the weights are 1).
         entropy: `(T,)` float32, nats: entropy of the distribution that chose each token (after temperature).
@@ -46,7 +46,7 @@ class AttentionTrace:
     @property
     def has_region(self) -> bool:
         """Whether the sample has a target region to look at."""
-        return self.sizes.get("target", 0.0) > 0
+        return self.sizes.get("region", 0.0) > 0
 
     def mass(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention mass on `group` for each response token: the group's share of the row."""

@@ -1,4 +1,4 @@
-"""Evaluate a policy on prepared rows: accuracy of sampled answers, attention on the target, and maps to look at."""
+"""Evaluate a policy on prepared rows: accuracy of sampled answers, attention on the region, and maps to look at."""
 
 from __future__ import annotations
 

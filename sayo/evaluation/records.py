@@ -10,7 +10,7 @@ import numpy as np
 
 from sayo.attention.trace import AttentionTrace
 from sayo.evaluation.scoring import grade
-from sayo.metrics import attention_trend, lift, pooled_attention, region_score, target_ratio, tas, token_weights, vas
+from sayo.metrics import attention_trend, lift, pooled_attention, region_ratio, region_score, tas, token_weights, vas
 from sayo.rewards.look_back import parse_look_back
 
 
@@ -43,7 +43,7 @@ ATTENTION = (
     "tas",
     "tas_of_token",
     "region_score",
-    "target_ratio",
+    "region_ratio",
     "rrar",
     "vas",
     "look_back_lift",
@@ -97,7 +97,7 @@ def failed_record(index: int, question_id: str, kind: str, message: str) -> dict
 def response_values(reply: Reply) -> dict[str, float | None]:
     """Attention values of one response (see `ATTENTION`); None where they are not defined.
 
-    `tas`, `tas_of_token`, `region_score`, `target_ratio`, `image_mass`: SAYO's, over its 30% most uncertain tokens
+    `tas`, `tas_of_token`, `region_score`, `region_ratio`, `image_mass`: SAYO's, over its 30% most uncertain tokens
     (`tas_of_token` by the rows of the tokens, all others by the rows that decided them). `rrar`: VRGA's ratio, of the
     last row of the prompt. `vas`: AVAR's, response rows, mean of ratios over heads-averaged masses, against everything
     before the first visual token. `look_back_lift`: Look-Back's, mean over `<back>` spans. `entropy`: mean, nats.
@@ -115,14 +115,14 @@ def response_values(reply: Reply) -> dict[str, float | None]:
     if trace.has_region:
         one, own = pooled_attention(trace, "deciding"), pooled_attention(trace, "of_token")
         prompt_end = [
-            float(trace.mean(group, "deciding")[:, 0].astype(np.float64).mean()) for group in ("target", "image")
+            float(trace.mean(group, "deciding")[:, 0].astype(np.float64).mean()) for group in ("region", "image")
         ]
         values |= {
-            "tas": tas(one.target, one.image),
-            "tas_of_token": tas(own.target, own.image),
-            "region_score": region_score(one.target, one.image),
-            "target_ratio": target_ratio(one.target, one.image),
-            "rrar": target_ratio(*prompt_end),
+            "tas": tas(one.region, one.image),
+            "tas_of_token": tas(own.region, own.image),
+            "region_score": region_score(one.region, one.image),
+            "region_ratio": region_ratio(one.region, one.image),
+            "rrar": region_ratio(*prompt_end),
             "image_mass": one.image_mass,
         }
     return {name: None if value is None else float(value) for name, value in values.items()}
@@ -135,7 +135,7 @@ def tas_by_layer(reply: Reply) -> dict[str, float]:
         if trace is None or len(trace) == 0 or not trace.has_region:
             continue
         weights = token_weights(trace.entropy)
-        target, image = (trace.mean(group, "deciding").astype(np.float64) @ weights for group in ("target", "image"))
+        target, image = (trace.mean(group, "deciding").astype(np.float64) @ weights for group in ("region", "image"))
         # A sliding window that has left the image behind looks at nothing: no preference would be a wrong answer.
         found |= {layer: float(tas(a, v)) for layer, a, v in zip(trace.layers, target, image, strict=True) if v > 0}
     return {str(layer): found[layer] for layer in sorted(found)}

@@ -47,7 +47,7 @@ def attention_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     names = {"tas": "TAS", "rrar": "RRAR", "vas": "VAS", "look_back_lift": "look-back lift"}
     parts = _parts(summaries)
     names = {key: title for key, title in names.items() if any(part[key] is not None for _, part in parts)}
-    table = Table("questions", *names.values(), "AUC of TAS", "r of TAS", title="attention on the target")
+    table = Table("questions", *names.values(), "AUC of TAS", "r of TAS", title="attention on the region")
     for name, part in parts:
         link = part["tas_and_correctness"] or {}
         values = [_number(part[key]) + interval(part["intervals"].get(key)) for key in names]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FRAMEWORKS = ("trl", "transformers", "peft", "torch", "datasets")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 CITATIONS = {
-    "SAYO, attention on the target region as a reward": "https://arxiv.org/abs/2602.08241",
+    "SAYO, attention on the region region as a reward": "https://arxiv.org/abs/2602.08241",
     "GRPO (DeepSeekMath)": "https://arxiv.org/abs/2402.03300",
     "TRL: Transformer Reinforcement Learning": "https://github.com/huggingface/trl",
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sayo.errors import SayoError
+
 Kind = Literal["full", "adapter", "zero", "fsdp"]
 
 WEIGHTS = "model.safetensors"
@@ -17,7 +19,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # the folder that accelerate gives a sharded FSDP state dict
 
 
-class ExportError(RuntimeError):
+class ExportError(SayoError, RuntimeError):
     """The export was refused; the message says why and what to do next. No output folder was written."""
 
 

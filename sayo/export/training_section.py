@@ -10,14 +10,14 @@ from typing import Any
 
 from sayo.export.checkpoint import Checkpoint
 
-HELD_OUT = ("accuracy", "tas", "region_score", "target_ratio", "num_questions")
+HELD_OUT = ("accuracy", "tas", "region_score", "region_ratio", "num_questions")
 SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
 SETTINGS = (  # of the trainer, in the order in which they are shown; TRL's names
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("num_generations", "max_completion_length", "temperature", "top_p", "beta", "loss_type", "seed"),
 )
 METRICS = (  # of the training log, in the order in which they are shown
-    *("reward", "rewards/*/mean", "attention/tas", "attention/target_ratio", "attention/target_mass"),
+    *("reward", "rewards/*/mean", "attention/tas", "attention/region_ratio", "attention/region_mass"),
     *("completions/mean_length", "entropy", "kl"),
 )
 

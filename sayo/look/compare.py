@@ -41,7 +41,7 @@ FEWEST = 5  # responses that a mean needs to be drawn
 def save_comparison(looks: Mapping[str, Look], path: str | Path, rows: Rows = "deciding", dpi: int = 200) -> Path:
     """The picture, the whole-response map of every model on one scale, and below their responses.
 
-    Responses are coloured by attention on the target, each up to its own maximum.
+    Responses are coloured by attention on the region, each up to its own maximum.
 
     Args:
         looks: label ("before", "after") -> the same question and image, with regions.
@@ -68,7 +68,7 @@ def save_comparison(looks: Mapping[str, Look], path: str | Path, rows: Rows = "d
     bar.ax.tick_params(labelsize=7)
     for part, (label, look) in zip(below, looks.items(), strict=True):
         pooled = pooled_attention(look.trace, rows)
-        title = f"{label}: target attention score {tas(pooled.target, pooled.image):.2f}"
+        title = f"{label}: target attention score {tas(pooled.region, pooled.image):.2f}"
         draw_response(part.subplots(), look, lines[label], columns, rows, title=title)
     return save(figure, path)
 
@@ -109,18 +109,18 @@ def drift(
 
     Returns:
         name -> `(points, 3)`: response token (from 1; the middle of those averaged), mean and half a 95% interval
-        (1.96 standard errors over responses). "image": share of all attention on the image; "target": attention per
+        (1.96 standard errors over responses). "image": share of all attention on the image; "region": attention per
         target token relative to a mean visual token (1 = no preference).
 
     Raises:
         ValueError: too few responses to average.
     """
-    curves: dict[str, list[np.ndarray]] = {"image": [], "target": []}
+    curves: dict[str, list[np.ndarray]] = {"image": [], "region": []}
     for trace in traces:
         curves["image"].append(trace.mass("image", rows).mean(axis=0))
         if trace.has_region:
-            target, image = (trace.mean(name, rows).mean(axis=0) for name in ("target", "image"))
-            curves["target"].append(target / image)
+            region, image = (trace.mean(name, rows).mean(axis=0) for name in ("region", "image"))
+            curves["region"].append(region / image)
     return {name: _mean_curve(parts, tokens_per_point) for name, parts in curves.items()}
 
 
@@ -136,7 +136,7 @@ def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path,
         curves: label -> result of `drift`.
     """
     figure = new_figure(7.5, 2.9, dpi)
-    titles = {"image": "attention on the image (% of a row)", "target": "target token / mean visual token"}
+    titles = {"image": "attention on the image (% of a row)", "region": "region token / mean visual token"}
     panels = figure.subplots(1, 2)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         factor = 100 if name == "image" else 1
@@ -144,7 +144,7 @@ def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path,
             tokens, mean, half = curve[name].T * np.array([[1], [factor], [factor]])
             axes.plot(tokens, mean, color=color, lw=1.6, marker=marker, ms=3.5, label=label)
             axes.fill_between(tokens, mean - half, mean + half, color=color, alpha=0.2, lw=0)
-        if name == "target":
+        if name == "region":
             axes.axhline(1, color=GREY, lw=1, ls=":")
             axes.text(1, 0.02, "dotted: no preference", transform=axes.transAxes, fontsize=7, ha="right", color=GREY)
         axes.set_ylim(bottom=0)

@@ -19,7 +19,7 @@ from sayo.geometry import VisualCells, VisualLayout, region_tokens
 from sayo.look.scoring import Generated, generate, read_response
 from sayo.look.tokens import token_texts
 
-SHARES = ("target", "image", "question", "response", "prefix")
+SHARES = ("region", "image", "question", "response", "prefix")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +40,13 @@ class Look:
         entropy: `(T,)` float32, nats.
         layers: the `L` decoder layers.
         shares: key group -> `(L, T + 1)` float32, the part of all attention that it received, heads averaged.
-            "target" (visual tokens of the regions, weighted with their coverage; absent without regions), "image",
+            "region" (visual tokens of the regions, weighted with their coverage; absent without regions), "image",
             "question", "response" (so far, the query's own token included) and "prefix" (before the first image).
         maps: `(L, T + 1, N)` float32, attention on each visual token, heads averaged.
         head_layers: the layers of `layers` whose heads were kept apart (as many of the last as fit into a page).
         head_shares: key group -> `(len(head_layers), H, T + 1)` float32.
         head_maps: `(len(head_layers), H, T + 1, N)` float32.
-        target_size, image_size: sum of the weights of the target's tokens; `N`.
+        region_size, image_size: sum of the weights of the target's tokens; `N`.
         settings: how the response was made, for the page's header.
     """
 
@@ -64,14 +64,14 @@ class Look:
     head_layers: tuple[int, ...]
     head_shares: dict[str, np.ndarray]
     head_maps: np.ndarray = field(repr=False)
-    target_size: float
+    region_size: float
     image_size: int
     settings: dict[str, Any]
 
     @property
     def trace(self) -> AttentionTrace:
         """The same reading as metrics and rewards receive it."""
-        sizes = {"image": float(self.image_size), "target": self.target_size}
+        sizes = {"image": float(self.image_size), "region": self.region_size}
         names = [name for name in sizes if name in self.shares]
         return AttentionTrace(
             masses={name: self.shares[name] for name in names},
@@ -117,7 +117,7 @@ def look_at(
         prompt.insert(0, {"role": "system", "content": system_prompt})
     inputs = processor_inputs(processor, [{"prompt": prompt, "images": images}], model.device)
     cells = _cells(processor, model.config, images, inputs["input_ids"])
-    sample = _target(cells, regions)
+    sample = _region_sample(cells, regions)
     was_training = model.training
     model.eval()
     if response is None:
@@ -129,7 +129,7 @@ def look_at(
     groups, image_index = key_groups(input_ids, length, [sample], model.config.image_token_id)
     groups |= _text_groups(tokenizer, input_ids[0], length, groups["image"][0], question)
     if not sample:
-        del groups["target"]
+        del groups["region"]
     result = read_response(model, inputs, made, groups, image_index, layers, temperature)
     model.train(was_training)
     ids = made.ids[0].tolist()
@@ -144,7 +144,7 @@ def look_at(
         ],
         tokens=token_texts(tokenizer, ids),
         special=[token_id in special for token_id in ids],
-        target_size=float(sum(sample.get("region_weights", []))),
+        region_size=float(sum(sample.get("region_weights", []))),
         image_size=image_index.shape[1],
         settings={
             "response": "given" if response is not None else "greedy" if not temperature else f"T = {temperature:g}",
@@ -168,7 +168,7 @@ def _cells(processor: Any, config: Any, images: list[Image.Image], input_ids: to
     return cells
 
 
-def _target(cells: list[VisualCells], regions: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+def _region_sample(cells: list[VisualCells], regions: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     """The regions as `key_groups` wants them; empty without regions."""
     if not regions:
         return {}

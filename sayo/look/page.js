@@ -3,10 +3,10 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const count = data.tokens.length, rowsPerEntry = count + 1, cells = data.image_size;
-  const names = { target: "target", image: "image", question: "question", response: "response so far" };
-  const inks = { target: "#d55e00", image: "#0072b2", question: "#009e73", response: "#7c5295", entropy: "#b8860b" };
+  const names = { region: "region", image: "image", question: "question", response: "response so far" };
+  const inks = { region: "#d55e00", image: "#0072b2", question: "#009e73", response: "#7c5295", entropy: "#b8860b" };
   const layers = data.entries.filter(([, head]) => head < 0).map(([layer]) => layer);
-  const state = { layer: 0, head: -1, row: 0, paint: data.share_names.includes("target") ? "target" : "image",
+  const state = { layer: 0, head: -1, row: 0, paint: data.share_names.includes("region") ? "region" : "image",
     held: -1, hover: -1, sink: false, contrast: "linear", peak: "own", drawn: null };
 
   // ---- numbers ----
@@ -172,13 +172,13 @@
     const mean = (value) => (token >= 0 ? value(token) : all.reduce((sum, t) => sum + value(t), 0) / count);
     const groups = data.share_names.filter((name) => name in names);
     const parts = groups.map((name) => `${names[name]} ${percent(mean((t) => share(name, t, entry)))}`);
-    const disjoint = data.share_names.filter((name) => name !== "target");
+    const disjoint = data.share_names.filter((name) => name !== "region");
     const rest = mean((t) => 1 - disjoint.reduce((sum, name) => sum + share(name, t, entry), 0));
     if (data.share_names.includes("prefix")) parts.push(`prefix ${percent(mean((t) => share("prefix", t, entry)))}`);
     parts.push(`other prompt ${percent(Math.max(rest, 0))}`, `entropy ${mean((t) => data.entropy[t]).toFixed(2)}\u00a0nats`);
-    if (groups.includes("target")) {
-      const density = mean((t) => share("target", t, entry)) / data.target_size / (mean((t) => share("image", t, entry)) / cells);
-      parts.push(`a target token gets ${density.toFixed(2)} × the attention of a mean visual token`);
+    if (groups.includes("region")) {
+      const density = mean((t) => share("region", t, entry)) / data.region_size / (mean((t) => share("image", t, entry)) / cells);
+      parts.push(`a region token gets ${density.toFixed(2)} × the attention of a mean visual token`);
     }
     const title = token < 0 ? `Whole response, mean of ${count} tokens` : `Token ${token + 1} of ${count} ${quoted(token)}`;
     $("numbers").replaceChildren(make("b", { textContent: title }), ": " + parts.join(" · ") + ".");
@@ -246,7 +246,7 @@
     if (token >= 0) spans[token].scrollIntoView({ block: "nearest" });
     showToken();
   }
-  for (const name of [...data.share_names.filter((n) => n === "target" || n === "image"), "entropy"])
+  for (const name of [...data.share_names.filter((n) => n === "region" || n === "image"), "entropy"])
     make("option", { value: name, textContent: name === "entropy" ? "entropy" : `attention on the ${name}` }, $("paint"));
   $("layer").max = layers.length - 1;
   $("layer").addEventListener("input", (e) => setLayer(Number(e.target.value)));

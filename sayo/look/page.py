@@ -53,12 +53,12 @@ def facts(look: Look) -> dict[str, str]:
         "Visual tokens": f"{look.image_size:,}",
         "Attention on the image": f"{image:.1%}",
     }
-    if "target" in look.shares:
+    if "region" in look.shares:
         known["Target"] = (
-            f"{look.target_size:.1f} visual tokens, {float(look.shares['target'].mean()):.1%} of attention"
+            f"{look.region_size:.1f} visual tokens, {float(look.shares['region'].mean()):.1%} of attention"
         )
         pooled = pooled_attention(look.trace, "deciding")
-        known["Target attention score"] = f"{tas(pooled.target, pooled.image):.2f} (TAS, deciding rows, all layers)"
+        known["Target attention score"] = f"{tas(pooled.region, pooled.image):.2f} (TAS, deciding rows, all layers)"
     return {name: value for name, value in known.items() if value}
 
 

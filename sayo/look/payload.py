@@ -104,7 +104,7 @@ def payload(look: Look, maps: Maps | None) -> dict[str, Any]:
         "maps": maps.packed if maps else [],
         "share_names": names,
         "shares": _base64(np.array(shares, dtype="<f4").tobytes()),  # (entries, names, T + 1)
-        "target_size": look.target_size,
+        "region_size": look.region_size,
         "image_size": look.image_size,
         "images": [{"uri": image_uri(image), "width": image.width, "height": image.height} for image in look.images],
         "panels": panels,

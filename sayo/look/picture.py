@@ -18,7 +18,7 @@ from sayo.look.look import Look
 from sayo.look.payload import panels_of
 from sayo.pictures import COLORMAP, REGION_COLORS, raster, response_map
 
-SHARE_COLORS = {"target": "#d55e00", "image": "#0072b2", "question": "#009e73", "response": "#7c5295"}
+SHARE_COLORS = {"region": "#d55e00", "image": "#0072b2", "question": "#009e73", "response": "#7c5295"}
 LABELS = {"response": "response so far"}
 MAX_LINES = 14
 TEXT_POINTS, LINE_INCHES = 8.0, 0.17
@@ -96,7 +96,7 @@ def _token_panels(look: Look, rows: Rows, how_many: int = 3) -> list[tuple]:
 
 
 def _colored(look: Look) -> str:
-    return "target" if "target" in look.shares else "image"
+    return "region" if "region" in look.shares else "image"
 
 
 def _only(cells: VisualCells, inside: np.ndarray) -> VisualCells:
@@ -166,7 +166,7 @@ def draw_response(
     title: str | None = None,
     height: float | None = None,
 ) -> None:
-    """The response as text coloured by attention on the target (or the image).
+    """The response as text coloured by attention on the region (or the image).
 
     Args:
         lines: as of `response_lines`.

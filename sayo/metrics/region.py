@@ -21,15 +21,15 @@ class RegionAttention(NamedTuple):
     """Attention of one completion on its target region, pooled over layers and selected tokens.
 
     Attributes:
-        target: attention per target token, SAYO's `a` (mass / size).
+        region: attention per region token, SAYO's `a` (mass / size).
         image: attention per visual token, SAYO's `v`.
-        target_mass: attention mass on the region, in [0, 1].
+        region_mass: attention mass on the region, in [0, 1].
         image_mass: attention mass on all visual tokens, in [0, 1].
     """
 
-    target: float
+    region: float
     image: float
-    target_mass: float
+    region_mass: float
     image_mass: float
 
 
@@ -93,25 +93,25 @@ def pooled_attention(
     if not trace.has_region:
         raise ValueError("this sample has no target region; skip it (rewards return None)")
     weights = token_weights(trace.entropy, select, top_share)
-    target_mass, image_mass = (
-        float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights) for group in ("target", "image")
+    region_mass, image_mass = (
+        float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights) for group in ("region", "image")
     )
-    if not (math.isfinite(target_mass) and math.isfinite(image_mass)):
+    if not (math.isfinite(region_mass) and math.isfinite(image_mass)):
         raise ValueError("attention masses are not finite; the forward pass that produced them overflowed")
     return RegionAttention(
-        target_mass / trace.sizes["target"], image_mass / trace.sizes["image"], target_mass, image_mass
+        region_mass / trace.sizes["region"], image_mass / trace.sizes["image"], region_mass, image_mass
     )
 
 
-def target_ratio(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
-    """`x = (a + eps) / (v + eps)`: attention per target token against attention per visual token (1: no preference).
+def region_ratio(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+    """`x = (a + eps) / (v + eps)`: attention per region token against attention per visual token (1: no preference).
 
     With `a`, `v` of one query row and head this is VRGA's RRAR (arXiv 2603.14184). Broadcasts.
     """
-    return (target + eps) / (image + eps)
+    return (region + eps) / (image + eps)
 
 
-def region_score(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+def region_score(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """SAYO's training reward `r_v = tanh(log x)` with `x = (a + eps) / (v + eps)`, in (-1, 1). Broadcasts.
 
     Computed by its closed form `(x^2 - 1) / (x^2 + 1)`. Its largest value is reached when all image attention sits
@@ -122,16 +122,16 @@ def region_score(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """
     if eps <= 0:
         raise ValueError(f"eps must be positive, got {eps}")
-    a, v = target + eps, image + eps
+    a, v = region + eps, image + eps
     return (a * a - v * v) / (a * a + v * v)
 
 
-def tas(target: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
+def tas(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """SAYO's target attention score `R_a = (1 + tanh(log x)) / 2 = x^2 / (1 + x^2)`, in (0, 1). Broadcasts."""
-    return 0.5 * (1.0 + region_score(target, image, eps))
+    return 0.5 * (1.0 + region_score(region, image, eps))
 
 
 def token_tas(trace: AttentionTrace, rows: Rows, eps: float = 1e-8) -> np.ndarray:
     """`(T,)` TAS of each response token (layers averaged first): the curve of SAYO's diagnosis."""
-    a, v = (trace.mean(group, rows).astype(np.float64).mean(axis=0) for group in ("target", "image"))
+    a, v = (trace.mean(group, rows).astype(np.float64).mean(axis=0) for group in ("region", "image"))
     return tas(a, v, eps)

@@ -77,5 +77,6 @@ def sink_free_attention(
         return None
     weights = token_weights(trace.entropy, select, top_share)
     row = weights @ trace.map(rows).astype(np.float64).mean(axis=0)  # (N,)
-    target, image = (float(sink_free_mass(row, sinks, own)) for own in (region, None))
-    return RegionAttention(target / max((keep * region).sum(), 1e-9), image / max(keep.sum(), 1.0), target, image)
+    region_mass, image_mass = (float(sink_free_mass(row, sinks, own)) for own in (region, None))
+    sizes = max((keep * region).sum(), 1e-9), max(keep.sum(), 1.0)
+    return RegionAttention(region_mass / sizes[0], image_mass / sizes[1], region_mass, image_mass)

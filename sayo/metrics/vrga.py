@@ -2,7 +2,7 @@
 
 Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184); defaults of the public release's `modeling_qwen2_5_vl.py`,
 with its slips mended: the query row and the image slice are the caller's exact ones, the neighbourhood has two
-dimensions, and threshold statistics come from the tokens outside the border. RRAR is `region.target_ratio`.
+dimensions, and threshold statistics come from the tokens outside the border. RRAR is `region.region_ratio`.
 """
 
 from __future__ import annotations

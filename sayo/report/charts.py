@@ -48,12 +48,12 @@ CURVES = (  # key of the log, title, what is shown
     ("reward", "Reward", "Weighted sum of the reward functions, mean of the batch."),
     ("attention/tas", "Target attention score", "0.5: no preference for the region; 1: all attention on it."),
     (
-        "attention/target_ratio",
+        "attention/region_ratio",
         "Attention on the region",
         "Per token of the region over per visual token; 1: no preference.",
     ),
     (
-        "attention/target_mass",
+        "attention/region_mass",
         "Attention mass on the region",
         "Share of all attention that falls on the region's tokens.",
     ),
@@ -211,7 +211,7 @@ def _with_spread(axes: Axes, run: Run, part: str, color: str, label: str) -> Non
 
 def _looking_and_answering(runs: Sequence[Run]) -> list[Chart]:
     """Attention on the region against accuracy, step by step: does looking right go with answering right?"""
-    key = "attention/tas" if _logged(runs, "attention/tas") else "attention/target_ratio"
+    key = "attention/tas" if _logged(runs, "attention/tas") else "attention/region_ratio"
     paths = []
     for run in runs:
         accuracy = dict(zip(*run.series(f"rewards/{run.accuracy_part()}/mean"), strict=True))

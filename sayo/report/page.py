@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sayo import __version__
+from sayo.errors import SayoError
 from sayo.report.charts import health_charts, layer_chart, training_charts
 from sayo.report.evaluation import Evaluation
 from sayo.report.gallery import gallery
@@ -16,7 +17,7 @@ from sayo.report.run import Run, flatten, load_run, unique_names
 from sayo.report.tables import held_out_table, load_ablation, overview_table, reward_table, tiles
 
 
-class ReportError(ValueError):
+class ReportError(SayoError, ValueError):
     """There is nothing to report, or an input cannot be read; the message says what to do."""
 
 

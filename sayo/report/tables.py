@@ -18,7 +18,7 @@ METRICS = (  # key of a summary, heading, is it a share (shown in percent)?
     ("accuracy", "Accuracy", True),
     ("tas", "TAS", False),
     ("region_score", "Region score", False),
-    ("target_ratio", "Attention on the region", False),
+    ("region_ratio", "Attention on the region", False),
     ("mean_length", "Tokens", False),
 )
 ABSENT = "–"

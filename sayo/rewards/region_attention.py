@@ -20,7 +20,7 @@ def region_attention_reward(
 ) -> list[float | None]:
     """`r_v = tanh(log((a + eps) / (v + eps)))` in (-1, 1); None without a region or without a token.
 
-    `a` and `v` are the attention per target token and per visual token, averaged over heads, keys, captured layers
+    `a` and `v` are the attention per region token and per visual token, averaged over heads, keys, captured layers
     and the selected response tokens *before* the ratio is taken: 0 means that the region gets its share, 0.6 twice
     its share. Source: SAYO (arXiv 2602.08241), reward of the high-entropy tokens; `k` is per response here.
 
@@ -38,7 +38,7 @@ def region_attention_reward(
     if len(pooled) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(pooled)} attention traces; one each is needed")
     score = tas if positive else region_score
-    return [None if one is None else score(one.target, one.image, eps) for one in pooled]
+    return [None if one is None else score(one.region, one.image, eps) for one in pooled]
 
 
 def _pool(trace: AttentionTrace | None, rows: Rows, select: Select, top_share: float) -> RegionAttention | None:

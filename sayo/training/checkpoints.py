@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from sayo.errors import SayoError
+
 MARKER = "COMPLETE"
 UNFINISHED = "SAVING"  # there while the ranks write; becomes the marker
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SayoError, ValueError):
     """A checkpoint cannot be written, or this launch cannot go on from it; the message says what can be done."""
 
 

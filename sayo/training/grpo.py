@@ -45,7 +45,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     what is expected of each.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
-    [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"target"` (the region), `"prefix"`
+    [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"region"` (the region), `"prefix"`
     (every token before the first visual one), `"system"` and `"question"` (the words of those turns; left out where
     the prompt was not made by the chat template) and `"response"`.
 

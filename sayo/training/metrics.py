@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sayo.attention import AttentionTrace
-from sayo.metrics.region import pooled_attention, target_ratio, tas
+from sayo.metrics.region import pooled_attention, region_ratio, tas
 from sayo.metrics.sinks import pooled_sinks, sink_free_attention, sink_free_mass
 
 
@@ -17,8 +17,8 @@ def attention_metrics(traces: Sequence[AttentionTrace]) -> dict[str, float]:
     One reading for every run, whatever its rewards, so that runs can be compared:
 
     - `attention/coverage`: share of samples with a region.
-    - `attention/image_mass`, `attention/target_mass`: attention on all visual tokens, on the region's.
-    - `attention/target_ratio`: attention per target token over attention per visual token (1 = no preference).
+    - `attention/image_mass`, `attention/region_mass`: attention on all visual tokens, on the region's.
+    - `attention/region_ratio`: attention per region token over attention per visual token (1 = no preference).
     - `attention/tas`: SAYO's target attention score of that ratio, in (0, 1); 0.5 = no preference.
     - `attention/weighted_entropy`: next-token entropy in nats, weighted by the attention on the image.
 
@@ -29,15 +29,15 @@ def attention_metrics(traces: Sequence[AttentionTrace]) -> dict[str, float]:
     seeing = [trace for trace in traces if len(trace) and _image_mass(trace).sum() > 0]
     aimed = [pooled_attention(trace, "deciding") for trace in seeing if trace.has_region]
     metrics["attention/image_mass"] = [_image_mass(trace).mean() for trace in seeing]
-    metrics["attention/target_mass"] = [one.target_mass for one in aimed]
-    metrics["attention/target_ratio"] = [target_ratio(one.target, one.image) for one in aimed]
-    metrics["attention/tas"] = [tas(one.target, one.image) for one in aimed]
+    metrics["attention/region_mass"] = [one.region_mass for one in aimed]
+    metrics["attention/region_ratio"] = [region_ratio(one.region, one.image) for one in aimed]
+    metrics["attention/tas"] = [tas(one.region, one.image) for one in aimed]
     metrics["attention/weighted_entropy"] = [np.average(trace.entropy, weights=_image_mass(trace)) for trace in seeing]
     return {name: float(np.mean(values)) for name, values in metrics.items() if values}
 
 
 def sink_free_metrics(traces: Sequence[AttentionTrace], samples: Sequence[Mapping]) -> dict[str, float]:
-    """`attention/{image_mass,target_mass,tas}_sink_free`: the same readings without the image's attention sinks.
+    """`attention/{image_mass,region_mass,tas}_sink_free`: the same readings without the image's attention sinks.
 
     Moving attention to a cell that every row attends to anyway raises the raw masses, but not these. The sinks are 2%
     of the visual tokens, see `metrics.sinks.pooled_sinks`.
@@ -60,8 +60,8 @@ def sink_free_metrics(traces: Sequence[AttentionTrace], samples: Sequence[Mappin
     aimed = [one for one in aimed if one is not None]
     values = {
         "attention/image_mass_sink_free": images,
-        "attention/target_mass_sink_free": [one.target_mass for one in aimed],
-        "attention/tas_sink_free": [tas(one.target, one.image) for one in aimed],
+        "attention/region_mass_sink_free": [one.region_mass for one in aimed],
+        "attention/tas_sink_free": [tas(one.region, one.image) for one in aimed],
     }
     return {name: float(np.mean(value)) for name, value in values.items() if value}
 

@@ -48,7 +48,7 @@ class RegionObjective:
         completion_width = inputs["completion_ids"].shape[1]
         groups = {
             name: torch.nn.functional.pad(inputs[f"objective_{name}"], (0, completion_width))
-            for name in ("target", "image")
+            for name in ("region", "image")
         }
         reading = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
         loss = super()._compute_loss(model, inputs)
@@ -56,7 +56,7 @@ class RegionObjective:
             name: reading.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
             for name, group in groups.items()
         }
-        objective = region_objective(per_key["target"], per_key["image"], row_weights)
+        objective = region_objective(per_key["region"], per_key["image"], row_weights)
         self._log_objective(objective, row_weights, weight)
         return loss + weight * objective / self.current_gradient_accumulation_steps
 
@@ -79,22 +79,22 @@ def objective_inputs(
 
     Args:
         traces: of the rollout.
-        groups: `"target"` and `"image"`, `(B, P + T)` key weights over the padded sequence.
+        groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence.
         completion_width: `T`.
         select, top_share: as the attention reward's.
 
     Returns:
-        `objective_target` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
+        `objective_region` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
         is no region or no token.
     """
-    device = groups["target"].device
+    device = groups["region"].device
     row_weights = torch.zeros(len(traces), completion_width)
     for row, trace in enumerate(traces):
         if trace.has_region and len(trace):
             row_weights[row, : len(trace)] = torch.as_tensor(token_weights(trace.entropy, select, top_share))
-    prompt_width = groups["target"].shape[1] - completion_width
+    prompt_width = groups["region"].shape[1] - completion_width
     return {
-        "objective_target": groups["target"][:, :prompt_width],
+        "objective_region": groups["region"][:, :prompt_width],
         "objective_image": groups["image"][:, :prompt_width],
         "objective_row_weights": row_weights.to(device),
     }

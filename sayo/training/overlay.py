@@ -47,7 +47,7 @@ def save_overlay(
                 "regions": example.get("regions") or [],
                 "question": prompt,
                 "completion": completion if isinstance(completion, str) else completion[0]["content"],
-                "caption": f"target ratio {metrics.get('attention/target_ratio', float('nan')):.2f}",
+                "caption": f"target ratio {metrics.get('attention/region_ratio', float('nan')):.2f}",
             }
         )
         if len(panels) == trainer.args.overlay_samples:

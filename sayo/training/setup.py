@@ -12,8 +12,8 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
-from sayo.synthesize.prompts import suffix_text, with_suffix
 
 
 def load_processor(section: ModelSection) -> Any:

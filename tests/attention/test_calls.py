@@ -125,7 +125,7 @@ def test_samples_belong_to_prompts(n):
     assert [trace.has_region for trace in traces] == [True] * n + [False] * n
     for trace in traces[:n]:
         expected = trace.maps[..., 0] + 0.5 * trace.maps[..., 2]
-        assert np.allclose(trace.mass("target", "deciding"), expected, atol=1e-6)
+        assert np.allclose(trace.mass("region", "deciding"), expected, atol=1e-6)
         assert trace.mass("start", "deciding").min() > 0
         assert trace.map_entropy("deciding").max() <= np.log(8)
 

@@ -112,7 +112,7 @@ def loss_gradients(family, kernel, read_mass, **options):
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "gpt_oss"])
 def test_gradient_of_a_mass(family):
     inputs = batch(family)
-    groups = {"some": groups_of(inputs["input_ids"])["target"] if family in FAMILIES else inputs["input_ids"] % 3}
+    groups = {"some": groups_of(inputs["input_ids"])["region"] if family in FAMILIES else inputs["input_ids"] % 3}
     groups["some"] = groups["some"].float()
 
     def through_eager(model):
@@ -244,7 +244,7 @@ def test_wrappers():
     groups = groups_of(inputs["input_ids"])
     _, plain = read(build("qwen3_vl"), inputs, groups)
     _, wrapped = read(Engine(Engine(build("qwen3_vl"))), inputs, groups)
-    assert torch.equal(plain.masses["target"], wrapped.masses["target"])
+    assert torch.equal(plain.masses["region"], wrapped.masses["region"])
 
 
 def test_hybrid_decoder():

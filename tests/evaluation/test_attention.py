@@ -26,7 +26,7 @@ from sayo.training.setup import load_auto_processor, load_data
 
 
 def trace(image, target, prefix, entropy, sizes=(10.0, 2.0, 4.0)) -> AttentionTrace:
-    masses = {"image": image, "target": target, "prefix": prefix}
+    masses = {"image": image, "region": target, "prefix": prefix}
     return AttentionTrace(
         masses={name: np.array([values], np.float32) for name, values in masses.items() if values is not None},
         sizes=dict(zip(masses, sizes, strict=True)),
@@ -45,7 +45,7 @@ def test_worked_numbers_of_one_response():
         )
     )
     a, v = 0.3 / 2, 0.5 / 10
-    assert found["target_ratio"] == pytest.approx(a / v, rel=1e-5)
+    assert found["region_ratio"] == pytest.approx(a / v, rel=1e-5)
     assert found["tas"] == pytest.approx((a / v) ** 2 / (1 + (a / v) ** 2), rel=1e-5)
     assert found["tas_of_token"] == pytest.approx((0.05 / 0.02) ** 2 / (1 + (0.05 / 0.02) ** 2), rel=1e-5)
     assert found["rrar"] == pytest.approx((0.2 / 2) / (0.4 / 10), rel=1e-5)
@@ -140,7 +140,7 @@ def test_summary_of_the_toy_policy(setting):
 
 
 def records(rng, kind, shift, count=60):
-    """Questions with two responses each whose attention on the target is `shift` higher (log) where they are right."""
+    """Questions with two responses each whose attention on the region is `shift` higher (log) where they are right."""
     for number in range(count):
         right = rng.random(2) < 0.5
         row = {"id": f"{kind}{number}", "index": number, "question": "?", "question_type": kind, "solution": "x"}

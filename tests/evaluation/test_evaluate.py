@@ -75,7 +75,7 @@ def test_attention_equals_eager(setting, toy):
         assert np.allclose(trace.entropy, entropy[index, :length], atol=1e-4)
         if row["has_region"]:
             tokens, shares = row["region_tokens"], torch.tensor(row["region_weights"])
-            assert np.allclose(trace.masses["target"][0], expected[:, tokens] @ shares, atol=1e-5)
+            assert np.allclose(trace.masses["region"][0], expected[:, tokens] @ shares, atol=1e-5)
 
 
 def test_batch_composition_changes_nothing(setting):

@@ -28,8 +28,8 @@ def run_command(name: str, *words):
 
 
 def trace(target: float, image: float, length: int) -> AttentionTrace:
-    masses = {"target": np.full((2, length + 1), target), "image": np.full((2, length + 1), image)}
-    return AttentionTrace(masses, {"target": 2.0, "image": 16.0}, np.ones(length), (0, 1))
+    masses = {"region": np.full((2, length + 1), target), "image": np.full((2, length + 1), image)}
+    return AttentionTrace(masses, {"region": 2.0, "image": 16.0}, np.ones(length), (0, 1))
 
 
 def colours(path) -> int:
@@ -42,15 +42,15 @@ def test_drift_is_the_mean_over_the_responses_that_last() -> None:
     np.testing.assert_allclose(curves["image"][:, 1], 0.4)
     np.testing.assert_allclose(curves["image"][:, 0], range(1, 7))
     # 0.1 / 2 over 0.4 / 16 is 2, and 4 for the short ones, which end after three tokens
-    np.testing.assert_allclose(curves["target"][:, 1], [3, 3, 3, 2, 2, 2])
+    np.testing.assert_allclose(curves["region"][:, 1], [3, 3, 3, 2, 2, 2])
     half = 1.96 * np.std([2] * 5 + [4] * 5, ddof=1) / np.sqrt(10)
-    np.testing.assert_allclose(curves["target"][:, 2], [half, half, half, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(curves["region"][:, 2], [half, half, half, 0, 0, 0], atol=1e-12)
 
 
 def test_drift_of_several_tokens_per_point() -> None:
-    masses = {"target": np.tile(np.arange(1.0, 8.0), (2, 1)) / 100, "image": np.full((2, 7), 0.4)}
-    rising = AttentionTrace(masses, {"target": 2.0, "image": 16.0}, np.ones(6), (0, 1))
-    curve = drift([rising] * 5, tokens_per_point=4)["target"]
+    masses = {"region": np.tile(np.arange(1.0, 8.0), (2, 1)) / 100, "image": np.full((2, 7), 0.4)}
+    rising = AttentionTrace(masses, {"region": 2.0, "image": 16.0}, np.ones(6), (0, 1))
+    curve = drift([rising] * 5, tokens_per_point=4)["region"]
     # tokens 1 to 4 are read at 0.01 to 0.04 (mean 0.025), tokens 5 and 6 at 0.05 and 0.06; / 2 over 0.4 / 16
     np.testing.assert_allclose(curve, [[2.5, 0.5, 0], [6.5, 1.1, 0]], atol=1e-9)
     assert points_of([rising], most=20) == 1 and points_of([rising], most=4) == 2

@@ -108,9 +108,9 @@ def test_regions_lie_in_every_view(seen) -> None:
     cells = seen.look.cells[0]
     real = ~np.isnan(cells.footprints).any(axis=1)
     assert set(cells.views[real]) == set(range(VIEWS[seen.name]))
-    assert seen.look.target_size == pytest.approx(real.sum() / 2, rel=0.15)
+    assert seen.look.region_size == pytest.approx(real.sum() / 2, rel=0.15)
     inside = real & (cells.footprints[:, 0] >= 15.9)
-    assert (seen.look.shares["target"] >= seen.look.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
+    assert (seen.look.shares["region"] >= seen.look.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
 
 
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:

@@ -28,14 +28,14 @@ def test_shares_are_parts_of_all_attention(look) -> None:
 
 def test_heads_average_to_the_layer(look) -> None:
     np.testing.assert_allclose(look.head_maps.mean(axis=1), look.maps, rtol=1e-5)
-    np.testing.assert_allclose(look.head_shares["target"].mean(axis=1), look.shares["target"], rtol=1e-5)
+    np.testing.assert_allclose(look.head_shares["region"].mean(axis=1), look.shares["region"], rtol=1e-5)
 
 
 def test_target_is_the_covered_part_of_the_map(look) -> None:
     # 16,16,48,40 on cells of 16 x 16: tokens 7 and 8 fully, 13 and 14 by half.
     expected = look.maps[..., [7, 8]].sum(axis=-1) + 0.5 * look.maps[..., [13, 14]].sum(axis=-1)
-    np.testing.assert_allclose(look.shares["target"], expected, rtol=1e-5)
-    assert look.target_size == pytest.approx(3)
+    np.testing.assert_allclose(look.shares["region"], expected, rtol=1e-5)
+    assert look.region_size == pytest.approx(3)
 
 
 @pytest.mark.parametrize("head_values", [0, 3_000, 10**9], ids=["no heads", "heads of some layers", "all heads"])
@@ -87,12 +87,12 @@ def test_a_region_of_the_second_image(policy, picture) -> None:
     options = {"regions": [{"image": 1, "box": [0, 0, 16, 16]}], "response": "I see two"}
     look = look_at(model, processor, [picture, other], QUESTION, **options)
     assert look.image_size == 24 + 16 == look.maps.shape[-1]
-    np.testing.assert_allclose(look.shares["target"], look.maps[..., 24], rtol=1e-5)
+    np.testing.assert_allclose(look.shares["region"], look.maps[..., 24], rtol=1e-5)
 
 
 def test_without_a_box_there_is_no_target(policy, picture) -> None:
     look = look_at(*policy, [picture], QUESTION, response="red")
-    assert "target" not in look.shares and not look.trace.has_region
+    assert "region" not in look.shares and not look.trace.has_region
 
 
 def test_text_that_looks_like_an_image_stays_text(policy, picture) -> None:

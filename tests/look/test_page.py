@@ -114,13 +114,13 @@ def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, readin
     assert float(found[2]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
     shown = page.run("document.getElementById('numbers').textContent")
     target = float(re.search(r"target ([\d.]+)\s%", shown)[1]) / 100
-    assert target == pytest.approx(look.shares["target"].mean(axis=0)[9 + reading], abs=6e-4)
+    assert target == pytest.approx(look.shares["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
 def test_token_colours_follow_the_choice(page, html, look) -> None:
     page.open(html)
     alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
-    targets = look.shares["target"].mean(axis=0)[:-1]
+    targets = look.shares["region"].mean(axis=0)[:-1]
     np.testing.assert_allclose(page.run(alpha), 0.72 * targets / targets.max(), atol=6e-3)
     page.run("(e => { e.value = 'entropy'; e.dispatchEvent(new Event('change')); })(document.getElementById('paint'))")
     np.testing.assert_allclose(page.run(alpha), 0.72 * look.entropy / look.entropy.max(), atol=6e-3)

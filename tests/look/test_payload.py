@@ -61,9 +61,9 @@ def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
             look.maps.mean(axis=0) if layer < 0 else look.maps[layer] if head < 0 else look.head_maps[layer, head]
         )
         assert (np.abs(unpack(data, index) - expected) <= error_bound(expected, data["levels"])).all()
-        target = look.shares["target"].mean(axis=0) if layer < 0 else look.shares["target"][layer]
-        target = target if head < 0 else look.head_shares["target"][layer, head]
-        np.testing.assert_allclose(shares[index, data["share_names"].index("target")], target, rtol=1e-6)
+        target = look.shares["region"].mean(axis=0) if layer < 0 else look.shares["region"][layer]
+        target = target if head < 0 else look.head_shares["region"][layer, head]
+        np.testing.assert_allclose(shares[index, data["share_names"].index("region")], target, rtol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [28, 36])

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sayo.attention.trace import AttentionTrace
-from sayo.metrics import region_score, target_ratio, tas, token_tas, token_weights, top_count
+from sayo.metrics import region_ratio, region_score, tas, token_tas, token_weights, top_count
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from sayo.metrics import region_score, target_ratio, tas, token_tas, token_weigh
 def test_worked_numbers(ratio, expected_tas, expected_score):
     assert tas(0.1 * ratio, 0.1) == pytest.approx(expected_tas, abs=1e-6)
     assert region_score(0.1 * ratio, 0.1) == pytest.approx(expected_score, abs=1e-6)
-    assert region_score(0.1 * ratio, 0.1) == pytest.approx(np.tanh(np.log(target_ratio(0.1 * ratio, 0.1))), abs=1e-9)
+    assert region_score(0.1 * ratio, 0.1) == pytest.approx(np.tanh(np.log(region_ratio(0.1 * ratio, 0.1))), abs=1e-9)
 
 
 def test_pooled_example():
@@ -24,8 +24,8 @@ def test_pooled_example():
 
 def test_tas_of_each_token():
     one = AttentionTrace(
-        masses={"target": np.float32([[0, 0.4, 0.2, 0.1]]), "image": np.float32([[0, 0.4, 0.4, 0.4]])},
-        sizes={"target": 2.0, "image": 4.0},
+        masses={"region": np.float32([[0, 0.4, 0.2, 0.1]]), "image": np.float32([[0, 0.4, 0.4, 0.4]])},
+        sizes={"region": 2.0, "image": 4.0},
         entropy=np.ones(3, np.float32),
         layers=(35,),
     )

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import target_ratio, vrga
+from sayo.metrics import region_ratio, vrga
 
 ROW = np.array([0.50, 0.02, 0.10, 0.20, 0.08, 0.06, 0.04])  # system | four visual tokens | two of text
 IMAGE = slice(1, 5)
@@ -21,7 +21,7 @@ def test_measures_of_a_row():
     assert entropy == pytest.approx(1.164821, abs=1e-6)
     assert raw_entropy == pytest.approx(0.832445, abs=1e-6)
     assert vrga.entropy_focus_ratio(entropy, focus) == pytest.approx(1.664030, abs=1e-6)
-    assert target_ratio(ROW[2:4].mean(), ROW[IMAGE].mean()) == pytest.approx(1.5, abs=1e-6)
+    assert region_ratio(ROW[2:4].mean(), ROW[IMAGE].mean()) == pytest.approx(1.5, abs=1e-6)
 
 
 def test_boost():
@@ -29,7 +29,7 @@ def test_boost():
     expected = [0.434783, 0.017391, 0.130435, 0.260870, 0.069565, 0.052174, 0.034783]
     np.testing.assert_allclose(boosted, expected, atol=1e-6)
     assert boosted[IMAGE].sum() == pytest.approx(0.478261, abs=1e-6)
-    assert target_ratio(boosted[2:4].mean(), boosted[IMAGE].mean()) == pytest.approx(1.636364, abs=1e-6)
+    assert region_ratio(boosted[2:4].mean(), boosted[IMAGE].mean()) == pytest.approx(1.636364, abs=1e-6)
 
 
 def test_the_release_on_a_longer_row():
@@ -82,8 +82,8 @@ def test_the_complement_of_the_border():
 def test_scaling_a_row_and_boosting_it(weights, scale, gamma):
     row = np.array(weights) / sum(weights)
     assert vrga.image_entropy(row[1:4] * scale) == pytest.approx(vrga.image_entropy(row[1:4]), abs=1e-6)
-    assert target_ratio(row[1] * scale, row[1:4].mean() * scale) == pytest.approx(
-        target_ratio(row[1], row[1:4].mean()), abs=1e-5
+    assert region_ratio(row[1] * scale, row[1:4].mean() * scale) == pytest.approx(
+        region_ratio(row[1], row[1:4].mean()), abs=1e-5
     )
     assert vrga.boost(row, np.array([1, 2]), gamma).sum() == pytest.approx(1.0)
 
@@ -128,7 +128,7 @@ def test_a_head_that_sees_no_image():
 def test_uniform_attention(n, mass):
     row = np.full(n, mass / n)
     assert vrga.image_entropy(row) == pytest.approx(np.log(n), abs=1e-5)
-    assert target_ratio(row[:1].mean(), row.mean()) == pytest.approx(1.0)
+    assert region_ratio(row[:1].mean(), row.mean()) == pytest.approx(1.0)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=10), st.floats(0.0, 2.0))

@@ -136,7 +136,7 @@ def test_objective_is_within_15_percent_of_a_real_reading():
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32).train()
     capture = AttentionCapture(model, layers=[2, 4])
     ids = torch.randint(100, 2000, (batch, prompt + completion))
-    groups = {"target": torch.ones(ids.shape), "image": torch.ones(ids.shape)}
+    groups = {"region": torch.ones(ids.shape), "image": torch.ones(ids.shape)}
     rows = torch.arange(prompt - 1, prompt + completion - 1).expand(batch, -1)
     kept = []
     for reading in (nullcontext(), capture.reading(rows, groups, gradients=True)):

@@ -16,7 +16,7 @@ KINDS = ("attribute", "relation", "counting")
 CELLS = 4  # a 64 x 64 picture is 4 x 4 visual tokens
 
 
-FEW = ("step", "rewards/accuracy/mean", "rewards/attention/mean", "attention/target_ratio", "entropy")
+FEW = ("step", "rewards/accuracy/mean", "rewards/attention/mean", "attention/region_ratio", "entropy")
 
 
 def write_log(run: Path, steps: int, gain: float, rng: np.random.Generator, full: bool) -> None:
@@ -37,8 +37,8 @@ def write_log(run: Path, steps: int, gain: float, rng: np.random.Generator, full
                 "rewards/format/std": 0.08,
                 "rewards/attention/mean": float(0.3 + 1.2 * gain * done + noise[3]),
                 "rewards/attention/std": 0.2,
-                "attention/target_ratio": float(1.4 + 4 * gain * done + 5 * noise[4]),
-                "attention/target_mass": float(0.05 + 0.2 * gain * done + noise[4] / 5),
+                "attention/region_ratio": float(1.4 + 4 * gain * done + 5 * noise[4]),
+                "attention/region_mass": float(0.05 + 0.2 * gain * done + noise[4] / 5),
                 "attention/image_mass": float(0.3 + 0.1 * done + noise[4] / 5),
                 "completions/mean_length": float(17 + 2 * done + 10 * noise[5]),
                 "entropy": float(0.4 - 0.25 * done + noise[5] / 5),
@@ -123,7 +123,7 @@ def write_summary(folder: Path, lines: list[dict]) -> None:
             "num_questions": len(chosen),
         }
 
-    summary = {**means(lines), "region_score": None, "target_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
+    summary = {**means(lines), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
     summary["accuracy_interval"] = [summary["accuracy"] - 0.05, summary["accuracy"] + 0.04]
     summary["intervals"] = {"tas": [summary["tas"] - 0.02, summary["tas"] + 0.02], "length": [17.0, 18.0]}
     aucs = [0.5, summary["accuracy"], 0.45]

@@ -18,8 +18,8 @@ from sayo.report.tracker import send_report
 METRICS = (
     "attention/coverage",
     "attention/image_mass",
-    "attention/target_mass",
-    "attention/target_ratio",
+    "attention/region_mass",
+    "attention/region_ratio",
     "attention/tas",
     "attention/weighted_entropy",
     "completions/mean_length",

@@ -9,13 +9,13 @@ from sayo.attention.trace import AttentionTrace
 from sayo.rewards.region_attention import region_attention_reward
 
 
-def trace(target, image, entropy=None, target_size=2.0, image_size=4.0):
+def trace(target, image, entropy=None, region_size=2.0, image_size=4.0):
     """One layer (or `(L, T + 1)`) of masses; row 0 decided the first token."""
     target, image = np.atleast_2d(np.float32(target)), np.atleast_2d(np.float32(image))
     tokens = target.shape[1] - 1
     return AttentionTrace(
-        masses={"target": target, "image": image},
-        sizes={"target": target_size, "image": image_size},
+        masses={"region": target, "image": image},
+        sizes={"region": region_size, "image": image_size},
         entropy=np.float32(np.ones(tokens) if entropy is None else entropy),
         layers=tuple(range(len(target))),
     )
@@ -69,7 +69,7 @@ def test_only_the_uncertain_tokens_count():
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=12), st.floats(0.05, 1.0))
 def test_the_whole_image_as_target_scores_exactly_zero(masses, share):
-    one = trace(masses, masses, target_size=4.0)
+    one = trace(masses, masses, region_size=4.0)
     assert reward(one, top_share=share) == 0.0
     assert reward(one, select="entropy_weighted", rows="deciding") == 0.0
 

@@ -75,7 +75,7 @@ def test_evaluation(chat, steered):
     with steering:
         found = evaluate(model, processor, rows, **options)
     again = evaluate(model, processor, rows, **options)
-    assert found.summary()["target_ratio"] != plain.summary()["target_ratio"] == again.summary()["target_ratio"]
+    assert found.summary()["region_ratio"] != plain.summary()["region_ratio"] == again.summary()["region_ratio"]
 
 
 def test_a_prompt_of_another_form(chat):

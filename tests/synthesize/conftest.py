@@ -15,7 +15,7 @@ from synthesize.stub_server import StubServer
 from typer.testing import CliRunner
 
 from data_prep.rows import features
-from sayo.synthesize.cli import synthesize_app
+from data_prep.synthesize.cli import synthesize_app
 
 
 @pytest.fixture

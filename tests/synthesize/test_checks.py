@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_prep.examples import RejectError
-from sayo.synthesize import checks
-from sayo.synthesize.duplicates import NearDuplicates
+from data_prep.synthesize import checks
+from data_prep.synthesize.duplicates import NearDuplicates
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from email.utils import format_datetime
 import pytest
 from synthesize.stub_server import completion
 
-from sayo.synthesize.client import ChatClient, ChatError, ServerUnusable, parse_reply, seconds_to_wait
+from data_prep.synthesize.client import ChatClient, ChatError, ServerUnusable, parse_reply, seconds_to_wait
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 GOOD = completion("fine", usage={"prompt_tokens": 5, "completion_tokens": 2})

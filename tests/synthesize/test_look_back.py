@@ -8,8 +8,8 @@ import pytest
 from synthesize.prepared import back_line, row
 from synthesize.stub_server import pictures_of, text_of
 
+from sayo.prompts import USER_SUFFIX, suffix_text, with_suffix
 from sayo.rewards import accuracy_reward, look_back_reward
-from sayo.synthesize.prompts import USER_SUFFIX, suffix_text, with_suffix
 
 CHAIN = "--cot-model", "cot"
 

@@ -13,13 +13,13 @@ import pytest
 from synthesize.conftest import read_out
 from synthesize.prepared import anchors_line, row
 
-from sayo.synthesize.client import ChatClient, ServerUnusable
-from sayo.synthesize.journal import Journal, JournalError
-from sayo.synthesize.pipeline import synthesize
-from sayo.synthesize.roles import Role, Roles
-from sayo.synthesize.visual_anchors import ROLES, VisualAnchors
+from data_prep.synthesize.client import ChatClient, ServerUnusable
+from data_prep.synthesize.journal import Journal, JournalError
+from data_prep.synthesize.pipeline import synthesize
+from data_prep.synthesize.roles import Role, Roles
+from data_prep.synthesize.visual_anchors import ROLES, VisualAnchors
 
-COMMAND = [sys.executable, "-c", "from sayo.synthesize.cli import synthesize_app; synthesize_app()"]
+COMMAND = [sys.executable, "-c", "from data_prep.synthesize.cli import synthesize_app; synthesize_app()"]
 
 
 def _files(out):

@@ -13,9 +13,9 @@ from sayo.training.metrics import attention_metrics, sink_free_metrics
 def trace(target, image, size=2.0, num_visual=4.0, entropy=None):
     """One layer; `target` and `image` are the masses of the deciding rows (the last row decides nothing)."""
     masses = {"image": np.array([[*image, 9.0]], np.float32)}
-    sizes = {"image": num_visual, "target": 0.0}
+    sizes = {"image": num_visual, "region": 0.0}
     if target is not None:
-        masses["target"], sizes["target"] = np.array([[*target, 9.0]], np.float32), size
+        masses["region"], sizes["region"] = np.array([[*target, 9.0]], np.float32), size
     entropy = np.array(entropy or [1.0] * len(image), np.float32)
     return AttentionTrace(masses=masses, sizes=sizes, entropy=entropy, layers=(0,))
 
@@ -26,8 +26,8 @@ def test_means_over_the_batch():
         {
             "attention/coverage": 2 / 3,
             "attention/image_mass": 0.3,
-            "attention/target_mass": 0.15,
-            "attention/target_ratio": (2 + 0.5) / 2,
+            "attention/region_mass": 0.15,
+            "attention/region_ratio": (2 + 0.5) / 2,
             "attention/tas": (0.8 + 0.2) / 2,
             "attention/weighted_entropy": 1.0,
         },
@@ -38,7 +38,7 @@ def test_means_over_the_batch():
 def test_the_most_uncertain_tokens_count():
     one = trace([0.0, 0.2, 0.0], [0.1, 0.2, 0.3], entropy=[0.1, 2.0, 0.1])
     metrics = attention_metrics([one])
-    assert metrics["attention/target_mass"] == pytest.approx(0.2)
+    assert metrics["attention/region_mass"] == pytest.approx(0.2)
     assert metrics["attention/weighted_entropy"] == pytest.approx((0.1 * 0.1 + 0.2 * 2.0 + 0.3 * 0.1) / 0.6)
 
 
@@ -56,8 +56,8 @@ def mapped(maps, region=None):
     sample = {"region_tokens": None, "region_weights": None}
     if region is not None:
         sample = {"region_tokens": list(region), "region_weights": list(region.values())}
-        masses["target"] = maps[..., list(region)] @ np.array(list(region.values()), np.float32)
-    sizes = {"image": float(maps.shape[-1]), "target": float(sum((region or {}).values()))}
+        masses["region"] = maps[..., list(region)] @ np.array(list(region.values()), np.float32)
+    sizes = {"image": float(maps.shape[-1]), "region": float(sum((region or {}).values()))}
     entropy = np.ones(maps.shape[1] - 1, np.float32)
     return AttentionTrace(masses, sizes, entropy, (0,), maps), sample
 
@@ -68,12 +68,12 @@ def test_attention_without_the_sink():
     drawn, other = mapped([[0.6, 0.1, 0.1, 0.1]], {0: 1.0, 3: 1.0})
     metrics = sink_free_metrics([looks, drawn], [sample, other])
     assert metrics["attention/image_mass_sink_free"] == pytest.approx((0.3 + 0.3) / 2)
-    assert metrics["attention/target_mass_sink_free"] == pytest.approx((0.25 + 0.1) / 2)
+    assert metrics["attention/region_mass_sink_free"] == pytest.approx((0.25 + 0.1) / 2)
     # per token: .25 / 1.5 against .3 / 3, and .1 / 1 against .1
     ratio = (0.25 / 1.5) / 0.1
     assert metrics["attention/tas_sink_free"] == pytest.approx((ratio**2 / (1 + ratio**2) + 0.5) / 2, abs=1e-6)
     raw = attention_metrics([looks, drawn])
-    assert raw["attention/target_mass"] == pytest.approx((0.25 + 0.7) / 2)  # the sink counted as looking
+    assert raw["attention/region_mass"] == pytest.approx((0.25 + 0.7) / 2)  # the sink counted as looking
 
 
 def test_sinks_are_pooled_by_the_size_of_the_image():

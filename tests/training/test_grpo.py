@@ -100,7 +100,7 @@ def test_attention_equals_an_eager_pass(make_trainer, family, rollout_func):
         if trace.has_region:
             target = visual[call["region_tokens"][row]]
             expected = (rows[:, target] * call["region_weights"][row]).sum(axis=1)
-            np.testing.assert_allclose(trace.masses["target"][0], expected, atol=2e-6)
+            np.testing.assert_allclose(trace.masses["region"][0], expected, atol=2e-6)
 
 
 def test_rows_without_region(make_trainer):

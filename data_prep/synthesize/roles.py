@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.examples import RejectError
-from sayo.synthesize.client import ChatClient, ChatError
-from sayo.synthesize.journal import Journal
-from sayo.synthesize.rows import Question
+from data_prep.synthesize.client import ChatClient, ChatError
+from data_prep.synthesize.journal import Journal
+from data_prep.synthesize.rows import Question
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ Source: AVAR (arXiv 2603.03825), section on data; prompts and filters were not r
 from __future__ import annotations
 
 from data_prep.examples import RejectError
-from sayo.synthesize import checks, prompts
-from sayo.synthesize.roles import Roles
-from sayo.synthesize.rows import Question
-from sayo.synthesize.sampling import first_good
+from data_prep.synthesize import checks, prompts
+from data_prep.synthesize.roles import Roles
+from data_prep.synthesize.rows import Question
+from data_prep.synthesize.sampling import first_good
 
 ROLES = ("describe", "reason", "anchor")
 _PARTS = ("scan", "elements", "links", "description")

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.examples import PrepareError, RejectError
+from data_prep.synthesize import checks, prompts
+from data_prep.synthesize.roles import Roles
+from data_prep.synthesize.rows import Question
+from data_prep.synthesize.sampling import first_good
+from sayo.prompts import USER_SUFFIX
 from sayo.rewards.text import completion_text
-from sayo.synthesize import checks, prompts
-from sayo.synthesize.roles import Roles
-from sayo.synthesize.rows import Question
-from sayo.synthesize.sampling import first_good
 
 ROLES = ("cot", "back")
 
@@ -32,7 +33,7 @@ class LookBack:
 
     def __init__(self, roles: Roles, style: str, chains: Mapping[str, str] | None = None, tries: int = 2):
         self.roles, self.style, self.chains, self.tries = roles, style, chains, tries
-        self.suffix = prompts.USER_SUFFIX[f"{style}-back"]
+        self.suffix = USER_SUFFIX[f"{style}-back"]
 
     def __call__(self, row: Question) -> str:
         """The completion.
@@ -47,7 +48,7 @@ class LookBack:
 
     def _chain(self, row: Question) -> str:
         if self.chains is None:
-            instruction = f"{row.question}\n{prompts.USER_SUFFIX['cot']}"
+            instruction = f"{row.question}\n{USER_SUFFIX['cot']}"
             return self.roles.ask("cot", row, instruction, pictures=True)
         if not self.chains.get(row.id, "").strip():
             raise RejectError("no_cot", "the file of --cots holds no completion of this row")

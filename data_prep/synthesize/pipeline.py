@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.examples import PrepareError, RejectError
-from sayo.synthesize.client import ServerUnusable
-from sayo.synthesize.duplicates import NearDuplicates
-from sayo.synthesize.roles import Roles
-from sayo.synthesize.rows import Question, count_rows, read_questions, write_rows
+from data_prep.synthesize.client import ServerUnusable
+from data_prep.synthesize.duplicates import NearDuplicates
+from data_prep.synthesize.roles import Roles
+from data_prep.synthesize.rows import Question, count_rows, read_questions, write_rows
 
 JOURNAL = "journal.jsonl"
 Outcome = str | RejectError

@@ -88,7 +88,7 @@ def visual_anchors(
     Exit status: 0 when rows were kept, 2 when none was, or the server or the
     input cannot be used.
     """
-    from sayo.synthesize.visual_anchors import ROLES, VisualAnchors
+    from data_prep.synthesize.visual_anchors import ROLES, VisualAnchors
 
     models = {"describe": describe_model, "reason": reason_model, "anchor": anchor_model}
     settings = {"kind": "visual-anchors", "models": models, "tries": tries}
@@ -139,11 +139,11 @@ def look_back(
     Kept: rows with one well-formed check of ten words or more that names
     something to be seen, with the right answer boxed, and no hint that the
     answer was given. Their prompts carry the instruction of the style, which
-    RL must use, too: sayo.synthesize.prompts.USER_SUFFIX.
+    RL must use, too: sayo.prompts.USER_SUFFIX.
 
     It goes on, counts and exits like visual-anchors.
     """
-    from sayo.synthesize.look_back import LookBack, read_chains
+    from data_prep.synthesize.look_back import LookBack, read_chains
 
     if (cot_model is None) == (cots is None):
         raise typer.BadParameter("give either --cot-model or --cots: the chains of thought come from one of them")
@@ -170,11 +170,11 @@ def _run(
     # Answers are compared in threads, where its alarm cannot ring; sayo.rewards refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     with _one_line_errors():
+        from data_prep.synthesize.journal import Journal
+        from data_prep.synthesize.pipeline import JOURNAL, check_folders, synthesize
+        from data_prep.synthesize.roles import Roles
+        from data_prep.synthesize.rows import count_rows
         from data_prep.workers import progress_bar
-        from sayo.synthesize.journal import Journal
-        from sayo.synthesize.pipeline import JOURNAL, check_folders, synthesize
-        from sayo.synthesize.roles import Roles
-        from sayo.synthesize.rows import count_rows
 
         extra = _json_object(options["extra"])
         sampling = {name: options[name] for name in ("max_tokens", "temperature", "seed")}
@@ -198,8 +198,8 @@ def _run(
 def _roles(names: Sequence[str], models: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     import os
 
-    from sayo.synthesize.client import ChatClient
-    from sayo.synthesize.roles import Role
+    from data_prep.synthesize.client import ChatClient
+    from data_prep.synthesize.roles import Role
 
     servers, keys = (_by_role(options[name], names, name) for name in ("server", "api_key_env"))
     prices = [
@@ -258,7 +258,7 @@ def _json_object(text: str) -> dict[str, Any]:
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     from data_prep.examples import PrepareError
-    from sayo.synthesize.client import ServerUnusable
+    from data_prep.synthesize.client import ServerUnusable
 
     try:
         yield

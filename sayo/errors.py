@@ -1,0 +1,13 @@
+"""Errors that the person at the keyboard can mend: a sentence, not a traceback."""
+
+from __future__ import annotations
+
+
+class SayoError(Exception):
+    """What is wrong, and what to do about it.
+
+    The command line prints the message as one red line and leaves with `exit_status` (see `sayo.cli`). Errors that are
+    not of this class are bugs, and keep their traceback.
+    """
+
+    exit_status = 2

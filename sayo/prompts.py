@@ -1,0 +1,55 @@
+r"""What is written under a question in the user's turn, in supervised tuning, in RL and in evaluation alike.
+
+Source: the formats of Look-Back (arXiv 2507.03019), whose prompts were not released; the words are ours.
+"""
+
+from __future__ import annotations
+
+USER_SUFFIX = {
+    "semantic-back": (
+        "Think before you answer, as an inner monologue between <think> and </think>. Stop at the point where the "
+        "answer hangs on something that you saw, and check it against the image between <back> and </back>: look "
+        "again and say what is really there. Then think on, in a second <think> and </think>, in the light of that "
+        "check. Give the final answer after the tags as \\boxed{answer}."
+    ),
+    "solution-back": (
+        "First work out a complete solution between <think> and </think>. Then look at the image again and check the "
+        "solution against it between <back> and </back>: name what you see and whether the solution agrees with it. "
+        "Then think it over once more in a second <think> and </think>, and correct what was wrong. Give the final "
+        "answer after the tags as \\boxed{answer}."
+    ),
+    "cot": "Think step by step between <think> and </think>, then give the final answer after it as \\boxed{answer}.",
+    "text-back": (
+        "First work out a complete solution between <think> and </think>. Then read your solution again and check its "
+        "wording and its steps, without the image, between <back> and </back>. Then think it over once more in a "
+        "second <think> and </think>, and correct what was wrong. Give the final answer after the tags as "
+        "\\boxed{answer}."
+    ),
+}
+"""What goes under the question in the user's turn, in SFT and RL alike.
+
+`semantic-back` checks in the midst of the reasoning, `solution-back` after a preliminary answer. Two controls: `cot`
+has no check; `text-back` has one of the same length that does not look at the image.
+"""
+
+YES_NO_SUFFIX = "Answer with \\boxed{yes} or \\boxed{no}."
+"""For yes/no benchmarks such as HallusionBench, after the suffix above."""
+
+
+def suffix_text(name_or_text: str) -> str:
+    """The text of a format of `USER_SUFFIX`, or a text of one's own.
+
+    Raises:
+        ValueError: a single word that names no format.
+    """
+    if name_or_text not in USER_SUFFIX and " " not in name_or_text.strip():
+        raise ValueError(f"unknown format {name_or_text!r}; there are: {', '.join(USER_SUFFIX)}, or write a text")
+    return USER_SUFFIX.get(name_or_text, name_or_text)
+
+
+def with_suffix(prompt: list[dict], suffix: str) -> list[dict]:
+    """The prompt with `suffix` under its last user turn (plain text content), unless that ends with it already."""
+    last = max(index for index, turn in enumerate(prompt) if turn["role"] == "user")
+    if prompt[last]["content"].endswith(suffix):
+        return prompt
+    return [*prompt[:last], {**prompt[last], "content": f"{prompt[last]['content']}\n{suffix}"}, *prompt[last + 1 :]]
