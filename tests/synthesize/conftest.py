@@ -15,7 +15,7 @@ from synthesize.stub_server import StubServer
 from typer.testing import CliRunner
 
 from data_prep.rows import features
-from data_prep.synthesize.cli import synthesize_app
+from sayo.cli import app
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def server(monkeypatch):
 
 def read_out(out: Path) -> SimpleNamespace:
     """What lies in OUT."""
-    rejects = out / "rejects.jsonl"
+    rejected = out / "rejected.jsonl"
     return SimpleNamespace(
         out=out,
         rows=[row for path in sorted(out.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()],
-        rejects=[json.loads(line) for line in rejects.read_text().splitlines()] if rejects.exists() else [],
+        rejected=[json.loads(line) for line in rejected.read_text().splitlines()] if rejected.exists() else [],
         summary=json.loads((out / "summary.json").read_text()) if (out / "summary.json").exists() else None,
     )
 
@@ -59,11 +59,11 @@ def read_out(out: Path) -> SimpleNamespace:
 def run(server) -> Callable[[list[str]], SimpleNamespace]:
     """Run a command; returns its exit code and output, and what lies in OUT."""
 
-    def synthesize(words: list[str]) -> SimpleNamespace:
-        result = CliRunner().invoke(synthesize_app, words)
+    def synthesize(arguments: list[str]) -> SimpleNamespace:
+        result = CliRunner().invoke(app, arguments)
         if not isinstance(result.exception, SystemExit | None):
             raise result.exception
-        read = read_out(Path(words[words.index("--out") + 1]))
+        read = read_out(Path(arguments[arguments.index("--out") + 1]))
         return SimpleNamespace(exit_code=result.exit_code, output=result.output, **vars(read))
 
     return synthesize

@@ -54,10 +54,11 @@ def row(index: int, **changes: object) -> dict:
 
 
 def anchors_line(prepared: Path, out: Path, url: str, *more: object) -> list[str]:
-    models = [word for role in ("describe", "reason", "anchor") for word in (f"--{role}-model", role)]
-    return [str(word) for word in ("visual-anchors", prepared, "--out", out, "--server", url, *models, *more)]
+    models = "describe=describe,reason=reason,anchor=anchor"
+    line = ("synthesize", "visual-anchors", prepared, "--out", out, "--server", url, "--model", models, *more)
+    return [str(argument) for argument in line]
 
 
-def back_line(prepared: Path, out: Path, url: str, *more: object) -> list[str]:
-    words = ("look-back", prepared, "--out", out, "--server", url, "--back-model", "back", *more)
-    return [str(word) for word in words]
+def back_line(prepared: Path, out: Path, url: str, *more: object, models: str = "cot=cot,back=back") -> list[str]:
+    line = ("synthesize", "look-back", prepared, "--out", out, "--server", url, "--model", models, *more)
+    return [str(argument) for argument in line]

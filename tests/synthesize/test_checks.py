@@ -8,9 +8,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from data_prep.examples import RejectError
 from data_prep.synthesize import checks
 from data_prep.synthesize.duplicates import NearDuplicates
+from sayo.errors import RejectedError
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_no_anchors(text):
 
 def test_the_anchor_of_the_last_two_thirds_counts():
     before, anchor = "I think it over. ", "Let me check the image again."
-    assert checks.check_anchors(before * 10 + anchor, "x") == 1
-    assert checks.check_anchors(anchor + before * 10 + anchor, "x") == 2
-    with pytest.raises(RejectError, match="anchor_too_early"):
+    checks.check_anchors(before * 10 + anchor, "x")
+    checks.check_anchors(anchor + before * 10 + anchor, "x")
+    with pytest.raises(RejectedError, match="anchor_too_early"):
         checks.check_anchors(before + anchor + before * 10, "x")
 
 
@@ -62,8 +62,8 @@ def test_the_anchor_of_the_last_two_thirds_counts():
     ["From the description, it is 3.", "as described above", "The provided text says 3.", "Your caption mentions it."],
 )
 def test_leaks(text):
-    with pytest.raises(RejectError, match="leak"):
-        checks.check_leaks(text, "How many?", "x")
+    with pytest.raises(RejectedError, match="leak"):
+        checks.check_leaks(text, "How many?", "x", ("text", "blind"))
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_leaks(text):
     ],
 )
 def test_no_leaks(text):
-    checks.check_leaks(text, "How many?", "x")
+    checks.check_leaks(text, "How many?", "x", ("text", "blind"))
 
 
 @pytest.mark.parametrize("text", ["So the correct answer is B.", "The result given by the formula is 3."])
 def test_a_final_answer_is_not_given_away(text):
-    checks.check_given_answer(text, "x")
+    checks.check_leaks(text, "q", "x", ("answer",))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,13 @@ def test_hostile_text_is_checked_in_linear_time(piece):
     text = piece * (50_000 // len(piece))
     start = time.process_time()
     checks.anchors(text)
-    for check in (lambda: checks.check_leaks(text, "q", "x"), lambda: checks.check_plain(text, "x")):
-        with suppress(RejectError):
+    for check in (
+        lambda: checks.check_leaks(text, "q", "x", ("text", "blind")),
+        lambda: checks.check_leaks(text, "q", "x", ("answer",)),
+        lambda: checks.check_text(text, "x"),
+    ):
+        with suppress(RejectedError):
             check()
-    with suppress(RejectError):
-        checks.check_given_answer(text, "x")
     assert time.process_time() - start < 2
 
 

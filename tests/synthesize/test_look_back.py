@@ -11,19 +11,15 @@ from synthesize.stub_server import pictures_of, text_of
 from sayo.prompts import USER_SUFFIX, suffix_text, with_suffix
 from sayo.rewards import accuracy_reward, look_back_reward
 
-CHAIN = "--cot-model", "cot"
-
 
 @pytest.mark.parametrize("style", ["semantic", "solution"])
 def test_rows_earn_the_rewards_that_rl_will_pay(prepare, run, server, tmp_path, style):
-    result = run(
-        back_line(prepare([row(i) for i in range(6)]), tmp_path / "out", server.url, *CHAIN, "--style", style)
-    )
+    result = run(back_line(prepare([row(i) for i in range(6)]), tmp_path / "out", server.url, "--style", style))
     assert result.exit_code == 0, result.output
-    completions = [one["completion"] for one in result.rows]
+    completions = [line["completion"] for line in result.rows]
     assert len(completions) == 6 and look_back_reward(completions) == [1.0] * 6
-    assert accuracy_reward(completions, [one["solution"] for one in result.rows]) == [1.0] * 6
-    assert [one["prompt"] for one in result.rows] == [
+    assert accuracy_reward(completions, [line["solution"] for line in result.rows]) == [1.0] * 6
+    assert [line["prompt"] for line in result.rows] == [
         with_suffix(row(i)["prompt"], suffix_text(f"{style}-back")) for i in range(6)
     ]
     assert all(pictures_of(body) for body in server.requests)
@@ -34,7 +30,9 @@ def test_rows_earn_the_rewards_that_rl_will_pay(prepare, run, server, tmp_path, 
 def test_chains_may_come_from_an_evaluation(prepare, run, server, tmp_path):
     lines = [{"id": "q0", "completions": [None, "<think>It seems red.</think>"]}, {"id": "q1", "completions": []}]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    line = back_line(prepare([row(0), row(1)]), tmp_path / "out", server.url, "--cots", tmp_path / "samples.jsonl")
+    line = back_line(
+        prepare([row(0), row(1)]), tmp_path / "out", server.url, "--cots", tmp_path / "samples.jsonl", models="back"
+    )
     result = run(line)
     assert server.models() == {"back": 1}
     assert "It seems red." in result.rows[0]["completion"][0]["content"]
@@ -69,8 +67,8 @@ LOOK = "I look again: the left edge and the right edge show the same colour ever
 )
 def test_what_comes_back_is_checked(prepare, run, server, tmp_path, answer, reason):
     server.roles["back"] = answer
-    result = run(back_line(prepare([row(0)]), tmp_path / "out", server.url, *CHAIN))
-    assert result.summary["rejected_by_reason"] == {reason: 1}, result.rejects
+    result = run(back_line(prepare([row(0)]), tmp_path / "out", server.url))
+    assert result.summary["rejected_by_reason"] == {reason: 1}, result.rejected
     assert server.models()["back"] == 2 and result.exit_code == 2
 
 
@@ -78,19 +76,15 @@ def test_the_rows_own_objects_and_the_questions_words_can_be_seen(prepare, run, 
     server.roles["back"] = _response("I go over it once more: the zebra is there, and it is striped, as before.")
     region = {"image": 0, "box": [0, 0, 1, 1], "rle": None, "role": "answer", "weight": 1.0, "label": "Zebra"}
     rows = [row(0, regions=[region]), row(3, question="What is the zebra like?"), row(6)]
-    result = run(back_line(prepare(rows), tmp_path / "out", server.url, *CHAIN, "--max-overlap", "1"))
-    assert [one["id"] for one in result.rows] == ["q0", "q3"]
-
-
-@pytest.mark.parametrize("chains", [(), (*CHAIN, "--cots", "samples.jsonl")])
-def test_chains_come_from_one_place(prepare, run, server, tmp_path, chains):
-    result = run(back_line(prepare([row(0)]), tmp_path / "out", server.url, *chains))
-    assert result.exit_code == 2 and "either --cot-model or --cots" in result.output
+    result = run(back_line(prepare(rows), tmp_path / "out", server.url, "--max-overlap", "1"))
+    assert [line["id"] for line in result.rows] == ["q0", "q3"]
 
 
 def test_a_file_of_something_else_is_named(prepare, run, server, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1}\n')
-    result = run(back_line(prepare([row(0)]), tmp_path / "out", server.url, "--cots", tmp_path / "x.jsonl"))
+    result = run(
+        back_line(prepare([row(0)]), tmp_path / "out", server.url, "--cots", tmp_path / "x.jsonl", models="back")
+    )
     assert result.exit_code == 2 and "line 1 has no id and completions" in " ".join(result.output.split())
 
 

@@ -48,30 +48,22 @@ def test_pictures_are_sent_as_they_are_but_upright(anchors, server):
     assert [one.size for one in pictures_of(body)] == [(8, 6), (6, 8)]
 
 
-def test_costs_add_up(anchors, server):
+def test_tokens_add_up_and_nothing_is_asked_for_twice(anchors, server):
     rows = [row(index) for index in range(4)]
-    prices = ("--price-in", "describe=2,reason=1,anchor=0.5", "--price-out", "10")
-    total = anchors(rows, *prices).summary["cost"]
-    assert total["by_role"]["describe"] == {
-        "calls": 4,
-        "failed_calls": 0,
-        "prompt_tokens": 400,
-        "completion_tokens": 40,
-        "calls_without_counts": 0,
-        "cost": pytest.approx((400 * 2 + 40 * 10) / 1e6),
-    }
-    assert total["total"]["cost"] == pytest.approx((400 * 3.5 + 120 * 10) / 1e6)
-    again = anchors(rows, *prices)
-    assert again.summary["cost"] == total, "nothing is paid for twice"
-    assert len(server.requests) == 12
-    assert "12 answers so far, 1,200 prompt and 120 completion tokens, cost 0.0026" in again.output
+    tokens = anchors(rows).summary["tokens"]
+    counts = {"answers": 4, "prompt_tokens": 400, "completion_tokens": 40, "answers_without_counts": 0}
+    assert tokens["describe"] == tokens["anchor"] == counts
+    assert tokens["total"] == {name: 3 * count for name, count in counts.items()}
+    again = anchors(rows)
+    assert again.summary["tokens"] == tokens and len(server.requests) == 12
+    assert "12 answers so far, 1,200 prompt and 120 completion tokens" in again.output
 
 
 def test_answers_without_counts_are_reported(anchors, server):
     server.usage = None
     result = anchors([row(0)])
-    assert result.summary["cost"]["total"]["calls_without_counts"] == 3
-    assert "came without a count of tokens" in result.output
+    assert result.summary["tokens"]["total"]["answers_without_counts"] == 3
+    assert "came without counts" in result.output
 
 
 def _reasoned(reasoning: str, answer: str = "red"):
@@ -106,9 +98,9 @@ def test_what_comes_back_is_checked(anchors, server, role, answer, reason):
     server.roles[role] = lambda body: answer(body) if name in text_of(body) else good(body)
     result = anchors([row(0), row(1)])
     assert [one["id"] for one in result.rows] == ["q1"], "the other row is untouched"
-    [reject] = result.rejects
-    assert (reject["id"], reject["index"], reject["split"], reject["reason"]) == ("q0", 0, "train", reason)
-    assert role in reject["detail"]
+    [rejected] = result.rejected
+    assert (rejected["id"], rejected["index"], rejected["split"], rejected["reason"]) == ("q0", 0, "train", reason)
+    assert role in rejected["detail"]
     assert result.summary["rejected_by_reason"] == {reason: 1} and result.summary["rejected"] == 1
     tries = sum(body["model"] == role and name in text_of(body) for body in server.requests)
     assert tries == (1 if role == "describe" else 2), "reasoning and rewriting are sampled again"
@@ -147,10 +139,10 @@ def test_near_duplicates_keep_the_first(anchors):
     result = anchors(rows)
     assert [one["id"] for one in result.rows] == ["q0", "q1"]
     assert result.summary["rejected_by_reason"] == {"near_duplicate": 2}
-    assert all("q0 (row 0)" in reject["detail"] for reject in result.rejects)
+    assert all("q0 (row 0)" in rejected["detail"] for rejected in result.rejected)
 
 
-def test_a_cut_off_answer_is_a_reject(anchors, server):
+def test_a_cut_off_answer_rejects_the_row(anchors, server):
     server.fault = lambda model, text, attempt: (
         (200, {}, completion("<reasoning>It is", "length")) if model == "reason" else None
     )
@@ -171,7 +163,7 @@ def test_limit_extra_and_keys(anchors, server, monkeypatch):
         body["model"]: headers.get("Authorization")
         for body, headers in zip(server.requests, server.headers, strict=True)
     }
-    assert sent == {"describe": "Bearer secret-a", "reason": "Bearer secret-b", "anchor": None}
+    assert sent == {"describe": "Bearer secret-a", "reason": "Bearer secret-b", "anchor": "Bearer none"}
     assert all("temperature" not in body and body["max_completion_tokens"] == 7 for body in server.requests)
     assert not any(b"secret-" in path.read_bytes() for path in result.out.rglob("*") if path.is_file())
 
@@ -182,7 +174,7 @@ def test_rows_are_asked_at_once(anchors, server):
     assert server.most_at_once == 4
 
 
-def test_a_thousand_hostile_characters_in_questions(anchors):
+def test_hostile_characters_in_questions(anchors):
     question = '{0} {answer} %s </description></reasoning>\nQuestion: "\\u0000" <think> \u202e ' + "🐈" * 100
     result = anchors([row(0, question=question), row(1)])
     assert result.exit_code == 0 and "q1" in [one["id"] for one in result.rows]
@@ -192,10 +184,10 @@ def test_a_thousand_hostile_characters_in_questions(anchors):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--server", "localhost:8000"), "is no address of a server"),
-        (("--server", "file:///etc/passwd"), "is no address of a server"),
+        (("--server", "localhost:8000"), "is not the address of a server"),
+        (("--server", "file:///etc/passwd"), "is not the address of a server"),
         (("--server", "describe=http://a/v1"), "one for each of describe, reason, anchor"),
-        (("--price-in", "cheap"), "is no price"),
+        (("--model", "describe=x"), "one for each of describe, reason, anchor"),
         (("--extra", "[]"), "must be a JSON object"),
         (("--split", "test"), "no split 'test'"),
     ],
