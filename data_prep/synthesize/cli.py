@@ -32,9 +32,6 @@ def synthesize(
         Literal["semantic", "solution"],
         typer.Option(help="look-back: the check is in the midst of the reasoning, or after a preliminary answer."),
     ] = "semantic",
-    cots: Annotated[
-        Path | None, typer.Option(help="look-back: samples.jsonl of `sayo evaluate`, instead of the role cot.")
-    ] = None,
     split: Annotated[str, typer.Option(help="Split to read and write.")] = "train",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows. Try 20 before you pay for all.")
@@ -67,9 +64,9 @@ def synthesize(
     ("look back at the triangle"; an LLM). Kept: rows with the right answer and
     an anchor after the first third, without a word about the description.
 
-    [bold]look-back[/], Look-Back's data: [bold]cot[/] (your policy, served; or a file, --cots)
-    writes a chain of thought; [bold]back[/] (a strong VLM) sees image, chain and right
-    answer, and puts a <back> check against the image into it. Kept: rows with
+    [bold]look-back[/], Look-Back's data: [bold]cot[/] (your policy, served) writes a chain of
+    thought; [bold]back[/] (a strong VLM) sees image, chain and right answer, and puts a
+    <back> check against the image into it. Kept: rows with
     one well-formed check of ten words or more that names something to be seen,
     with the right answer boxed, and no hint that it was given. Their prompts
     carry the style's instruction, which RL must use, too (sayo.prompts).
@@ -101,19 +98,18 @@ def synthesize(
 
     # Answers are compared in a thread, where its alarm cannot ring; sayo.answers refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
+    names = _ROLES[method]
     write, suffix = partial(writers.visual_anchors, tries=tries), ""
     if method == "look-back":
-        chains = writers.read_chains(cots) if cots else None
-        write = partial(writers.look_back, style=style, chains=chains, tries=tries)
-        suffix = USER_SUFFIX[f"{style}-back"]
-    names = [role for role in _ROLES[method] if role != "cot" or cots is None]
+        write, suffix = partial(writers.look_back, style=style, tries=tries), USER_SUFFIX[f"{style}-back"]
+        method = f"look-back {style}"
     models = _by_role(model, names, "--model")
     servers, keys = _by_role(server, names, "--server"), _by_role(api_key_env, names, "--api-key-env")
     clients = {
         role: ChatClient(servers[role], models[role], api_key_env=keys[role], timeout=timeout) for role in names
     }
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
-    settings = {"method": method, "style": style, "models": models, "tries": tries, "seed": seed, **fields}
+    settings = {"method": method, "models": models, "tries": tries, "seed": seed, **fields}
     pipeline.check_folders(prepared, out)
     total = count_rows(prepared, split, limit)
     try:

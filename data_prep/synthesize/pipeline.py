@@ -17,7 +17,7 @@ from data_prep.examples import PrepareError
 from data_prep.synthesize.duplicates import NearDuplicates
 from data_prep.synthesize.prompts import render
 from data_prep.synthesize.roles import Journal
-from data_prep.synthesize.rows import PreparedQuestion, count_rows, read_questions, write_rows
+from data_prep.synthesize.rows import PreparedQuestion, read_questions, write_rows
 from sayo.client import ChatError, as_completed
 from sayo.errors import RejectedError
 
@@ -26,13 +26,7 @@ _SERVER = "server: "  # in front of the kind of a failure, as the reason of a ro
 
 
 def check_folders(prepared: Path, out: Path) -> None:
-    """Make `out`, unless it holds something that was not made here.
-
-    Raises:
-        PrepareError: it does, or `prepared` is not a folder.
-    """
-    if not prepared.is_dir():
-        raise PrepareError(f"{prepared} is not a folder; give one that `sayo prepare` wrote")
+    """Make `out`, unless it holds data that were not made here: that raises `PrepareError`."""
     if out.resolve() == prepared.resolve() or ((out / "data").exists() and not (out / JOURNAL).exists()):
         raise PrepareError(f"{out} holds data that `sayo synthesize` did not write; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -44,13 +38,13 @@ def synthesize_rows(
     write: Callable[[PreparedQuestion], Awaitable[str]],
     journal: Journal,
     *,
-    suffix: str = "",
-    split: str = "train",
-    limit: int | None = None,
-    num_workers: int = 8,
-    max_overlap: float = 0.8,
-    settings: Mapping[str, Any] | None = None,
-    on_row: Callable[[], None] = lambda: None,
+    suffix: str,
+    split: str,
+    limit: int | None,
+    num_workers: int,
+    max_overlap: float,
+    settings: Mapping[str, Any],
+    on_row: Callable[[], None],
 ) -> dict[str, Any]:
     """Synthesise a completion for every row of a split.
 
@@ -74,8 +68,7 @@ def synthesize_rows(
     Raises:
         ServerUnusable: the server is down or refuses everything; the journal keeps what was answered.
     """
-    completions: dict[int, str] = {}
-    rejected: dict[int, RejectedError] = {}
+    results: dict[int, str | RejectedError] = {}
     ids: dict[int, str] = {}
 
     async def outcome(row: PreparedQuestion) -> str | RejectedError:
@@ -89,39 +82,32 @@ def synthesize_rows(
             return RejectedError(error.reason, error.detail)  # without the traceback, which keeps the images alive
 
     for row, result in as_completed(outcome, read_questions(prepared, split, limit), num_workers):
-        ids[row.index] = row.id
-        (completions if isinstance(result, str) else rejected)[row.index] = result
+        results[row.index], ids[row.index] = result, row.id
         on_row()
-    completions = dict(sorted(completions.items()))
-    _reject_duplicates(completions, rejected, ids, NearDuplicates(max_overlap))
-    write_rows(prepared, out / "data", split, completions, suffix)
-    records = (
-        {"id": ids[index], "index": index, "split": split, "reason": error.reason, "detail": error.detail}
-        for index, error in sorted(rejected.items())
-    )
-    _replace(out / "rejected.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
+    seen, completions, rejected = NearDuplicates(max_overlap), {}, []
+    for index, result in sorted(results.items()):
+        if isinstance(result, str) and (duplicate := seen.add(f"{ids[index]} (row {index})", result)):
+            result = RejectedError("near_duplicate", "shares {1:.0%} of its 5-grams with {0}".format(*duplicate))
+        if isinstance(result, str):
+            completions[index] = result
+        else:
+            where = {"id": ids[index], "index": index, "split": split}
+            rejected.append({**where, "reason": result.reason, "detail": result.detail})
+    reasons = Counter(record["reason"] for record in rejected)
     summary = {
-        "read": count_rows(prepared, split, limit),
+        "read": len(results),
         "kept": len(completions),
         "rejected": len(rejected),
-        "failed": sum(error.reason.startswith(_SERVER) for error in rejected.values()),
-        "rejected_by_reason": dict(sorted(Counter(error.reason for error in rejected.values()).items())),
+        "failed": sum(count for reason, count in reasons.items() if reason.startswith(_SERVER)),
+        "rejected_by_reason": dict(sorted(reasons.items())),
         "tokens": journal.tokens(),
-        "settings": {"split": split, "limit": limit, "max_overlap": max_overlap, **(settings or {})},
+        "settings": {**settings, "split": split, "limit": limit, "max_overlap": max_overlap},
     }
+    write_rows(prepared, out / "data", split, completions, suffix)
+    _replace(out / "rejected.jsonl", "".join(f"{json.dumps(record)}\n" for record in rejected))
     _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _replace(out / "README.md", render("README.md.jinja", **summary))
     return summary
-
-
-def _reject_duplicates(
-    completions: dict[int, str], rejected: dict[int, RejectedError], ids: Mapping[int, str], seen: NearDuplicates
-) -> None:
-    for index, text in list(completions.items()):
-        if duplicate := seen.add(f"{ids[index]} (row {index})", text):
-            earlier, overlap = duplicate
-            del completions[index]
-            rejected[index] = RejectedError("near_duplicate", f"shares {overlap:.0%} of its 5-grams with {earlier}")
 
 
 def _replace(path: Path, text: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +22,7 @@ _NEEDED = ("id", "prompt", "images", "question", "solution")
 _BATCH = 100  # rows in memory at once
 
 
-@dataclass(frozen=True)
-class PreparedQuestion:
+class PreparedQuestion(NamedTuple):
     """What the models are told about a prepared row.
 
     Attributes:
@@ -43,11 +41,7 @@ class PreparedQuestion:
 
 
 def _batches(prepared: Path, split: str, limit: int | None) -> Iterator[tuple[Path, int, pa.Table]]:
-    """(file, index of its first row in the split, some rows of the file).
-
-    Raises:
-        PrepareError: no prepared data, no such split, or columns are missing.
-    """
+    """(file, index of the first of these rows in the split, some rows of the file)."""
     start, end = 0, sys.maxsize if limit is None else limit
     for path in list_shards(prepared, split):
         file = pq.ParquetFile(path)
@@ -121,10 +115,8 @@ def _completed(
 ) -> pa.Table:
     kept = [number for number in range(len(table)) if start + number in completions]
     table = table.take(pa.array(kept, pa.int64()))
+    prompts = [with_suffix(prompt, suffix) if suffix else prompt for prompt in table["prompt"].to_pylist()]
     turns = [[{"role": "assistant", "content": completions[start + number]}] for number in kept]
-    prompts = table["prompt"].to_pylist()
-    if suffix:
-        prompts = [with_suffix(prompt, suffix) for prompt in prompts]
-    table = table.append_column("completion", pa.array(turns, schema.field("completion").type))
-    position = schema.get_field_index("prompt")
-    return table.set_column(position, "prompt", pa.array(prompts, schema.field("prompt").type)).cast(schema)
+    turn_type, position = schema.field("prompt").type, schema.get_field_index("prompt")
+    table = table.append_column("completion", pa.array(turns, turn_type))
+    return table.set_column(position, "prompt", pa.array(prompts, turn_type)).cast(schema)

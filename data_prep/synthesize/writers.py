@@ -6,17 +6,13 @@ released its data, prompts or filters; these are ours.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from data_prep.examples import PrepareError
 from data_prep.synthesize import checks
 from data_prep.synthesize.prompts import render
 from data_prep.synthesize.roles import Roles
 from data_prep.synthesize.rows import PreparedQuestion
-from sayo.answers.extract import completion_text
 from sayo.errors import RejectedError
 from sayo.prompts import USER_SUFFIX
 
@@ -73,15 +69,12 @@ def _reasoning_and_answer(text: str, row: PreparedQuestion, step: str) -> tuple[
     return reasoning, answer
 
 
-async def look_back(
-    row: PreparedQuestion, roles: Roles, style: str, chains: Mapping[str, str] | None = None, tries: int = 2
-) -> str:
+async def look_back(row: PreparedQuestion, roles: Roles, style: str, tries: int = 2) -> str:
     r"""Question -> `<think>..</think><back>..</back><think>..</think>\boxed{answer}`.
 
     Args:
-        roles: `back` writes the check; `cot` samples the chain of thought where `chains` is None. Both see the image.
+        roles: `cot` samples the chain of thought, `back` puts the check into it; both are shown the image.
         style: "semantic" (a check in the midst of the reasoning) or "solution" (after it).
-        chains: id of a row -> chain of thought of the policy.
         tries: samples of `back` before the row is given up under the last one's reason.
 
     Raises:
@@ -96,36 +89,7 @@ async def look_back(
         checks.check_leaks(text, row.question, step, ("answer", "blind"))
         return text
 
-    if chains is None:
-        chain = await roles.ask("cot", row, f"{row.question}\n{USER_SUFFIX['cot']}", images=True)
-    else:
-        chain = chains.get(row.id, "")
-    if not chain.strip():
-        raise RejectedError("no_cot", "there is no chain of thought for this row")
-    instruction = render(
-        "look_back.jinja", question=row.question, reasoning=chain, answer=row.accepted[0], style=style
-    )
+    chain = await roles.ask("cot", row, f"{row.question}\n{USER_SUFFIX['cot']}", images=True)
+    values = {"question": row.question, "reasoning": chain, "answer": row.accepted[0], "style": style}
+    instruction = render("look_back.jinja", **values)
     return await _first_passing(back, tries)
-
-
-def read_chains(path: Path) -> dict[str, str]:
-    """Chains of thought by row id, from JSON lines with `id` and `completions` (the first one with text counts) or
-    `completion`, such as `samples.jsonl` of `sayo evaluate`.
-
-    Raises:
-        PrepareError: a line is something else.
-    """
-    chains: dict[str, str] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                given = record["completions"] if "completions" in record else [record["completion"]]
-                texts = [completion_text(completion) for completion in given]
-                chains.setdefault(str(record["id"]), next((text for text in texts if text.strip()), ""))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise PrepareError(
-                    f"{path}, line {number} has no id and completions ({type(error).__name__}: {error}); give "
-                    "samples.jsonl of `sayo evaluate`, or lines with id and completion"
-                ) from None
-    return chains

@@ -61,11 +61,11 @@ def test_passing_faults_are_retried(server, ask, fault):
         completion(None),
     ],
 )
-@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
-def test_garbage_is_a_failure(server, ask, reply, content_type):
-    server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)
-    with pytest.raises(ChatError, match="garbage"):
-        ask()
+def test_garbage_is_a_failure(server, ask, reply):
+    for content_type in ("application/json", "text/html"):
+        server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)  # noqa: B023
+        with pytest.raises(ChatError, match="garbage"):
+            ask()
 
 
 def test_bad_requests_and_quotas_of_a_day_are_not_retried(server, ask):
@@ -88,7 +88,7 @@ def test_what_no_request_can_mend_stops(server, ask, status, message):
 
 def test_a_slow_server_times_out(server, ask):
     server.delay = 1.0
-    with pytest.raises(ChatError, match=r"timeout: no reply within 0.1 s"):
+    with pytest.raises(ChatError, match=r"timeout: .*no reply within 0.1 s"):
         ask(max_retries=1, timeout=0.1)
     assert len(server.requests) == 2
 
@@ -126,11 +126,10 @@ def test_nobody_there(ask):
             ask(url)
 
 
-def test_a_server_that_refuses_everything_stops_the_run(server, ask):
-    server.fault = lambda model, text, attempt: (400, {}, b"no images here") if attempt > 5 else None
+def test_a_server_that_refuses_everything_stops_the_run(server):
     server.roles["echo"] = lambda body: "fine"
+    server.fault = lambda *request: (400, {}, b"no images here") if len(server.requests) > 5 else None
     client = ChatClient(server.url, "echo", patience=10)
-    results = []
 
     async def ask_or_error(_):
         try:
@@ -139,10 +138,8 @@ def test_a_server_that_refuses_everything_stops_the_run(server, ask):
             return error.kind
 
     with pytest.raises(ServerUnusable, match=r"10 requests failed in a row.*no images here"):
-        for _, result in as_completed(ask_or_error, range(1000), num_workers=1):
-            results.append(result)
-    assert results == ["fine"] * 5 + ["http 400"] * 9 and client.failures == {"http 400": 10}
-    assert len(server.requests) == 15
+        list(as_completed(ask_or_error, range(1000), num_workers=1))
+    assert len(server.requests) == 15 and client.failures == {"http 400": 10}
 
 
 def test_the_request_and_what_comes_back(server, ask, monkeypatch):

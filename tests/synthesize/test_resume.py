@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from synthesize.prepared import anchors_line, row
+from synthesize.prepared import command, row, run_command, write_prepared
 
 from data_prep.examples import PrepareError
 from data_prep.synthesize.roles import Journal
@@ -20,10 +20,10 @@ def _files(out):
     return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "journal.jsonl"}
 
 
-def _interrupt(line, server, number, requests=15):
+def _interrupt(arguments, server, number, requests=15):
     """Run the command in a process of its own, and send it a signal after so many requests."""
-    command = [sys.executable, "-c", "from sayo.cli import app; app()", *line]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = [sys.executable, "-c", "from sayo.cli import app; app()", *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while len(server.requests) < requests and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -31,26 +31,27 @@ def _interrupt(line, server, number, requests=15):
     return process
 
 
-def test_kill_9_and_resume_give_the_same_bytes(prepare, run, server, tmp_path):
-    prepared = prepare([row(index) for index in range(12)])
-    whole = run(anchors_line(prepared, tmp_path / "whole", server.url, "--concurrency", "1"))
+def test_kill_9_and_resume_give_the_same_bytes(server, tmp_path):
+    prepared = write_prepared([row(index) for index in range(12)], tmp_path / "prepared")
+    whole = run_command(command("visual-anchors", prepared, tmp_path / "whole", server.url, "--concurrency", "1"))
     assert whole.summary["kept"] == 12
     server.requests.clear()
     server.delay = 0.03
-    line = anchors_line(prepared, tmp_path / "killed", server.url, "--concurrency", "3")
+    line = command("visual-anchors", prepared, tmp_path / "killed", server.url, "--concurrency", "3")
     _interrupt(line, server, signal.SIGKILL).communicate()
     assert 15 <= len(server.requests) < 36 and not (tmp_path / "killed/data").exists()
     with (tmp_path / "killed/journal.jsonl").open("a") as file:
         file.write('{"id": "q7", "key": "torn')
-    resumed = run(line)
+    resumed = run_command(line)
     assert resumed.exit_code == 0 and "resuming" in resumed.output
     assert len(server.requests) <= 36 + 3, "at most the requests in flight are sent again"
     assert _files(resumed.out) == _files(whole.out)
     assert resumed.summary["tokens"]["total"]["answers"] == 36
 
 
-def test_ctrl_c_ends_at_once_and_the_same_command_resumes(prepare, run, server, tmp_path):
-    line = anchors_line(prepare([row(index) for index in range(8)]), tmp_path / "out", server.url)
+def test_ctrl_c_ends_at_once_and_the_same_command_resumes(server, tmp_path):
+    prepared = write_prepared([row(index) for index in range(8)], tmp_path / "prepared")
+    line = command("visual-anchors", prepared, tmp_path / "out", server.url)
     server.fault = lambda *request: time.sleep(90) if len(server.requests) > 10 else None
     process = _interrupt(line, server, signal.SIGINT, requests=14)
     start = time.monotonic()
@@ -58,7 +59,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_resumes(prepare, run, server, 
     assert time.monotonic() - start < 30, "it does not wait for running requests"
     assert process.returncode == 130 and "the same command resumes" in output and "Traceback" not in output
     server.fault = lambda *request: None
-    assert run(line).summary["kept"] == 8
+    assert run_command(line).summary["kept"] == 8
 
 
 def test_rows_that_failed_at_the_server_are_asked_again(anchors, server):
@@ -78,8 +79,12 @@ def test_rows_that_failed_at_the_server_are_asked_again(anchors, server):
     assert [line["id"] for line in second.rows] == ["q0", "q1", "q2", "q3"]
 
 
-def test_a_dead_server_stops_the_run_and_keeps_the_answers(anchors, server):
+def test_an_unusable_server_stops_the_run_and_keeps_the_answers(anchors, server):
     rows = [row(index) for index in range(40)]
+    server.fault = lambda *request: (401, {}, b"bad key")
+    result = anchors(rows)
+    assert result.exit_code == 2 and "refuses the key" in result.output and len(server.requests) <= 8
+    server.requests.clear()
     server.fault = lambda model, text, attempt: (400, {}, b"out of memory") if len(server.requests) > 9 else None
     result = anchors(rows, "--concurrency", "2")
     assert result.exit_code == 2 and "20 requests failed in a row" in result.output and "resumes" in result.output
@@ -87,24 +92,13 @@ def test_a_dead_server_stops_the_run_and_keeps_the_answers(anchors, server):
     assert len(server.requests) < 60 and not (result.out / "data").exists()
 
 
-def test_a_refused_key_ends_the_command(anchors, server):
-    server.fault = lambda *request: (401, {}, b"bad key")
-    result = anchors([row(index) for index in range(30)])
-    assert result.exit_code == 2 and "refuses the key" in result.output and len(server.requests) <= 16
-
-
-def test_another_model_in_one_role_reuses_the_others(anchors, server):
-    anchors([row(0), row(1)])
-    server.roles["better"] = server.roles["anchor"]
-    again = anchors([], "--model", "describe=describe,reason=reason,anchor=better")
-    assert again.summary["settings"]["models"]["anchor"] == "better"
-    assert server.models() == {"describe": 2, "reason": 2, "anchor": 2, "better": 2}
-
-
-def test_fewer_rows_leave_no_old_files(anchors):
+def test_another_model_in_one_role_reuses_the_others_and_fewer_rows_leave_no_old_files(anchors, server):
     anchors([row(index) for index in range(4)])
-    result = anchors([], "--limit", "1")
-    assert len(result.rows) == 1 and len(list((result.out / "data").iterdir())) == 1
+    server.roles["better"] = server.roles["anchor"]
+    again = anchors([], "--model", "describe=describe,reason=reason,anchor=better", "--limit", "2")
+    assert again.summary["settings"]["models"]["anchor"] == "better"
+    assert server.models() == {"describe": 4, "reason": 4, "anchor": 4, "better": 2}
+    assert len(again.rows) == 2 and len(list((again.out / "data").iterdir())) == 1
 
 
 ANSWER = {"id": "a", "role": "r", "key": "k", "text": "t", "prompt_tokens": 1, "completion_tokens": 1}
@@ -120,14 +114,11 @@ def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path):
         assert journal.answers["m"]["text"] == "\ud800" and journal.tokens()["r"]["answers"] == 2
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
+def test_a_journal_that_cannot_be_used_is_named(tmp_path):
     path = tmp_path / "journal.jsonl"
+    with Journal(path), pytest.raises(PrepareError, match="another run"):
+        Journal(path)
     path.write_text(json.dumps(ANSWER) + "\nnonsense\n" + json.dumps(ANSWER) + "\n")
     with pytest.raises(PrepareError, match=r"line 2 is not an answer"):
         Journal(path)
     assert path.read_text().count("\n") == 3, "nothing was cut off"
-
-
-def test_two_runs_do_not_write_to_one_journal(tmp_path):
-    with Journal(tmp_path / "journal.jsonl"), pytest.raises(PrepareError, match="another run"):
-        Journal(tmp_path / "journal.jsonl")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from synthesize.prepared import anchors_line, picture, row
+from synthesize.prepared import command, picture, row, run_command, write_prepared
 from synthesize.stub_server import completion, pictures_of, text_of
 from trl import is_conversational
 
@@ -30,8 +29,9 @@ def test_rows_become_sft_data_with_the_prepared_columns(anchors):
 
 
 def test_only_the_describing_model_sees_the_image(anchors, server):
-    anchors([row(index) for index in range(3)])
-    assert server.models() == {"describe": 3, "reason": 3, "anchor": 3}
+    server.delay = 0.02
+    anchors([row(index) for index in range(8)], "--concurrency", "4")
+    assert server.models() == {"describe": 8, "reason": 8, "anchor": 8} and server.most_at_once == 4
     assert all(bool(pictures_of(body)) == (body["model"] == "describe") for body in server.requests)
     assert not any("Answer: red" in text_of(body) for body in server.requests if body["model"] != "anchor")
 
@@ -45,7 +45,7 @@ def test_pictures_are_sent_as_they_are_but_upright(anchors, server):
     [body] = [body for body in server.requests if body["model"] == "describe"]
     url = body["messages"][0]["content"][0]["image_url"]["url"]
     assert url == "data:image/jpeg;base64," + base64.b64encode(straight).decode()
-    assert [one.size for one in pictures_of(body)] == [(8, 6), (6, 8)]
+    assert [image.size for image in pictures_of(body)] == [(8, 6), (6, 8)]
 
 
 def test_tokens_add_up_and_nothing_is_asked_for_twice(anchors, server):
@@ -61,9 +61,7 @@ def test_tokens_add_up_and_nothing_is_asked_for_twice(anchors, server):
 
 def test_answers_without_counts_are_reported(anchors, server):
     server.usage = None
-    result = anchors([row(0)])
-    assert result.summary["tokens"]["total"]["answers_without_counts"] == 3
-    assert "came without counts" in result.output
+    assert "3 answers came without counts" in anchors([row(0)]).output
 
 
 def _reasoned(reasoning: str, answer: str = "red"):
@@ -97,7 +95,7 @@ def test_what_comes_back_is_checked(anchors, server, role, answer, reason):
     good, name = server.roles[role], row(0)["question"]
     server.roles[role] = lambda body: answer(body) if name in text_of(body) else good(body)
     result = anchors([row(0), row(1)])
-    assert [one["id"] for one in result.rows] == ["q1"], "the other row is untouched"
+    assert [line["id"] for line in result.rows] == ["q1"], "the other row is untouched"
     [rejected] = result.rejected
     assert (rejected["id"], rejected["index"], rejected["split"], rejected["reason"]) == ("q0", 0, "train", reason)
     assert role in rejected["detail"]
@@ -106,17 +104,11 @@ def test_what_comes_back_is_checked(anchors, server, role, answer, reason):
     assert tries == (1 if role == "describe" else 2), "reasoning and rewriting are sampled again"
 
 
-def test_a_question_about_a_caption_may_be_answered_with_that_word(anchors, server):
-    question = "What colour does the caption name?"
-    server.roles["anchor"] = _reasoned(f"The caption names red. {LATE}")
-    assert anchors([row(0, question=question)]).exit_code == 0
-
-
-def test_a_second_sample_saves_a_row(anchors, server):
-    good = server.roles["reason"]
-    server.roles["reason"] = lambda body: good(body) if body["seed"] == 8 else _reasoned(LATE, "wrong")(body)
-    result = anchors([row(0)], "--seed", "7")
-    assert result.summary["kept"] == 1 and server.models()["reason"] == 2
+def test_a_second_sample_saves_a_row_and_a_question_about_a_caption_may_be_answered(anchors, server):
+    late = f"The caption names red. {LATE}"
+    server.roles["anchor"] = lambda body: _reasoned(late, "red" if body["seed"] == 8 else "blue")(body)
+    result = anchors([row(0, question="What colour does the caption name?")], "--seed", "7")
+    assert result.summary["kept"] == 1 and server.models()["anchor"] == 2
 
 
 @pytest.mark.parametrize(
@@ -137,15 +129,14 @@ def test_rows_that_cannot_be_asked_cost_nothing(anchors, server, changes, reason
 def test_near_duplicates_keep_the_first(anchors):
     rows = [row(0), row(1), row(0, id="again"), row(0, id="nearly", question="Say: " + row(0)["question"])]
     result = anchors(rows)
-    assert [one["id"] for one in result.rows] == ["q0", "q1"]
+    assert [line["id"] for line in result.rows] == ["q0", "q1"]
     assert result.summary["rejected_by_reason"] == {"near_duplicate": 2}
     assert all("q0 (row 0)" in rejected["detail"] for rejected in result.rejected)
 
 
 def test_a_cut_off_answer_rejects_the_row(anchors, server):
-    server.fault = lambda model, text, attempt: (
-        (200, {}, completion("<reasoning>It is", "length")) if model == "reason" else None
-    )
+    cut_off = 200, {}, completion("<reasoning>It is", "length")
+    server.fault = lambda model, text, attempt: cut_off if model == "reason" else None
     result = anchors([row(0)])
     assert result.exit_code == 2 and "nothing was kept" in result.output
     assert result.summary["rejected_by_reason"] == {"truncated": 1} and result.rows == []
@@ -159,34 +150,26 @@ def test_limit_extra_and_keys(anchors, server, monkeypatch):
     extra = ("--extra", '{"temperature": null, "max_completion_tokens": 7}')
     result = anchors([row(index) for index in range(6)], "--limit", "4", *keys, *extra)
     assert (result.summary["read"], result.summary["kept"]) == (4, 4)
-    sent = {
-        body["model"]: headers.get("Authorization")
-        for body, headers in zip(server.requests, server.headers, strict=True)
+    sent = zip(server.requests, server.headers, strict=True)
+    assert {body["model"]: headers["Authorization"] for body, headers in sent} == {
+        "describe": "Bearer secret-a",
+        "reason": "Bearer secret-b",
+        "anchor": "Bearer none",
     }
-    assert sent == {"describe": "Bearer secret-a", "reason": "Bearer secret-b", "anchor": "Bearer none"}
     assert all("temperature" not in body and body["max_completion_tokens"] == 7 for body in server.requests)
     assert not any(b"secret-" in path.read_bytes() for path in result.out.rglob("*") if path.is_file())
-
-
-def test_rows_are_asked_at_once(anchors, server):
-    server.delay = 0.05
-    anchors([row(index) for index in range(8)], "--concurrency", "4")
-    assert server.most_at_once == 4
 
 
 def test_hostile_characters_in_questions(anchors):
     question = '{0} {answer} %s </description></reasoning>\nQuestion: "\\u0000" <think> \u202e ' + "🐈" * 100
     result = anchors([row(0, question=question), row(1)])
-    assert result.exit_code == 0 and "q1" in [one["id"] for one in result.rows]
-    assert json.loads((result.out / "summary.json").read_text())["read"] == 2
+    assert result.exit_code == 0 and "q1" in [line["id"] for line in result.rows]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--server", "localhost:8000"), "is not the address of a server"),
-        (("--server", "file:///etc/passwd"), "is not the address of a server"),
-        (("--server", "describe=http://a/v1"), "one for each of describe, reason, anchor"),
         (("--model", "describe=x"), "one for each of describe, reason, anchor"),
         (("--extra", "[]"), "must be a JSON object"),
         (("--split", "test"), "no split 'test'"),
@@ -194,12 +177,12 @@ def test_hostile_characters_in_questions(anchors):
 )
 def test_wrong_options_say_what_to_do(anchors, more, message):
     result = anchors([row(0)], *more)
-    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    assert result.exit_code == 2 and message in result.output
 
 
-def test_other_data_are_not_overwritten(prepare, run, server, tmp_path):
-    prepared = prepare([row(0), row(1)])
+def test_other_data_are_not_overwritten(server, tmp_path):
+    prepared = write_prepared([row(0), row(1)], tmp_path / "prepared")
     before = {path: path.read_bytes() for path in prepared.rglob("*.parquet")}
-    result = run(anchors_line(prepared, prepared, server.url))
+    result = run_command(command("visual-anchors", prepared, prepared, server.url))
     assert result.exit_code == 2 and "choose another --out" in result.output
     assert {path: path.read_bytes() for path in prepared.rglob("*.parquet")} == before
