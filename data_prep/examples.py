@@ -55,4 +55,3 @@ class Rejected:
     detail: str
 
 
-Reject, RejectError = Rejected, RejectedError  # the old names, until every source is renamed

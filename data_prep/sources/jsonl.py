@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep import masks
+from sayo.geometry import masks
 from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
 from data_prep.fields import (
     as_record,
