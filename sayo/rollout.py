@@ -10,7 +10,7 @@ The steps, each usable alone (`rows` are prepared rows, or mappings with `prompt
 `read_traces` is the last two and `completion_traces`: one `AttentionTrace` per capture and row. Any number of captures
 read the same pass; a layer may be in one of them only. A capture made with `maps=True` keeps the attention on every
 visual token, one made with `per_head=True` keeps heads apart (`teacher_force` only). For a single sample,
-`generate(..., keep_cache=True)` saves the pass the prompt's keys. `token_texts` and `token_offsets` turn ids to text.
+`generate(..., keep_cache=True)` spares the pass the prompt. `token_texts` and `token_offsets` turn ids into text.
 """
 
 from __future__ import annotations
@@ -175,9 +175,11 @@ def teacher_force(
             for capture in captures
         ]
         logits = model(**arguments, logits_to_keep=length + 1).logits[:, -length - 1 : -1]
-    blocks = logits.split(max(1, LOGIT_ROWS // len(logits)), dim=1)
-    entropies = [_entropy(block.float() / (temperature or 1.0)) for block in blocks]
-    return readings, torch.cat(entropies, dim=1)
+    entropies = []
+    for block in logits.split(max(1, LOGIT_ROWS // len(logits)), dim=1):
+        log_probs = torch.log_softmax(block.float() / (temperature or 1.0), dim=-1)
+        entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
+    return readings, torch.cat(entropies, dim=1).clamp(min=0)
 
 
 def read_traces(
@@ -195,9 +197,7 @@ def read_traces(
     return [completion_traces(reading, groups, entropies, completions.mask, image_index) for reading in readings]
 
 
-def _forward_arguments(
-    inputs: Mapping[str, torch.Tensor], completions: Completions
-) -> tuple[dict[str, Any], torch.Tensor]:
+def _forward_arguments(inputs: Mapping, completions: Completions) -> tuple[dict[str, Any], torch.Tensor]:
     """Arguments of the forward pass, and the rows to read on its query axis (last prompt token, then the response).
 
     The cache of generation already holds the keys of the prompt: only the last prompt token and the response run
@@ -206,7 +206,8 @@ def _forward_arguments(
     """
     ids, cache = completions.ids, completions.cache
     length, prompt_length = ids.shape[1], inputs["input_ids"].shape[1]
-    if len(ids) == 1 and _can_cut(cache) and "token_type_ids" not in inputs:
+    can_cut = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    if len(ids) == 1 and can_cut and "token_type_ids" not in inputs:
         cache.crop(prompt_length - 1 - cache.get_seq_length())
         last = torch.cat([inputs["input_ids"][:, -1:], ids], dim=1)
         # No attention mask: nothing is padded, and Qwen's rotary positions follow from the length of the cache.
@@ -220,15 +221,6 @@ def _forward_arguments(
     return {**arguments, "use_cache": False}, torch.arange(prompt_length - 1, prompt_length + length)
 
 
-def _can_cut(cache: Any) -> bool:
-    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    log_probs = torch.log_softmax(logits, dim=-1)
-    return -(log_probs.exp() * log_probs).sum(dim=-1).clamp(max=0)
-
-
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """One string per token; joined, they are the decoded text (special tokens included).
 
@@ -240,8 +232,7 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         return [tokenizer.decode([int(token_id)]) for token_id in ids]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     texts = [decoder.decode(to_bytes(int(token_id))) for token_id in ids]
-    if texts:
-        texts[-1] += decoder.decode(b"", final=True)
+    texts[-1:] = [text + decoder.decode(b"", final=True) for text in texts[-1:]]
     return texts
 
 
@@ -253,9 +244,9 @@ def token_offsets(
     Tokenising the text again could cut it elsewhere. A skipped special token has an empty range.
     """
     special = set(tokenizer.all_special_ids) if skip_special_tokens else set()
-    ids = [int(token_id) for token_id in ids]
-    kept = iter(token_texts(tokenizer, [token_id for token_id in ids if token_id not in special]))
-    texts = ["" if token_id in special else next(kept) for token_id in ids]
+    is_kept = [int(token_id) not in special for token_id in ids]
+    kept = iter(token_texts(tokenizer, [token_id for token_id, keep in zip(ids, is_kept, strict=True) if keep]))
+    texts = [next(kept) if keep else "" for keep in is_kept]
     return "".join(texts), list(pairwise(accumulate(map(len, texts), initial=0)))
 
 
@@ -265,9 +256,7 @@ def _byte_decoder(tokenizer: Any) -> Callable[[int], bytes] | None:
     decoder = b"" if backend is None or backend.decoder is None else backend.decoder.__getstate__()
     if b'"ByteLevel"' in decoder:
         byte_of = _byte_level_alphabet()
-
-        def spell(piece: str) -> bytes:
-            return bytes(byte_of[character] for character in piece)
+        spell = lambda piece: bytes(byte_of[character] for character in piece)  # noqa: E731
     elif b'"ByteFallback"' in decoder:
         spell = _spell_sentencepiece
     else:
