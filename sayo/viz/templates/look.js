@@ -7,12 +7,12 @@
   const inks = { region: "#d55e00", image: "#0072b2", question: "#009e73", response: "#7c5295", entropy: "#b8860b" };
   const layers = data.entries.filter(([, head]) => head < 0).map(([layer]) => layer);
   const state = { layer: 0, head: -1, row: 0, paint: data.share_names.includes("region") ? "region" : "image",
-    held: -1, hover: -1, sink: false, contrast: "linear", peak: "own", drawn: null };
+    held: -1, hover: -1, sink: false, contrast: "linear", drawn: null };
 
   // ---- numbers ----
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const floats = (text) => new Float32Array(bytes(text).buffer);
-  const shares = floats(data.shares), footprints = floats(data.footprints), colors = bytes(data.colors);
+  const shares = data.maps.map((map) => floats(map.shares)), footprints = floats(data.footprints), colors = bytes(data.colors);
   const shown = () => (state.hover >= 0 ? state.hover : state.held); // -1: the whole response
   const entryIndex = () => data.entries.findIndex(([l, h]) => l === layers[state.layer] && h === state.head);
   const percent = (v) => (100 * v).toFixed(v < 0.0995 ? 2 : 1) + "\u00a0%";
@@ -20,7 +20,7 @@
 
   function share(name, token, entry = entryIndex()) {
     const group = data.share_names.indexOf(name);
-    return shares[(entry * data.share_names.length + group) * rowsPerEntry + token + state.row];
+    return shares[entry][group * rowsPerEntry + token + state.row];
   }
   const weights = (() => { // the whole response: tokens weighted by their entropy
     const sum = data.entropy.reduce((a, b) => a + b, 0);
@@ -48,9 +48,7 @@
     const map = await entryMaps(entryIndex()), values = new Float32Array(cells), token = shown();
     if (token >= 0) addRow(map, token + state.row, 1, values);
     else for (let t = 0; t < count; t++) addRow(map, t + state.row, weights[t], values);
-    let peak = values.reduce((a, b) => Math.max(a, b), 0);
-    if (state.peak === "all") for (let t = 0; t < count; t++) peak = Math.max(peak, map.scales[t + state.row]);
-    return { values, peak };
+    return { values, peak: values.reduce((a, b) => Math.max(a, b), 0) };
   }
 
   // ---- pictures ----
@@ -66,28 +64,16 @@
     parent.append(node);
     return node;
   };
-  const panels = data.panels.map((panel, index) => {
-    const image = data.images[panel.image], figure = make("figure", {}, $("panels"));
-    const siblings = data.panels.filter((other) => other.image === panel.image).length;
-    const parts = [data.images.length > 1 ? `Image ${panel.image + 1}` : "",
-      siblings > 1 ? (panel.view === 0 ? "whole picture" : "tiles") : ""].filter(Boolean);
-    const label = parts.join(", ");
-    if (label) make("figcaption", { textContent: `${label}: ${panel.tokens} visual tokens` }, figure);
-    const stack = make("div", { className: "stack" }, figure);
-    stack.style.setProperty("--ratio", image.width / image.height);
-    const small = Math.max(image.width, image.height) < 400;
-    make("img", { src: image.uri, alt: label || "the picture", className: small ? "small" : "" }, stack);
+  const panels = [...document.querySelectorAll("#panels .stack")].map((stack, index) => {
+    const image = { width: Number(stack.dataset.width), height: Number(stack.dataset.height) };
     const zoom = 800 / Math.max(image.width, image.height);
-    const canvas = make("canvas", { width: Math.round(image.width * zoom), height: Math.round(image.height * zoom) }, stack);
-    const svg = makeSvg("svg", { viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none" }, stack);
-    for (const { image: of, box: [x1, y1, x2, y2] } of data.regions)
-      if (of === panel.image) makeSvg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }, svg);
+    const canvas = make("canvas", { width: Math.round(image.width * zoom), height: Math.round(image.height * zoom) });
+    stack.insertBefore(canvas, stack.querySelector("svg"));
     const tokens = data.panel_of.flatMap((of, n) => (of === index ? [n] : []));
     stack.addEventListener("pointermove", (event) => describeCell(event, stack, image, tokens));
     stack.addEventListener("pointerleave", () => { $("cell").textContent = ""; });
     return { canvas, zoom, tokens };
   });
-  $("panels").classList.toggle("many", panels.length > 1);
 
   const level = (value, peak) => {
     const part = peak > 0 ? Math.min(value / peak, 1) : 0;
@@ -98,7 +84,7 @@
     context.clearRect(0, 0, canvas.width, canvas.height);
     for (const n of tokens) {
       const [x1, y1, x2, y2] = footprints.subarray(4 * n, 4 * n + 4).map((v) => Math.round(v * zoom));
-      const step = level(values[n], peak), color = 3 * step, alpha = 0.4 + 0.35 * step / 255; // see the picture below
+      const step = level(values[n], peak), color = 3 * step, alpha = 0.4 + 0.35 * step / 255; // as sayo.draw.heat_map
       context.fillStyle = `rgba(${colors[color]},${colors[color + 1]},${colors[color + 2]},${alpha})`;
       context.fillRect(x1, y1, x2 - x1, y2 - y1);
     }
@@ -231,10 +217,10 @@
     state.layer = Math.min(Math.max(position, 0), layers.length - 1);
     $("layer").value = state.layer;
     const layer = layers[state.layer];
-    $("layer-name").textContent = layer < 0 ? `mean of ${data.read_layers.length} layers` : layer;
+    $("layer-name").textContent = layer < 0 ? `mean of ${data.num_layers} layers` : layer;
     const heads = data.entries.filter(([l, h]) => l === layer && h >= 0).map(([, h]) => h);
     if (!heads.includes(state.head)) state.head = -1;
-    $("head").replaceChildren(make("option", { value: -1, textContent: `mean of ${data.num_heads}` }),
+    $("head").replaceChildren(make("option", { value: -1, textContent: "all, averaged" }),
       ...heads.map((head) => make("option", { value: head, textContent: `head ${head}` })));
     $("head").value = state.head;
     $("head").disabled = heads.length === 0;
@@ -253,7 +239,6 @@
   $("head").addEventListener("change", (e) => { state.head = Number(e.target.value); showAll(); });
   $("rows").addEventListener("change", (e) => { state.row = Number(e.target.value); showAll(); });
   $("contrast").addEventListener("change", (e) => { state.contrast = e.target.value; drawMaps(); });
-  $("peak").addEventListener("change", (e) => { state.peak = e.target.value; drawMaps(); });
   $("bare").addEventListener("change", (e) => $("panels").classList.toggle("bare", e.target.checked));
   $("paint").addEventListener("change", (e) => { state.paint = e.target.value; paintTokens(); });
   $("sink").addEventListener("change", (e) => { state.sink = e.target.checked; drawTrend(); });
