@@ -7,11 +7,11 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sayo.geometry import masks
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import box_of_xywh, is_integer, number
 from data_prep.sources.base import region_of
 from data_prep.sources.coco_templates import Category, Scene, Thing, questions, siblings_of
+from sayo.geometry import masks
 
 
 class SceneRecord(NamedTuple):
