@@ -105,9 +105,8 @@ def synthesize(
         method = f"look-back {style}"
     models = _by_role(model, names, "--model")
     servers, keys = _by_role(server, names, "--server"), _by_role(api_key_env, names, "--api-key-env")
-    clients = {
-        role: ChatClient(servers[role], models[role], api_key_env=keys[role], timeout=timeout) for role in names
-    }
+    kwargs = {"timeout": timeout, "patience": max(20, 2 * concurrency)}
+    clients = {role: ChatClient(servers[role], models[role], api_key_env=keys[role], **kwargs) for role in names}
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
     settings = {"method": method, "models": models, "tries": tries, "seed": seed, **fields}
     pipeline.check_folders(prepared, out)

@@ -39,18 +39,18 @@ class Journal:
         except BlockingIOError:
             raise PrepareError(f"another run writes to {path}; wait for it, or choose another --out") from None
         end = 0
-        for number, line in enumerate(path.open("rb"), 1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(end)
-                break
-            try:
-                answer = json.loads(line)
-                self.answers[answer["key"]] = answer
-            except (ValueError, KeyError, TypeError):
-                raise PrepareError(
-                    f"{path}, line {number} is not an answer: remove that line to ask again, or choose another --out"
-                ) from None
-            end += len(line)
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    self._file.truncate(end)
+                    break
+                try:
+                    answer = json.loads(line)
+                    self.answers[answer["key"]] = answer
+                except (ValueError, KeyError, TypeError):
+                    mend = "remove that line to ask again, or choose another --out"
+                    raise PrepareError(f"{path}, line {number} is not an answer: {mend}") from None
+                end += len(line)
 
     def __enter__(self) -> Journal:
         return self

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from PIL import Image
 
@@ -73,7 +74,8 @@ ROLES = {"describe": describe, "reason": reason, "anchor": anchor, "cot": cot, "
 
 
 class StubServer:
-    """Models are named after the roles; `fault(model, text, attempt)` may return (status, headers, body) instead.
+    """Models are named after the roles; `fault(model, text, attempt)` may return (status, headers, body) instead; the body
+    may come in parts.
 
     Attributes:
         url: base address.
@@ -83,7 +85,7 @@ class StubServer:
 
     def __init__(self):
         self.roles: dict[str, Callable[[dict], str]] = dict(ROLES)
-        self.fault: Callable[[str, str, int], tuple[int, dict, bytes] | None] = lambda model, text, attempt: None
+        self.fault: Callable[[str, str, int], tuple[int, dict, Any] | None] = lambda model, text, attempt: None
         self.delay = 0.0
         self.usage = {"prompt_tokens": 100, "completion_tokens": 10}
         self.requests: list[dict] = []
@@ -133,10 +135,13 @@ class StubServer:
             self._now -= 1
         try:
             handler.send_response(status)
-            for name, value in {"Content-Length": str(len(reply)), **headers}.items():
+            parts = [reply] if isinstance(reply, bytes) else reply
+            length = len(reply) if isinstance(reply, bytes) else 1000
+            for name, value in {"Content-Length": str(length), **headers}.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            handler.wfile.write(reply)
+            for part in parts:
+                handler.wfile.write(part)
         except OSError:
             pass  # the client has gone
 

@@ -15,7 +15,6 @@ from sayo.client import ChatClient, ChatError, ServerUnusable, as_completed, dat
 from sayo.errors import SayoError
 
 HELLO = [{"role": "user", "content": "hello"}]
-GOOD = completion("fine", usage={"prompt_tokens": 5, "completion_tokens": 2})
 
 
 @pytest.fixture
@@ -32,13 +31,7 @@ def ask(server):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [
-        (429, {}, b"slow down"),
-        (500, {}, b"oops"),
-        (503, {"Retry-After": "0.6"}, b""),
-        (200, {"Content-Length": "1000"}, b'{"choices"'),  # it hangs up in the middle
-    ],
+    "fault", [(429, {}, b"slow down"), (503, {"Retry-After": "0.6"}, b""), (200, {"Content-Length": "99"}, b'{"cho')]
 )
 def test_passing_faults_are_retried(server, ask, fault):
     server.fault = lambda model, text, attempt: fault if attempt == 1 else None
@@ -47,22 +40,10 @@ def test_passing_faults_are_retried(server, ask, fault):
     assert time.monotonic() - start >= (0.6 if fault[0] == 503 else 0)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"<html>gateway</html>",
-        b"",
-        b"[1, 2]",
-        b"null",
-        b'{"choices": []}',
-        b'{"choices": [{"message": null}]}',
-        b'{"choices": [{"message": {"content": 7}}]}',
-        b"[" * 100_000,
-        completion(None),
-    ],
-)
-def test_garbage_is_a_failure(server, ask, reply):
-    for content_type in ("application/json", "text/html"):
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+def test_garbage_is_a_failure(server, ask, content_type):
+    nothing, message, number = b'{"choices": []}', b'{"choices": [{"message": null}]}', completion(7)
+    for reply in (b"<html>", b"", b"[1]", b"null", nothing, message, number, b"[" * 100_000, completion(None)):
         server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)  # noqa: B023
         with pytest.raises(ChatError, match="garbage"):
             ask()
@@ -93,27 +74,17 @@ def test_a_slow_server_times_out(server, ask):
     assert len(server.requests) == 2
 
 
-def test_a_trickling_server_times_out(ask):
-    listener = socket.create_server(("127.0.0.1", 0))
-
+def test_a_trickling_server_times_out(server, ask):
     def trickle():
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            for _ in range(100):
-                try:
-                    connection.sendall(b" ")
-                except OSError:
-                    return
-                time.sleep(0.05)
+        for _ in range(100):
+            yield b" "
+            time.sleep(0.05)
 
-    threading.Thread(target=trickle, daemon=True).start()
+    server.fault = lambda *request: (200, {}, trickle())
     start = time.monotonic()
     with pytest.raises(ChatError, match="timeout"):
-        ask(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3)
+        ask(timeout=0.3)
     assert time.monotonic() - start < 3
-    listener.close()
 
 
 def test_nobody_there(ask):

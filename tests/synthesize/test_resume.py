@@ -88,7 +88,7 @@ def test_an_unusable_server_stops_the_run_and_keeps_the_answers(anchors, server)
     server.fault = lambda model, text, attempt: (400, {}, b"out of memory") if len(server.requests) > 9 else None
     result = anchors(rows, "--concurrency", "2")
     assert result.exit_code == 2 and "20 requests failed in a row" in result.output and "resumes" in result.output
-    assert len((result.out / "journal.jsonl").read_text().splitlines()) == 9
+    assert len((result.out / "journal.jsonl").read_text().splitlines()) in (8, 9)
     assert len(server.requests) < 60 and not (result.out / "data").exists()
 
 

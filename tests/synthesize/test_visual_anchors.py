@@ -15,7 +15,7 @@ from trl import is_conversational
 def test_rows_become_sft_data_with_the_prepared_columns(anchors):
     result = anchors([row(index) for index in range(6)])
     assert result.exit_code == 0, result.output
-    data = load_dataset(str(result.out), split="train")
+    data = load_dataset("parquet", data_files=str(result.out / "data/train-*.parquet"), split="train")
     assert data["id"] == [f"q{index}" for index in range(6)]
     assert is_conversational(data[0])
     assert data[0]["prompt"] == [{"role": "user", "content": row(0)["question"]}]
