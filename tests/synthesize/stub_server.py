@@ -74,8 +74,7 @@ ROLES = {"describe": describe, "reason": reason, "anchor": anchor, "cot": cot, "
 
 
 class StubServer:
-    """Models are named after the roles; `fault(model, text, attempt)` may return (status, headers, body) instead; the body
-    may come in parts.
+    """Models are named after the roles; `fault(model, text, attempt)` may return (status, headers, body) instead.
 
     Attributes:
         url: base address.
@@ -135,7 +134,7 @@ class StubServer:
             self._now -= 1
         try:
             handler.send_response(status)
-            parts = [reply] if isinstance(reply, bytes) else reply
+            parts = [reply] if isinstance(reply, bytes) else reply  # a generator trickles
             length = len(reply) if isinstance(reply, bytes) else 1000
             for name, value in {"Content-Length": str(length), **headers}.items():
                 handler.send_header(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 import time
 
@@ -95,6 +96,12 @@ def test_nobody_there(ask):
     for url in ("localhost:8000", "file:///etc/passwd"):
         with pytest.raises(SayoError, match="is not the address of a server"):
             ask(url)
+
+
+def test_the_missing_package_is_named(ask, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(SayoError, match=r"pip install 'sayo\[client\]'"):
+        ask()
 
 
 def test_a_server_that_refuses_everything_stops_the_run(server):
