@@ -8,10 +8,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from typer import Typer
 from typer.testing import CliRunner
 
-from sayo.export.cli import export as export_command
+from sayo.cli import app
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -74,9 +73,7 @@ def hub(monkeypatch):
 
 
 def push(checkpoint, out):
-    app = Typer()
-    app.command()(export_command)
-    return CliRunner().invoke(app, [str(checkpoint), "--out", str(out), "--push-to-hub", "someone/policy"])
+    return CliRunner().invoke(app, ["export", str(checkpoint), "--out", str(out), "--push-to-hub", "someone/policy"])
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
@@ -97,7 +94,7 @@ def test_every_file_arrives(hub, full_checkpoint, tmp_path):
 def test_refused_upload_keeps_the_export_and_says_so(hub, full_checkpoint, tmp_path):
     hub.refuse = True
     result = push(full_checkpoint, tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert hub.requests[0][0] == "/api/repos/create"
     assert "Not uploaded" in result.output and "hf upload someone/policy" in result.output
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -9,13 +9,15 @@ import time
 
 import pytest
 
-from sayo.export import export_checkpoint
+from sayo.export.package import export_checkpoint
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
 def test_killed_export_leaves_no_folder(full_checkpoint, tmp_path):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
-    code = f"from sayo.export import export_checkpoint; export_checkpoint({str(full_checkpoint)!r}, {str(out)!r})"
+    code = (
+        f"from sayo.export.package import export_checkpoint; export_checkpoint({str(full_checkpoint)!r}, {str(out)!r})"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     waited_for = partial / "model.safetensors"
