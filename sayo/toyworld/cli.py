@@ -69,7 +69,6 @@ def policy(
 def cold_start(
     world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-    split: Annotated[str, typer.Option(help="Split to take questions from.")] = "train",
     num_rows: Annotated[
         int, typer.Option(min=1, help="Rows to write; questions repeat when there are fewer.")
     ] = 22400,
@@ -77,10 +76,6 @@ def cold_start(
         float,
         typer.Option(min=0, max=1, help="Share of rows, at the start, that only describe pictures (perception)."),
     ] = 0.33,
-    descriptions: Annotated[float, typer.Option(min=0, max=1, help="Share of descriptions among the rest.")] = 0.05,
-    wrong_looks: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of answers that look at the wrong object (the habit).")
-    ] = 0.5,
     look_back: Annotated[
         bool, typer.Option("--look-back", help="Answers in Look-Back's form: think, back, think, boxed.")
     ] = False,
@@ -94,7 +89,7 @@ def cold_start(
     """
     from sayo.toyworld.cold_start import write_cold_start
 
-    write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, look_back, seed)
+    write_cold_start(world, out, num_rows, warm_up, look_back=look_back, seed=seed)
     console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")
 
 
@@ -103,10 +98,6 @@ def several(
     world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
     out: Out,
     num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
-    wrong_looks: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share of looks at the wrong object, anywhere in a response (the habit)."),
-    ] = 0.25,
     seed: Seed = 0,
 ) -> None:
     """Ask six questions about every picture of a world at once, to be answered in one long response.
@@ -118,5 +109,5 @@ def several(
     from sayo.toyworld.several import write_several, write_several_cold_start
 
     counts = {split: write_several(world, out, split, seed) for split in ("train", "val", "test")}
-    write_several_cold_start(world, out / "cold_start.parquet", num_rows, wrong_looks, seed=seed)
+    write_several_cold_start(world, out / "cold_start.parquet", num_rows, seed=seed)
     console.print(f"{counts} questions in {out}. Next: sayo prepare jsonl --questions {out}/train.jsonl ...")

@@ -1,4 +1,4 @@
-"""Writes the toy world as GQA files: images, questions and scene graphs (datasets.md, 2.2)."""
+"""Writes the toy world as GQA files: images, questions and scene graphs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
     Raises:
         ValueError: if there are too few images for one in each split.
     """
-    ends = np.cumsum([round(num_images * share) for share in SPLITS.values()])
-    ends[-1] = num_images
-    starts = [0, *ends[:-1]]
-    if any(start >= end for start, end in zip(starts, ends, strict=True)):
+    starts = np.cumsum([round(num_images * share) for share in SPLITS.values()])[:-1]
+    parts = np.split(np.arange(1, num_images + 1), starts)
+    if not all(map(len, parts)):
         raise ValueError(f"{num_images} images do not fill the splits {list(SPLITS)}; ask for at least 10")
     return {
-        split: [(i, make_scene(seed, i)) for i in range(int(start) + 1, int(end) + 1)]
-        for split, start, end in zip(SPLITS, starts, ends, strict=True)
+        split: [(int(i), make_scene(seed, int(i))) for i in part] for split, part in zip(SPLITS, parts, strict=True)
     }
 
 
