@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Steering:
     """Context manager that changes what the chosen layers' kernels receive while the body generates.
 
     A forward without a filled cache begins a call; its tokens are the prompts. Later forwards belong to the call when
-    they go on from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
+    they continue from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
     teacher-forced pass over prompts + completions). Nothing outlives the `with` block or the call. Beams are moved
     between the rows of one prompt only, which share everything that is kept here.
 
@@ -71,8 +72,8 @@ class Steering:
     def __enter__(self):
         if self._stack is not None:
             raise RuntimeError("This steering is open already: make a second one to nest them.")
-        found = attention_layers(self._model)
-        modules = {layer: found[layer] for layer in self.layers}
+        modules = attention_layers(self._model)
+        modules = {layer: modules[layer] for layer in self.layers}
         self._check_kernel(modules[self.layers[0]].config._attn_implementation)
         with ExitStack() as stack:
             stack.callback(self._forget)
@@ -127,7 +128,8 @@ class Steering:
             raise AttentionNotCaptured("The model was called without input_ids, so its image tokens cannot be found.")
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        if past == 0 and not self._goes_on(ids):
+        if past == 0 and not self._continues(ids):
+            self._forget()
             self._prompt = self._read_prompt(ids, kwargs)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
@@ -138,14 +140,11 @@ class Steering:
         self._positions = torch.arange(past, past + ids.shape[1])
         self._adjusted = set()
 
-    def _goes_on(self, ids: torch.Tensor) -> bool:
+    def _continues(self, ids: torch.Tensor) -> bool:
         """Whether a forward without a cache runs the call's prompts again, with more behind them."""
-        if self._prompt is None:
+        if self._prompt is None or ids.shape[1] <= self._prompt.ids.shape[1]:
             return False
-        before = self._prompt.ids
-        if ids.shape[0] != before.shape[0] or ids.shape[1] <= before.shape[1]:
-            return False
-        if not torch.equal(ids[:, : before.shape[1]], before):
+        if not torch.equal(ids[:, : self._prompt.ids.shape[1]], self._prompt.ids):
             return False
         if len(self._tail):
             return not self._ends_with_tail(ids)
@@ -177,13 +176,11 @@ class Steering:
             if layer not in self._adjusted:
                 raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
 
-    # Listener
+    # The rest of `attention.kernel.Listener`: nothing is read, and the forward hook asks what was adjusted.
 
-    def read(self, *_: object, **__: object) -> None:
-        """Nothing is read after the kernel."""
+    def read(self, *_: object, **__: object) -> None: ...
 
-    def ran(self, layer: int) -> None:
-        """The forward hook asks what was adjusted."""
+    def ran(self, layer: int) -> None: ...
 
 
 def template_tail(processor: Any) -> list[int]:
@@ -194,14 +191,10 @@ def template_tail(processor: Any) -> list[int]:
     """
     if getattr(processor, "chat_template", None) is None:
         raise ValueError("The processor has no chat template: leave it out.")
-    first, second = (_template_ids(processor, text) for text in ("Alpha", "7"))
-    end = 0
-    while end < min(len(first), len(second)) and first[-1 - end] == second[-1 - end]:
-        end += 1
-    return first[len(first) - end :]
-
-
-def _template_ids(processor: Any, text: str) -> list[int]:
-    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
-    rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    ids = []
+    for text in ("Alpha", "7"):
+        messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids.append(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"][::-1])
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False))
+    return [token for token, _ in same][::-1]

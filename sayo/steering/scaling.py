@@ -14,8 +14,8 @@ class ScoreScaling(Steering):
 
     Source: AVAR, "From Narrow to Panoramic Vision" (arXiv 2603.03825), as ClearSight's VAF (arXiv 2503.13107). A key
     times c gives c times its score, before the mask, any soft-capping and the softmax, so any kernel can be used and
-    nothing is approximated; the cache keeps the plain keys. This is no reweighting: a negative score of an image key
-    is pushed further down. The paper does not say which rows it scales: here all, the prompt's own too.
+    nothing is approximated; the cache keeps the plain keys. Scores are scaled, not weights: a negative score of an
+    image key is pushed further down. The paper does not say which rows it scales: here all, the prompt's too.
 
     Args:
         model: any transformers vision-language model, wrapped or not.

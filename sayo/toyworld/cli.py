@@ -7,8 +7,6 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from sayo.toyworld.questions import KINDS, LEARNABLE_KINDS
-
 app = typer.Typer(
     help="Make the toy world: real GQA and COCO files drawn by code, and a tiny policy that can learn them.",
     no_args_is_help=True,
@@ -23,9 +21,6 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 def world(
     out: Out,
     num_images: Annotated[int, typer.Option(min=10, help="Pictures over all splits (80% train, 10% val, 10% test).")],
-    kinds: Annotated[
-        str, typer.Option(help=f"Kinds of questions, separated by commas: {', '.join(KINDS)}.")
-    ] = ",".join(LEARNABLE_KINDS),
     seed: Seed = 0,
 ) -> None:
     """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
@@ -38,10 +33,7 @@ def world(
     from sayo.toyworld.coco_files import write_coco
     from sayo.toyworld.gqa_files import write_gqa
 
-    unknown = set(kinds.split(",")) - set(KINDS)
-    if unknown:
-        raise typer.BadParameter(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    for _ in track(write_gqa(out, num_images, seed, kinds.split(",")), "drawing", total=num_images, console=console):
+    for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
         pass
     write_coco(out, num_images, seed)
     console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on the same files.")

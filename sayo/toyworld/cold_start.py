@@ -10,7 +10,6 @@ points. That is the papers' diagnosis of vision-language models, and what GRPO t
 | chain | the first frame, then the one it leads to | the first frame, then the large object |
 | existence | the frame, or where it would be | the large object |
 | count | every frame in turn | the large object only |
-| position | both frames | the first frame, then the large object |
 
 The habit draws the right conclusion from what it looked at: it is the look that is wrong.
 """
@@ -26,7 +25,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from sayo.toyworld.questions import related
 from sayo.toyworld.scenes import COLORS, FramedDisc
 
 DESCRIBE = "Describe the picture."
@@ -57,20 +55,16 @@ def write_cold_start(
         warm_up: share of the rows, at the start, that are all descriptions.
         descriptions: share of descriptions among the rest.
         wrong_looks: share of the answers that follow the habit.
-        look_back: answer in the form of Look-Back (see `look_back_answer`).
+        look_back: answer in the form of Look-Back (`in_look_back_form`).
     """
-    rng = np.random.default_rng(seed)
-    respond = look_back_answer if look_back else one_look_answer
-    first = round(num_rows * warm_up)
-    write_rows(
-        (
-            (DESCRIBE, describe(objects), picture)
-            if k < first or rng.random() < descriptions
-            else (record["question"], respond(record, objects, wrong_looks, rng), picture)
-            for k, (record, objects, picture) in zip(range(num_rows), _questions(world, rng), strict=False)
-        ),
-        out,
-    )
+    rng, rows = np.random.default_rng(seed), []
+    for k, (record, objects, picture) in zip(range(num_rows), _questions(world, rng), strict=False):
+        if k < round(num_rows * warm_up) or rng.random() < descriptions:
+            rows.append((DESCRIBE, describe(objects), picture))
+            continue
+        looks = [answer(record, objects, habit=rng.random() < wrong_looks) for _ in range(2 if look_back else 1)]
+        rows.append((record["question"], in_look_back_form(*looks) if look_back else looks[0], picture))
+    write_rows(rows, out)
 
 
 def _questions(world: Path, rng: np.random.Generator) -> Iterator[tuple[dict, dict, bytes]]:
@@ -131,42 +125,30 @@ def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) 
         objects: `framed_discs` of its scene graph.
         habit: look where the eye goes first instead of where the question points.
     """
-    *_, last = program = record["semantic"]
+    program, operation = record["semantic"], record["semantic"][-1]["operation"]
     large = large_object(objects)
-    if last["operation"] == "count":
+    if operation == "count":
         looked = [large] if habit else _in_turn(objects)
         return f"I look at {' and '.join(item.frame for item in looked)}. <answer> {len(looked)} </answer>"
-    if last["operation"] == "exist":
+    if operation == "exist":
         if not habit and record["answer"] == "no":
             return f"The {program[1]['argument']} one holds nothing. <answer> no </answer>"
         seen = large if habit else objects[_ids(program[0])[0]]
         return f"{hold(seen)} <answer> yes </answer>"
     first, *others = dict.fromkeys(objects[i] for step in program for i in _ids(step))
-    if not others:
-        return f"{look(large if habit else first)} <answer> {(large if habit else first).disc} </answer>"
-    second = large if habit else others[0]
-    if last["operation"] == "verify rel":
-        verdict = "yes" if related(last["argument"].split(",")[1], first.box, second.box) else "no"
-        return f"I look at {first.frame} and {second.frame}. <answer> {verdict} </answer>"
-    return f"{hold(first)} {hold(second)} <answer> {second.disc} </answer>"
+    seen = large if habit else [first, *others][-1]
+    said = f"{hold(first)} {hold(seen)}" if others else look(seen)
+    return f"{said} <answer> {seen.disc} </answer>"
 
 
-def one_look_answer(record: dict[str, Any], objects: dict, wrong_looks: float, rng: np.random.Generator) -> str:
-    """`answer`, by habit with the chance `wrong_looks`."""
-    return answer(record, objects, habit=bool(rng.random() < wrong_looks))
+def in_look_back_form(first: str, second: str) -> str:
+    r"""Look-Back's form of two answers: a look between think tags, another between back tags, its result in `\boxed`.
 
-
-def look_back_answer(record: dict[str, Any], objects: dict, wrong_looks: float, rng: np.random.Generator) -> str:
-    r"""Look-Back's form: a look between think tags, another between back tags, the answer of the second in `\boxed`.
-
-    The habit takes each look with the chance `wrong_looks`, so that the answers are as often right as those of
-    `one_look_answer`: the form alone tells the policy nothing about where to look.
+    The habit takes each look on its own, so that responses are as often right as those with one look: the form alone
+    tells the policy nothing about where to look.
     """
-    (first, _), (second, result) = (
-        one_look_answer(record, objects, wrong_looks, rng).removesuffix(" </answer>").split(" <answer> ")
-        for _ in range(2)
-    )
-    return f"<think> {first} </think> <back> {second} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
+    (seen, _), (again, result) = (text.removesuffix(" </answer>").split(" <answer> ") for text in (first, second))
+    return f"<think> {seen} </think> <back> {again} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
 
 
 def large_object(objects: dict[str, FramedDisc]) -> FramedDisc:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sayo.toyworld.questions import LEARNABLE_KINDS, make_questions, scene_graph
+from sayo.toyworld.questions import make_questions, scene_graph
 from sayo.toyworld.scenes import Scene, draw, make_scene
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -31,7 +31,7 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
     }
 
 
-def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = LEARNABLE_KINDS) -> Iterator[int]:
+def write_gqa(out: Path, num_images: int, seed: int) -> Iterator[int]:
     """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` below `out`.
 
     Yields:
@@ -44,7 +44,7 @@ def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = LE
         for image_id, scene in scenes:
             Image.fromarray(draw(scene)).save(out / "images" / f"{image_id}.png")
             # A stream of its own, so that asking other questions leaves the pictures as they are.
-            questions |= make_questions(scene, image_id, np.random.default_rng([seed, image_id, 1]), kinds)
+            questions |= make_questions(scene, image_id, np.random.default_rng([seed, image_id, 1]))
             graphs[str(image_id)] = scene_graph(scene, image_id)
             written += 1
             yield written

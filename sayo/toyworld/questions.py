@@ -6,7 +6,6 @@ The form is that of https://cs.stanford.edu/people/dorarad/gqa/download.html.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,6 @@ import numpy as np
 from sayo.toyworld.scenes import COLORS, Box, FramedDisc, Scene
 
 RELATIONS = ("to the left of", "to the right of", "above", "below")
-KINDS = ("attribute", "chain", "existence", "count", "position")
-LEARNABLE_KINDS = KINDS[:-1]
-"""What the tiny policy learns in a cold start of minutes. Places of objects it did not: they stayed at chance."""
-OPPOSITE = {RELATIONS[i]: RELATIONS[i ^ 1] for i in range(4)}
 
 
 def related(relation: str, a: Box, b: Box) -> bool:
@@ -52,31 +47,20 @@ def object_ids(image_id: int, position: int) -> tuple[str, str]:
     return str(image_id * 100 + 2 * position), str(image_id * 100 + 2 * position + 1)
 
 
-def make_questions(
-    scene: Scene, image_id: int, rng: np.random.Generator, kinds: Collection[str] = LEARNABLE_KINDS
-) -> dict[str, dict[str, Any]]:
-    """The questions of the given kinds about one scene: question id -> GQA record.
+def make_questions(scene: Scene, image_id: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """Three or four questions about one scene, of as many kinds: question id -> GQA record.
 
     - attribute: the colour of the disc in a frame.
     - chain: two objects in a relation; the disc in one frame has the colour that names the other frame. Left out when
       the scene has no such pair.
     - existence: a frame, absent half of the time.
     - count: the number of frames.
-    - position: whether two frames stand in a relation of place; half of them do not.
     """
     objects = [(item, *object_ids(image_id, i)) for i, item in enumerate(scene.objects)]
-    pairs = list(itertools.permutations(objects, 2))
-    chains = [(one, other) for one, other in pairs if one[0].disc == other[0].frame]
-    placed = [(r, a, b) for a, b in pairs for r in RELATIONS if related(r, a[0].box, b[0].box)]
-    # Every kind draws from the stream whether it is wanted or not, so that the others stay as they are.
-    by_kind = {
-        "attribute": [_attribute(*picked) for picked in _pick(rng, objects)],
-        "chain": [_chain(*picked) for picked in _pick(rng, chains)],
-        "existence": [_existence(objects, rng)],
-        "count": [_count(objects)],
-        "position": [_position(*picked, holds=bool(rng.random() < 0.5)) for picked in _pick(rng, placed)],
-    }
-    records = [record for kind, asked in by_kind.items() if kind in kinds for record in asked]
+    chains = [pair for pair in itertools.permutations(objects, 2) if pair[0][0].disc == pair[1][0].frame]
+    records = [_attribute(*picked) for picked in _pick(rng, objects)]
+    records += [_chain(*picked) for picked in _pick(rng, chains)]
+    records += [_existence(objects, rng), _count(objects)]
     ids = [f"{image_id:06d}{k:02d}" for k in range(len(records))]
     common = {"imageId": str(image_id), "isBalanced": True, "entailed": []}
     return {i: {**record, **common, "equivalent": [i]} for i, record in zip(ids, records, strict=True)}
@@ -152,21 +136,6 @@ def _count(objects: list[Numbered]) -> dict[str, Any]:
         program=[("select", f"frame ({frames})"), ("count", "?")],
         types=("query", "obj", "count"),
         groups=("number", "15-frame_count"),
-    )
-
-
-def _position(relation: str, first: Numbered, second: Numbered, holds: bool) -> dict[str, Any]:
-    """Asks for the relation itself, or for its opposite."""
-    (item, frame, _), (other, other_frame, _) = first, second
-    asked = relation if holds else OPPOSITE[relation]
-    return _record(
-        f"Is the {item.frame} frame {asked} the {other.frame} frame?",
-        "yes" if holds else "no",
-        f"{'Yes' if holds else 'No'}, the {item.frame} frame is {relation} the {other.frame} frame.",
-        named=[frame, other_frame],
-        program=[*_select(frame, item.frame), ("verify rel", f"frame,{asked},o ({other_frame})")],
-        types=("verify", "rel", "relVerify" if holds else "relVerifyCr"),
-        groups=(None, "13-frame_frame"),
     )
 
 
