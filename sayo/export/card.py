@@ -48,7 +48,7 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
         ],
     )
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"json": json.dumps, "listed": _listed, "yaml": _yaml}
+    environment.filters |= {"json": json.dumps, "listed": _listed, "yaml": yaml.safe_dump}
     card = environment.get_template("card.md.j2").render(
         front_matter=front_matter.to_yaml(),
         name=name,
@@ -99,7 +99,3 @@ def _listed(value: Any) -> str:
     if isinstance(value, dict):
         value = [f"{key} = {entry}" for key, entry in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _yaml(tree: Any) -> str:
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).replace("```", "'''")

@@ -105,7 +105,7 @@ class AttentionSteering(Steering):
         self._grids: list[list[TokenGrid]] = []
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._mark(layer)
+        self._adjusted.add(layer)
         unchanged = query, key, attention_mask
         if (self.gamma == 0 and self.variant == "boost") or not self._has_images:
             return unchanged

@@ -72,17 +72,13 @@ class Steering:
     def __enter__(self):
         if self._stack is not None:
             raise RuntimeError("This steering is open already: make a second one to nest them.")
-        modules = attention_layers(self._model)
-        modules = {layer: modules[layer] for layer in self.layers}
+        modules = {layer: module for layer, module in attention_layers(self._model).items() if layer in self.layers}
         self._check_kernel(modules[self.layers[0]].config._attn_implementation)
         with ExitStack() as stack:
             stack.callback(self._forget)
             stack.enter_context(tapped(modules, self))
-            for register, hook in (
-                (self._inner.register_forward_pre_hook, self._before),
-                (self._inner.register_forward_hook, self._after),
-            ):
-                stack.callback(register(hook, with_kwargs=True).remove)
+            stack.callback(self._inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            stack.callback(self._inner.register_forward_hook(self._after, with_kwargs=True).remove)
             self._stack = stack.pop_all()
         return self
 
@@ -99,12 +95,11 @@ class Steering:
         """Raise if the kernel cannot be steered."""
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        """What the kernel gets instead; called by the tapped kernel."""
-        raise NotImplementedError
+        """The query, key and mask that the kernel gets instead of its own.
 
-    def _mark(self, layer: int) -> None:
-        """To be called by `adjust`: a steering that never took place must not look like one."""
-        self._adjusted.add(layer)
+        Adds `layer` to `_adjusted`: steering that never took place must not go unnoticed.
+        """
+        raise NotImplementedError
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
@@ -142,9 +137,8 @@ class Steering:
 
     def _continues(self, ids: torch.Tensor) -> bool:
         """Whether a forward without a cache runs the call's prompts again, with more behind them."""
-        if self._prompt is None or ids.shape[1] <= self._prompt.ids.shape[1]:
-            return False
-        if not torch.equal(ids[:, : self._prompt.ids.shape[1]], self._prompt.ids):
+        length = 0 if self._prompt is None else self._prompt.ids.shape[1]
+        if not 0 < length < ids.shape[1] or not torch.equal(ids[:, :length], self._prompt.ids):
             return False
         if len(self._tail):
             return not self._ends_with_tail(ids)

@@ -56,7 +56,7 @@ class ScoreScaling(Steering):
         self._excess = self.image * prompt.image.float() - self.system * system.float()  # factor - 1
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._mark(layer)
+        self._adjusted.add(layer)
         if self.image == 0 and self.system == 0:
             return query, key, attention_mask
         factor = 1 + self._on_keys(self._excess, key.shape[2])

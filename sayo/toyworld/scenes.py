@@ -99,16 +99,13 @@ def make_scene(seed: int, index: int) -> Scene:
 def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
     """A colour other than the frame's; often one that the scene has, or there would be nothing to count."""
     again = [c for c in used if c != frame]
-    if again and rng.random() < 0.35:
-        return str(rng.choice(again))
-    return str(rng.choice([c for c in COLORS if c != frame]))
+    return str(rng.choice(again if again and rng.random() < 0.35 else [c for c in COLORS if c != frame]))
 
 
 def _place(rng: np.random.Generator, free: np.ndarray, large: bool) -> Box:
     """A box inside one free cell (small) or one free block of 2 x 2 cells (large); takes the cells."""
     span = 2 if large else 1
-    blocks = np.lib.stride_tricks.sliding_window_view(free, (span, span)).all(axis=(2, 3))
-    spots = np.argwhere(blocks)
+    spots = np.argwhere(np.lib.stride_tricks.sliding_window_view(free, (span, span)).all(axis=(2, 3)))
     r, c = spots[rng.integers(len(spots))]
     free[r : r + span, c : c + span] = False
     side = int(rng.integers(24, 33)) if large else int(rng.integers(12, 17))
