@@ -7,9 +7,10 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForImageTextToText
 
+from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.rollouts import processor_inputs
 from sayo.processors import load_auto_processor
-from sayo.steering import AttentionSteering
+from sayo.steering import AttentionSteering, ScoreScaling
 from sayo.steering.calls import template_tail
 
 
@@ -61,6 +62,20 @@ def test_generation_and_the_pass_behind_it_are_one_call(chat):
         plain = model(**full, use_cache=False).logits[:, length - 1 : -1]
     chosen = torch.stack(output.logits, dim=1)
     assert torch.allclose(logits, chosen, atol=1e-4) and (plain - chosen).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("steered", [AttentionSteering, ScoreScaling])
+def test_evaluation(chat, steered):
+    model, processor, rows = chat
+    options = {"num_samples": 2, "max_new_tokens": 4, "layers": "all", "seed": 0}
+    plain = evaluate(model, processor, rows, **options)
+    steering = (
+        AttentionSteering(model, processor, gamma=4.0) if steered is AttentionSteering else ScoreScaling(model, 2.0)
+    )
+    with steering:
+        found = evaluate(model, processor, rows, **options)
+    again = evaluate(model, processor, rows, **options)
+    assert found.summary()["region_ratio"] != plain.summary()["region_ratio"] == again.summary()["region_ratio"]
 
 
 def test_a_prompt_of_another_form(chat):
