@@ -1,1 +1,1 @@
-"""One file per data set. A source is iterable, sized, and yields `Example` or `Reject`, one per question read."""
+"""One file per data set. A source is iterable, sized, and yields `Example` or `Rejected`, one per question read."""

@@ -16,7 +16,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_prep import masks
 from data_prep.examples import Example, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text
 from data_prep.json_records import digest_of, iter_members
@@ -24,6 +23,7 @@ from data_prep.sources.base import RecordSource, region_of
 from data_prep.sources.coco_templates import Category, Scene, Thing, questions, siblings_of
 from data_prep.store import as_json, database
 from data_prep.workers import run_jobs
+from sayo.geometry import masks
 
 _SCENES_PER_JOB = 500
 _TABLES = """
@@ -143,7 +143,7 @@ class CocoSource(RecordSource):
         shared = list(self._categories.values()), self.license, seed, least_area, per_image
         jobs = ((scenes, *shared) for scenes in self._scenes())
         processes = num_proc if self._rows_of("image") > _SCENES_PER_JOB else 1
-        for scenes, rejected in run_jobs(ask_about, jobs, processes, on_rows=lambda rows: None):
+        for scenes, rejected in run_jobs(ask_about, jobs, processes):
             for examples, asked in scenes:
                 scene_id = self._db.execute("INSERT INTO scene VALUES (NULL, ?)", [examples]).lastrowid
                 rows = ((scene_id, number, *question) for number, question in enumerate(asked))
@@ -219,7 +219,7 @@ def ask_about(
 def _mask(segmentation: Any, size: tuple[int, int]) -> Any:
     """The mask as run lengths; a segmentation that cannot be drawn stays as it is: its rows will be rejected."""
     try:
-        return masks.Drawn(masks.encode(segmentation, size), size) if segmentation else None
+        return masks.Rle(masks.encode(segmentation, size), size) if segmentation else None
     except RejectedError:
         return segmentation
 

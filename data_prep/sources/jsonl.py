@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep import masks
 from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
 from data_prep.fields import as_record, box_of_xywh, box_of_xyxy, check_normalised, image_size, number, text, weight_of
 from data_prep.images import read_image
 from data_prep.json_records import digest_of, iter_lines
 from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, optional_text, pixel_box
+from sayo.geometry import masks
 
 _FIELDS = {"id", "image", "images", "question", "answer", "regions", "type", "license", "width", "height", "extra"}
 _BOXES = ("box", "box_xywh", "box_normalised")
