@@ -6,23 +6,14 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from data_prep.shards import AREA_BINS, COUNTERS, SUMS, read_account
-
-# Who made the annotations, by what the rows' source and licence begin with: files of one's own in GQA's format, under
-# another licence, are nobody else's work.
-CREDITS = {
-    "gqa: CC-BY-4.0": "GQA: Hudson and Manning 2019, annotations CC BY 4.0.",
-    "coco: CC-BY-4.0": "COCO: Lin et al. 2014, annotations CC BY 4.0, questions made by `sayo prepare coco`.",
-    "refcoco: CC-BY-4.0": "RefCOCO/+/g: Yu et al. 2016 and Mao et al. 2016, over COCO train2014, CC BY 4.0.",
-    "refocus: Apache-2.0": "ReFocus_Data: Fu et al. 2025, Apache-2.0.",
-    "visual_cot: Apache-2.0": "Visual-CoT: Shao et al. 2024, Apache-2.0; each part keeps its own data set's terms.",
-    "visual_genome: CC-BY-4.0": "Visual Genome: Krishna et al. 2017, CC BY 4.0.",
-}
+from data_prep.sources import load_sources
 
 
 def write_card(out: Path) -> dict[str, Any]:
@@ -72,12 +63,25 @@ def _card(summary: dict[str, Any]) -> str:
         **summary,
         "license": licenses[0].lower() if one_license else "other",
         "sources": sorted({kind.split(":")[0] for kind in kinds} or {entry["source"] for entry in settings}),
-        "credits": [text for start, text in CREDITS.items() if any(kind.startswith(start) for kind in kinds)],
+        "credits": _credits(kinds),
         "regions_per_question": sorted(summary["regions_per_question"].items(), key=lambda entry: int(entry[0])),
         "region_area": [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
         "parts": next((entry["parts"] for entry in settings if "parts" in entry), []),  # of `sayo mix`
     }
     return environment.get_template("card.md.jinja").render(values)
+
+
+def _credits(kinds: Iterable[str]) -> list[str]:
+    """Who made the annotations; `kinds` are "source: licence" of rows.
+
+    Files of one's own in GQA's format, under another licence, are nobody else's work.
+    """
+    starts = {
+        f"{name.replace('-', '_')}: {entry['license']}": entry["credit"]
+        for name, entry in load_sources().items()
+        if "credit" in entry
+    }
+    return [credit for start, credit in starts.items() if any(kind.startswith(start) for kind in kinds)]
 
 
 def _cell(value: str) -> str:

@@ -53,5 +53,3 @@ class Rejected:
     id: str
     reason: str
     detail: str
-
-

@@ -98,7 +98,8 @@ def _check_fingerprints(parts: list[PartIndex]) -> None:
     fingerprints = {part.folder: part.fingerprints for part in parts if len(part)}
     if len(frozenset().union(*fingerprints.values())) > 1:
         kinds = "; ".join(
-            f"{folder}: {', '.join(kind or 'no processor' for kind in those)}" for folder, those in fingerprints.items()
+            f"{folder}: {', '.join(kind or 'no processor' for kind in those)}"
+            for folder, those in fingerprints.items()
         )
         raise PrepareError(
             f"the parts carry tokens of different processors ({kinds}). Map each for one processor first: "
@@ -122,9 +123,7 @@ def _draw(part: PartIndex, count: int | None, taken: set[PictureKey], pictures: 
     return Draw(part, np.sort(np.array(rows, np.int64)), [part.ids[row] for row in sorted(shared)])
 
 
-def _write_split(
-    draws: list[Draw], out: Path, settings: dict[str, Any], rows_per_shard: int, overwrite: bool
-) -> None:
+def _write_split(draws: list[Draw], out: Path, settings: dict[str, Any], rows_per_shard: int, overwrite: bool) -> None:
     name, total = settings["--split"], sum(len(draw.rows) for draw in draws)
     if total == 0 and name != "train":
         return

@@ -137,9 +137,7 @@ def _shards(
                 yield Shard(path, stretch)
 
 
-def write_shard(
-    shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any], strict: bool
-) -> int:
+def write_shard(shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any], strict: bool) -> int:
     """Build the rows of a shard and write it.
 
     Returns:
