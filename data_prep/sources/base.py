@@ -64,13 +64,12 @@ class RecordSource:
         regions: Iterable[Region],
         size: Sequence[int] | None = None,
         question_type: str = "unknown",
-        license: str | None = None,
     ) -> Example:
         """An example; the first of `answers` is its solution, `size` (W, H) that of all its images."""
         images = (images,) if isinstance(images, str | EmbeddedImage) else tuple(images)
         sizes = ((size[0], size[1]) if size else None,) * len(images)
-        rest = question_type, self.name, license or self.license
-        return Example(row_id, question, answers[0], tuple(answers), images, sizes, tuple(regions), *rest)
+        rest = tuple(regions), question_type, self.name, self.license
+        return Example(row_id, question, answers[0], tuple(answers), images, sizes, *rest)
 
 
 def region_of(box: Any, role: Any = "answer", label: Any = "", **more: Any) -> Region:

@@ -40,9 +40,7 @@ SELECT image.id, file_name, width, height, ifnull(name, 'unknown'), annotation.i
 LEFT JOIN license ON license = license.id LEFT JOIN annotation ON image_id = image.id ORDER BY image.id, annotation.id
 """
 _WITHOUT_IMAGE = "SELECT id, image_id FROM annotation WHERE image_id NOT IN (SELECT id FROM image) ORDER BY id"
-_QUESTIONS = (
-    "SELECT scene_id, number, examples FROM question JOIN scene ON scene.id = scene_id ORDER BY question.rowid"
-)
+_QUESTIONS = "SELECT scene_id, number, examples FROM question JOIN scene ON id = scene_id ORDER BY question.rowid"
 _FREQUENCIES = "SELECT template, category, count(*) FROM question GROUP BY template, category, answer"
 # An answer may be as frequent as the second most frequent one of its template and class; this many of it stay where
 # there is no second one. Those with the lowest digests stay.
@@ -55,20 +53,9 @@ DELETE FROM question WHERE rowid IN (
   JOIN answer_limit USING (template, category) WHERE rank > most)
 """
 
-SceneRecord = tuple[Any, str, int, int, str, list[tuple[Any, str]]]
-"""An image: id, file name, width, height, licence, and (id, JSON) of each annotation."""
-
 
 class CocoSource(RecordSource):
-    """Rejected annotations first, then questions by image.
-
-    Args:
-        seed: another seed asks other questions.
-        per_image: most questions about one image.
-        least_area: pixels that an object must have to be asked for.
-        license: licence of the annotations; each image's own is put beside it.
-        num_proc: processes that make the questions, which do not depend on it.
-    """
+    """Rejected annotations first, then questions by image; the arguments are the options of `sayo prepare coco`."""
 
     name = "coco"
 
@@ -182,7 +169,7 @@ def ask_about(
     license: str,
     seed: int,
     least_area: float,
-    per_image: int,
+    most: int,
 ) -> tuple[list[tuple[bytes, list[tuple]]], list[tuple[Any, RejectedError]]]:
     """Questions about some images; this runs in workers.
 
@@ -200,12 +187,12 @@ def ask_about(
         scene = Scene(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
         regions: dict[tuple, Region] = {}  # the same object each time, so that it is placed in the picture once
         examples, asked = [], []
-        for digest, question in questions(scene, per_image):
+        for digest, question in questions(scene, most):
             roles = ("answer", question.answer_things), ("evidence", question.evidence_things)
             shown = [(role, thing) for role, things in roles for thing in things]
             for role, thing in shown:
                 if (role, thing.id) not in regions:
-                    mask = _mask(entries[thing.id].get("segmentation"), size)
+                    mask = entries[thing.id].get("segmentation") or None
                     regions[role, thing.id] = region_of(thing.box, role, scene.name_of(thing), mask=mask)
             template, name, category, text, answer, *_ = question
             asked.append((template, category, answer, digest))
@@ -214,14 +201,6 @@ def ask_about(
             examples.append(Example(*fields, used, template, "coco", f"{license}, image: {image_license}"))
         scenes.append((pickle.dumps(examples), asked))
     return scenes, rejected
-
-
-def _mask(segmentation: Any, size: tuple[int, int]) -> Any:
-    """The mask as run lengths; a segmentation that cannot be drawn stays as it is: its rows will be rejected."""
-    try:
-        return masks.Rle(masks.encode(segmentation, size), size) if segmentation else None
-    except RejectedError:
-        return segmentation
 
 
 def _things(
@@ -255,8 +234,7 @@ def _thing(key: Any, entry: dict, size: tuple[int, int], categories: Mapping[Any
     if entry.get("segmentation"):
         around = masks.extent(entry["segmentation"], size)
         if not masks.agree(clipped, around):
-            detail = f"bbox {list(box)} (as x1, y1, x2, y2); the mask fills {list(around)}"
-            raise RejectedError("box_and_mask_differ", detail)
+            raise RejectedError("box_and_mask_differ", f"bbox {list(box)} (xyxy); the mask fills {list(around)}")
     return Thing(key, category, clipped, area if 0 < area <= outline * 1.1 else outline)
 
 

@@ -146,11 +146,9 @@ def _region(graphs: Lookup, image_id: str, oid: str, role: str) -> Region:
 
 def _compact(graph: Any) -> tuple[tuple[int, int] | None, dict[str, list]]:
     """((W, H), object id -> [name, x, y, w, h]): the part of a scene graph that questions need."""
-    if not isinstance(graph, dict) or not isinstance(graph.get("objects"), dict):
+    objects = graph.get("objects") if isinstance(graph, dict) else None
+    if not isinstance(objects, dict):
         return None, {}
-    objects = {
-        oid: [entry.get(name) for name in ("name", "x", "y", "w", "h")]
-        for oid, entry in graph["objects"].items()
-        if isinstance(entry, dict)
-    }
+    names = ("name", "x", "y", "w", "h")
+    objects = {oid: [entry.get(name) for name in names] for oid, entry in objects.items() if isinstance(entry, dict)}
     return image_size(graph.get("width"), graph.get("height")), objects

@@ -70,8 +70,8 @@ class JsonlSource(RecordSource):
         listed, question = list_of(record, "regions"), text(record, "question")
         regions = [self._region(region, index) for index, region in enumerate(listed)]
         size = image_size(record.get("width"), record.get("height"))
-        kind, license = optional_text(record, "type"), optional_text(record, "license", self.license)
-        return self._example(row_id, question, answers, images, regions, size, kind, license)
+        example = self._example(row_id, question, answers, images, regions, size, optional_text(record, "type"))
+        return example._replace(license=optional_text(record, "license", self.license))
 
     def _region(self, record: Any, index: int) -> Region:
         what = f"region {index}"
@@ -113,11 +113,7 @@ class JsonlSource(RecordSource):
 
 
 def _read_mask(folder: Path, name: str) -> dict[str, Any]:
-    """A mask picture as COCO run lengths; whatever is neither black nor transparent is the object.
-
-    Raises:
-        RejectedError: as for images, under the name of a mask.
-    """
+    """A mask picture as COCO run lengths; whatever is neither black nor transparent is the object."""
     try:
         picture = Image.open(io.BytesIO(read_image(folder, name).data))
         transparent = picture.getchannel("A") if "A" in picture.getbands() else None

@@ -17,7 +17,6 @@ from data_prep.json_records import digest_of, iter_lines, iter_members
 from data_prep.sources import plain_pickle
 from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
 
-_WHERE = "`sayo prepare refcoco --help` says which files are needed"
 _SAME_SPLIT = {"validation": "val"}
 _KEPT = ("bbox", "segmentation", "iscrowd", "width", "height", "file_name", "category_id")
 
@@ -31,13 +30,12 @@ class RefcocoSource(RecordSource):
     name, license = "refcoco", "CC-BY-4.0"
 
     def __init__(self, refs: Path, instances: Path | None, split: str):
-        self.refs, self.instances = refs, instances
+        (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
+        self.instances = self._files(instances, "RefCOCO instances.json") if instances else []
         self._wanted = ("", _SAME_SPLIT.get(split, split))
-        if not refs.is_file():
-            raise PrepareError(f"--refs: no file {refs}; {_WHERE}")
         self._lines = refs.suffix == ".jsonl"
-        if not self._lines and (instances is None or not instances.is_file()):
-            raise PrepareError(f"--instances: no file {instances or 'given'}. It lies beside {refs.name}; {_WHERE}")
+        if not self._lines and not self.instances:
+            raise PrepareError(f"--instances: give the instances.json that lies beside {refs}")
         self._refs = [] if self._lines else plain_pickle.load(refs)
         if not isinstance(self._refs, list):
             raise PrepareError(f"{refs} holds a {type(self._refs).__name__}, expected a list of refs")
@@ -47,12 +45,12 @@ class RefcocoSource(RecordSource):
             there = ", ".join(sorted(splits)) or "none"
             raise PrepareError(f"--split: {refs} holds no expression of the split {split!r}; there are: {there}")
         self._settings = {"--refs": digest_of([refs])}
-        if instances is not None:
-            self._settings["--instances"] = digest_of([instances])
+        if instances:
+            self._settings["--instances"] = digest_of(self.instances)
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
         """("annotations 12", record), ("images 3", record) and ("categories 18", name) of the COCO file."""
-        for member, entry, _ in iter_members(self.instances) if self.instances else ():
+        for member, entry, _ in (member for file in self.instances for member in iter_members(file)):
             if member in ("annotations", "images", "categories") and isinstance(entry, dict):
                 kept = {name: entry[name] for name in _KEPT if name in entry}
                 yield f"{member} {entry.get('id')}", entry.get("name") if member == "categories" else kept
