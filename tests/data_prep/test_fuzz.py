@@ -186,7 +186,8 @@ def test_mutated_coco(pictures, processor_dir: Path, count: int):
 @COUNTS
 def test_mutated_refocus(pictures, processor_dir: Path, count: int):
     rng = random.Random(count)
-    from tests.data_prep.test_refocus import SCHEMA, lists, row
+    from tests.data_prep.test_box_sources import SCHEMA, lists
+    from tests.data_prep.test_box_sources import chart as row
 
     numbers = [0, 1, 50, 99, 150, 1e308, -5, float("nan"), None, 0.5]
     rows = [row(0, lists((1, 1, 50, 50)))]
