@@ -131,7 +131,8 @@ def _server(timeout: float, **kwargs: Any) -> Any:
             except asyncio.TimeoutError:
                 raise httpx2.ReadTimeout(f"no reply within {timeout:g} s", request=request) from None
 
-    return openai.AsyncOpenAI(timeout=None, http_client=HttpClient(), **kwargs)
+    http_client = HttpClient(follow_redirects=False)  # which would send images to another host
+    return openai.AsyncOpenAI(timeout=None, http_client=http_client, **kwargs)
 
 
 def _parse(completion: Any) -> ChatReply:

@@ -50,14 +50,17 @@ def test_garbage_is_a_failure(server, ask, content_type):
             ask()
 
 
-def test_bad_requests_and_quotas_of_a_day_are_not_retried(server, ask):
+def test_bad_requests_quotas_of_a_day_and_redirects_are_not_retried(server, ask):
     server.fault = lambda *request: (400, {}, b"image too large")
     with pytest.raises(ChatError, match=r"http 400.*image too large"):
         ask(max_retries=2)
     server.fault = lambda *request: (429, {"Retry-After": "86400"}, b"quota of the day")
     with pytest.raises(ChatError, match=r"http 429.*quota of the day"):
         ask(max_retries=2)
-    assert len(server.requests) == 2
+    server.fault = lambda *request: (307, {"Location": f"{server.url}/chat/completions"}, b"over there")
+    with pytest.raises(ChatError, match="http 307.*over there"):
+        ask(max_retries=2)
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "key; check .* A_KEY"), (404, "no such model or path")])
