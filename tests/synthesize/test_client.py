@@ -58,7 +58,7 @@ def test_bad_requests_quotas_of_a_day_and_redirects_are_not_retried(server, ask)
     with pytest.raises(ChatError, match=r"http 429.*quota of the day"):
         ask(max_retries=2)
     server.fault = lambda *request: (307, {"Location": f"{server.url}/chat/completions"}, b"over there")
-    with pytest.raises(ChatError, match="http 307.*over there"):
+    with pytest.raises(ChatError, match=r"http 307.*over there"):
         ask(max_retries=2)
     assert len(server.requests) == 3
 
