@@ -1,25 +1,128 @@
-"""`sayo prepare`, `sayo map`, `sayo mix` and `sayo inspect` (mounted by sayo.cli). Heavy imports stay inside."""
+"""`sayo prepare <source>`, one command for each entry of sources.yaml, `sayo map` and `sayo mix`.
 
+Mounted by sayo.cli. Heavy imports stay inside.
+
+No `from __future__ import annotations` here: typer reads the annotations as objects.
+"""
+
+import gc
+import json
+import sqlite3
+from collections.abc import Callable
+from importlib import import_module
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from data_prep.options import NumProc, Overwrite, Soft, Strict, Threshold, one_line_errors, report, token_mapper
-from data_prep.prepare_cli import prepare_app
+from data_prep.sources import load_sources
 
-__all__ = ["inspect", "map_rows", "mix", "prepare_app"]
+prepare_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Turn a grounded data set into parquet files that sayo and plain TRL train on.",
+    epilog="A run that was stopped resumes when the same line is typed again. Rejected rows are counted in "
+    "OUT/summary.json and listed in OUT/rejected.jsonl. Exit status: 0 when rows were kept, 2 when none was or the "
+    "input cannot be used.",
+)
+
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "path": Path}
+
+
+def _parameter(name: str, type: str = "str", flag: str | None = None, default: Any = ..., **more: Any) -> Parameter:
+    """An option of sources.yaml as the parameter that typer reads."""
+    kind = _TYPES[type] if default is not None else _TYPES[type] | None
+    option = typer.Option(*filter(None, [flag]), **more)
+    default = Parameter.empty if default is ... else default
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _command(source_class: str, options: dict[str, dict[str, Any]]) -> Callable[..., None]:
+    def command(**kwargs: Any) -> None:
+        _prepare(source_class, **kwargs)
+
+    parameters = [_parameter(name, **option) for name, option in options.items()]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _prepare(
+    source_class: str,
+    out: Path,
+    processor: str | None,
+    threshold: float | None,
+    soft: bool,
+    rows_per_shard: int | None,
+    images: Path | None = None,
+    **options: Any,
+) -> None:
+    """Prepare one source ("module:class") and report what was kept."""
+    from rich.console import Console
+
+    from data_prep.examples import PrepareError
+    from data_prep.pipeline import ROWS_PER_SHARD, check_options, prepare
+    from data_prep.tokens import TokenMapper
+
+    if images is None and options["link_images"]:
+        raise PrepareError("--link-images: the images of this source lie inside its files: there is no path to store")
+    check_options(images, options["split"])  # `prepare` does it too, but reading the annotations can take minutes
+    mapper = TokenMapper.load(processor, threshold, soft)
+    module, _, name = source_class.partition(":")
+    make_source = getattr(import_module(module), name)
+    arguments = {"images": images, **options}
+    kwargs = {name: arguments[name] for name in signature(make_source).parameters}
+    shared = {name: options[name] for name in ("split", "limit", "num_proc", "link_images", "overwrite")}
+    gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
+    try:
+        with Console(stderr=True).status("reading the annotations"):
+            source = make_source(**kwargs)
+        rows_per_shard = rows_per_shard or getattr(source, "rows_per_shard", ROWS_PER_SHARD)
+        summary = prepare(source, images, out, mapper=mapper, rows_per_shard=rows_per_shard, **shared)
+    except sqlite3.Error as error:
+        raise PrepareError(
+            f"the temporary database failed ({error}); is the folder for temporary files (TMPDIR) full?"
+        ) from None
+    report(summary["splits"][options["split"]], out)
+
+
+def report(counts: dict[str, Any], out: Path) -> None:
+    """Say what was kept and why rows were not.
+
+    Raises:
+        PrepareError: nothing was kept.
+    """
+    from data_prep.examples import PrepareError
+
+    reasons = ", ".join(f"{name} {count}" for name, count in counts["rejected_by_reason"].items())
+    rejected = f"{counts['rejected']} rejected ({reasons})" if reasons else "none rejected"
+    kept, with_region = counts["kept"], counts["with_region"]
+    typer.echo(f"{kept} of {counts['read']} questions kept, {with_region} with a region; {rejected}")
+    if not kept:
+        with (out / "rejected.jsonl").open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline() or "{}").get("detail", "")
+        raise PrepareError(f"nothing was kept; {out / 'rejected.jsonl'} says why for each row. The first: {first}")
+    typer.echo(f"{out}")
+
+
+_sources, _shared = load_sources()
+for _name, _entry in _sources.items():
+    prepare_app.command(_name, help=_entry["help"])(_command(_entry["source"], {**_entry["options"], **_shared}))
 
 
 def map_rows(
     data: Annotated[Path, typer.Argument(metavar="IN", help="folder that `sayo prepare` or `sayo mix` wrote")],
     processor: Annotated[str, typer.Option(help="model folder or hub id of the model that you will train")],
     out: Annotated[Path, typer.Option(help="folder of the mapped data set")],
-    threshold: Threshold = None,
-    soft: Soft = True,
-    num_proc: NumProc = 1,
-    strict: Strict = False,
-    overwrite: Overwrite = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="least share of a cell that a region must cover; default 0.05, hard: 0.5"),
+    ] = None,
+    soft: Annotated[
+        bool, typer.Option("--soft/--hard", help="weights are the covered share of a cell, or 1 for each token")
+    ] = True,
+    num_proc: Annotated[int, typer.Option(min=1, help="worker processes; the output does not depend on it")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make the data set again if it is there")] = False,
 ) -> None:
     """Add the visual tokens of a model's processor to prepared rows, or replace
     those of another.
@@ -32,12 +135,11 @@ def map_rows(
 
         sayo map data/gqa --processor Qwen/Qwen3-VL-4B-Instruct --out data/gqa-qwen3
     """
-    with one_line_errors():
-        from data_prep.mapping import map_tokens
+    from data_prep.mapping import map_tokens
+    from data_prep.tokens import TokenMapper
 
-        mapper = token_mapper(processor, threshold, soft)
-        summary = map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite, strict=strict)
-        report(summary, out)
+    mapper = TokenMapper.load(processor, threshold, soft)
+    report(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
 
 
 def mix(
@@ -47,15 +149,17 @@ def mix(
     out: Annotated[Path, typer.Option(help="folder of the data set to write")],
     seed: Annotated[int, typer.Option(help="decides which rows are drawn and which pictures are held out")] = 0,
     split: Annotated[str, typer.Option(help="the split that is read of every part")] = "train",
-    validation: Annotated[float, typer.Option(help="share of the pictures that go to the split `validation`")] = 0.0,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.99, help="share of the pictures that go to the split `validation`")
+    ] = 0.0,
     exclude: Annotated[
         list[Path] | None, typer.Option(help="prepared data whose pictures must not be in the mix (a benchmark)")
     ] = None,
     visual_genome_images: Annotated[
         str | None, typer.Option(help="Visual Genome's image_data.json: which GQA pictures are COCO's")
     ] = None,
-    rows_per_shard: Annotated[int, typer.Option(help="rows per parquet file")] = 2000,
-    overwrite: Overwrite = False,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="rows per parquet file")] = 2000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make the mix again if it is there")] = False,
 ) -> None:
     """Draw rows of several prepared data sets into one: no picture comes from
     two of them, none lies in two splits.
@@ -68,57 +172,17 @@ def mix(
 
         sayo mix data/gqa:16000 data/refocus:4000 --out data/mix --seed 0 --validation 0.02
     """
-    with one_line_errors():
-        from data_prep.mixing import Part, mix_parts
+    from data_prep.mixing import mix_parts
 
-        summary = mix_parts(
-            [Part.parse(part) for part in parts],
-            out,
-            seed=seed,
-            split=split,
-            validation=validation,
-            exclude=exclude,
-            genome_images=visual_genome_images,
-            rows_per_shard=rows_per_shard,
-            overwrite=overwrite,
-        )
-        report(summary, out)
-
-
-def inspect(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder that `sayo prepare` wrote")],
-    out: Annotated[
-        Path, typer.Option(help="what to write: a contact sheet (.png, .pdf, .svg) or a page (.html)")
-    ] = Path("sheet.png"),
-    num: Annotated[int, typer.Option(min=1, help="number of rows, spread over all that match")] = 16,
-    question_type: Annotated[
-        str | None,
-        typer.Option("--type", help="only questions of this type, such as query-attr"),
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="only rows of this source, such as gqa")] = None,
-    split: Annotated[str | None, typer.Option(help="only this split")] = None,
-) -> None:
-    """Look at rows: images with boxes (answer green, evidence orange), masks,
-    and visual tokens shaded by weight.
-
-    A page (.html) is one file that any browser shows, with filters by source
-    and type, the tiles and the thumbnail of a tiled model apart, and histograms
-    of all rows.
-
-    Examples:
-
-        sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
-
-        sayo inspect data/mix --out page.html --num 100
-    """
-    with one_line_errors():
-        from data_prep.inspect import draw_sheet, pick_rows
-
-        rows = pick_rows(data, num, split, question_type, source)
-        if out.suffix.lower() in (".html", ".htm"):
-            from data_prep.page import write_page
-
-            write_page(data, rows, out, split)
-        else:
-            draw_sheet(rows, out)
-    typer.echo(f"{out}")
+    summary = mix_parts(
+        parts,
+        out,
+        seed=seed,
+        split=split,
+        validation=validation,
+        exclude=exclude or (),
+        genome_images=visual_genome_images,
+        rows_per_shard=rows_per_shard,
+        overwrite=overwrite,
+    )
+    report(summary, out)

@@ -204,8 +204,9 @@ def _evaluate(
     import torch
 
     from sayo.evaluation.evaluate import evaluate
+    from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection
-    from sayo.training.setup import load_auto_processor, load_data, load_policy
+    from sayo.training.setup import load_data, load_policy
 
     torch.set_num_threads(1)
     policy, processor = load_policy(ModelSection(name_or_path=str(policy_dir), dtype="float32")), None

@@ -54,8 +54,9 @@ def main(
 ) -> None:
     """Compare accuracy and attention with and without steering."""
     from sayo.evaluation.evaluate import evaluate
+    from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection
-    from sayo.training.setup import load_auto_processor, load_data, load_policy
+    from sayo.training.setup import load_data, load_policy
 
     questions, num_samples = (50, 1) if quick else (questions, num_samples)
     model, processor = load_policy(ModelSection(str(policy), dtype="float32")), load_auto_processor(policy)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from sayo.processors import load_auto_processor
 from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
 
@@ -23,13 +24,6 @@ def load_processor(section: ModelSection) -> Any:
         # `from_pretrained` silently ignores limits when the saved config has a `size`: set them on the object.
         processor.image_processor.size = {**dict(processor.image_processor.size), **section.size}
     return processor
-
-
-def load_auto_processor(name_or_path: str | Path) -> Any:
-    """`AutoProcessor.from_pretrained`, able to load toy checkpoints too."""
-    import sayo.toyworld.processor  # noqa: F401  # makes the toy processor known to AutoProcessor
-
-    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
 
 
 def load_policy(section: ModelSection) -> PreTrainedModel:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from sayo.attention import AttentionCapture
+from sayo.processors import load_auto_processor
 from sayo.recipes import check_recipe
 from sayo.training.run import train
-from sayo.training.setup import load_auto_processor
 from sayo.training.sft import AnchoredSFTTrainer, response_rows
 from sayo.training.sft_config import AnchoredSFTConfig
 

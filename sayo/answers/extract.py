@@ -1,0 +1,145 @@
+r"""The text of a completion, and what is marked in it: `<answer>`, `\boxed{}`, and Look-Back's `<think>`, `<back>`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_LOOK_BACK_TAG = re.compile(r"<(/?)(think|back)>")
+_LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
+
+
+class TaggedAnswer(NamedTuple):
+    """What `<answer>...</answer>` tags a text holds.
+
+    Attributes:
+        content: inside of the last complete pair, None without one.
+        start: where that pair starts in the text.
+        tags: number of opening and closing tags together; 2 for a well-formed answer.
+    """
+
+    content: str | None
+    start: int
+    tags: int
+
+
+def completion_text(completion: Any) -> str:
+    """Text of a completion as TRL hands it over: a string, or messages whose last assistant turn counts.
+
+    A message's content may be a string, a list of content blocks (`{"type": "text", "text": ...}`) or None.
+    """
+    if isinstance(completion, str):
+        return completion
+    for message in reversed(completion or []):
+        if message.get("role", "assistant") == "assistant":
+            return _content_text(message.get("content"))
+    return ""
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    return "".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
+
+
+def tagged_answer(text: str) -> TaggedAnswer:
+    """Find the last complete `<answer>...</answer>` pair (linear in the length of the text)."""
+    tags = list(_TAG.finditer(text))
+    pairs = _pairs(tags)
+    if not pairs:
+        return TaggedAnswer(None, -1, len(tags))
+    opened, closed = pairs[-1]
+    return TaggedAnswer(text[opened.end() : closed.start()], opened.start(), len(tags))
+
+
+def _pairs(tags: Iterable[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[str]]]:
+    """Each closing tag (group 1 is a slash) with the last opening one before it, if that is not closed yet."""
+    pairs, opened = [], None
+    for tag in tags:
+        if tag[1] and opened is not None:
+            pairs.append((opened, tag))
+        opened = None if tag[1] else tag
+    return pairs
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""Inside of the last `\boxed{...}` with balanced braces, or None (also when that last one never closes)."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 1, start + len("\\boxed{")
+    for position in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[begin:position]
+    return None
+
+
+def extract_answer(text: str, whole_text: bool = False) -> str | None:
+    r"""The answer of a response: the last `<answer>...</answer>`, else the last `\boxed{...}`.
+
+    Args:
+        text: the response.
+        whole_text: without either, take the whole text (for prompts that ask for the bare answer) instead of None.
+
+    Returns:
+        The stripped answer (`""` for an empty tag), or None when the response gives none.
+    """
+    tagged = tagged_answer(text).content
+    boxed = boxed_answer(text if tagged is None else tagged)
+    answer = tagged if boxed is None else boxed
+    if answer is None:
+        return text.strip() if whole_text else None
+    return answer.strip()
+
+
+def accepted_answers(solution: Any, answers: Any = None) -> list[str]:
+    """The non-empty reference answers of one sample, as text, without tags; empty when there is none."""
+    accepted = []
+    for reference in (*_listed(solution), *_listed(answers)):
+        if reference is None or (isinstance(reference, float) and math.isnan(reference)):  # NaN: missing in a table
+            continue
+        text = extract_answer(str(reference), whole_text=True)
+        if text and text not in accepted:
+            accepted.append(text)
+    return accepted
+
+
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+class LookBackFormat(NamedTuple):
+    r"""What a response does with `<back>`.
+
+    Attributes:
+        strict: exactly think, back, think, with nothing but white space around and between them, all non-empty, and
+            then a non-empty `\boxed{}`.
+        lenient: at least one complete, non-empty back span, and a non-empty `\boxed{}`.
+        spans: half-open character spans of the insides of complete back spans.
+    """
+
+    strict: bool
+    lenient: bool
+    spans: list[tuple[int, int]]
+
+
+def parse_look_back(text: str) -> LookBackFormat:
+    """Read the tags of a response (linear in its length). A truncated span is no span."""
+    tags = list(_LOOK_BACK_TAG.finditer(text))
+    spans = [(opened.end(), closed.start()) for opened, closed in _pairs(tag for tag in tags if tag[2] == "back")]
+    boxed = bool((boxed_answer(text) or "").strip())
+    lenient = boxed and any(text[start:end].strip() for start, end in spans)
+    strict = lenient and [tag[0] for tag in tags] == _LOOK_BACK and _well_spaced(text, tags)
+    return LookBackFormat(strict, lenient, spans)
+
+
+def _well_spaced(text: str, tags: list[re.Match[str]]) -> bool:
+    outside = [text[: tags[0].start()]] + [text[tags[i].end() : tags[i + 1].start()] for i in (1, 3)]
+    inside = [text[tags[i].end() : tags[i + 1].start()] for i in (0, 2, 4)]
+    answered = (boxed_answer(text[tags[-1].end() :]) or "").strip()
+    return not any(part.strip() for part in outside) and all(part.strip() for part in inside) and bool(answered)

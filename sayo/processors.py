@@ -1,0 +1,46 @@
+"""Loading processors, and the processors of the toy policies: Qwen's own, without the video processor.
+
+Qwen's processors need torchvision for video, which not every laptop has; the toy world shows no videos. Real models
+never pass here: their checkpoints name the stock classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor, PretrainedConfig, ProcessorMixin, Qwen2_5_VLProcessor, Qwen3VLProcessor
+
+
+class _WithoutVideo:
+    """Comes before the stock class, whose `__init__` insists on a video processor and is passed over."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        for name, token in {
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        }.items():
+            setattr(self, name, token)
+            setattr(self, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+
+
+class ToyQwen3VLProcessor(_WithoutVideo, Qwen3VLProcessor):
+    """`Qwen3VLProcessor` for images and text only."""
+
+
+class ToyQwen2_5_VLProcessor(_WithoutVideo, Qwen2_5_VLProcessor):
+    """`Qwen2_5_VLProcessor` for images and text only."""
+
+
+# A checkpoint names its processor class; AutoProcessor looks that name up in a table whose keys are config classes.
+for _model_type, _processor in {"toy_qwen3_vl": ToyQwen3VLProcessor, "toy_qwen2_5_vl": ToyQwen2_5_VLProcessor}.items():
+    _config = type(_model_type, (PretrainedConfig,), {"model_type": _model_type})
+    AutoProcessor.register(_config, _processor, exist_ok=True)
+
+
+def load_auto_processor(name_or_path: str | Path) -> Any:
+    """`AutoProcessor.from_pretrained` with padding on the left, able to load toy checkpoints too."""
+    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
