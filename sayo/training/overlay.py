@@ -11,8 +11,8 @@ from PIL import Image
 from transformers.integrations import TensorBoardCallback
 
 from sayo.attention import AttentionTrace
+from sayo.draw import response_map, save_sheet
 from sayo.geometry import VisualLayout
-from sayo.pictures import response_map, save_sheet
 from sayo.training.metrics import attention_metrics
 
 if TYPE_CHECKING:
