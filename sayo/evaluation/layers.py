@@ -1,4 +1,4 @@
-"""Which decoder layer's look at the target goes with being right: the layer whose attention is worth rewarding.
+"""Which decoder layer's look at the region goes with being right: the layer whose attention is worth rewarding.
 
 Layers differ. In the toy world one of three tells right from wrong answers; rewarding attention in another one lowered
 accuracy. So the choice is measured before training, on the policy that training starts from.
@@ -9,32 +9,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sayo.evaluation.statistics import association, mean_interval
+import numpy as np
 
-Samples = Sequence[Mapping[str, Any]]
+from sayo.evaluation.intervals import association, mean_interval
+
+Point = tuple[float, float, int]
+"""TAS of a response in one layer, its score, and the number of its question."""
 
 
-def layer_figures(samples: Samples) -> dict[str, Any] | None:
+def layer_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """TAS of every layer alone, how it goes with being right, and the layer to reward.
 
     Args:
         samples: records (see `records.question_record`).
 
     Returns:
-        `by_layer`: per layer its mean `tas` with `interval` (over questions) and `statistics.association`. `best`: the
+        `by_layer`: per layer its mean `tas` with `interval` (over questions) and `intervals.association`. `best`: the
         layer whose AUC is the largest on every second question, with its `auc` and `auc_interval` on the others (it
         was not chosen by those, so having tried many layers does not flatter it) and `clear`: that interval lies above
         0.5. `best` is None where no layer's AUC is defined. None for fewer than two layers.
     """
-    points = {layer: _points(samples, layer) for layer in _layers(samples)}
+    points: dict[int, list[Point]] = {}
+    for number, sample in enumerate(samples):
+        for values, score in zip(sample["responses"], sample["correct"], strict=False):
+            for layer, tas in values["tas_by_layer"].items() if score is not None else ():
+                points.setdefault(int(layer), []).append((tas, score, number))
     if len(points) < 2:
         return None
     by_layer = []
-    for layer, found in points.items():
-        values, _, questions = zip(*found, strict=True)
-        means = _means_by_question(values, questions)
-        figures = {"layer": layer, "tas": sum(means) / len(means), "interval": mean_interval(means)}
-        by_layer.append({**figures, **association(*zip(*found, strict=True))})
+    for layer in sorted(points):
+        values, _, questions = map(np.array, zip(*points[layer], strict=True))
+        means = [float(values[questions == question].mean()) for question in np.unique(questions)]
+        figures = {"layer": layer, "tas": float(np.mean(means)), "interval": mean_interval(means)}
+        by_layer.append({**figures, **_association(points[layer])})
     return {"by_layer": by_layer, "best": _best(points)}
 
 
@@ -45,55 +52,30 @@ def advice(figures: Mapping[str, Any]) -> str:
         return "Which layer to reward cannot be told: all answers are right, or all wrong."
     interval = best["auc_interval"]
     shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    found = f"layer {best['layer']} (AUC of its TAS {best['auc']:.3f}{shown}, on questions that did not choose it)"
+    name = f"layer {best['layer']} (AUC of its TAS {best['auc']:.3f}{shown}, on questions that did not choose it)"
     if best["clear"]:
         return (
-            f"Right answers look at the target more than wrong ones, most clearly in {found}.\n"
+            f"Right answers look at the region more than wrong ones, most clearly in {name}.\n"
             f"To reward that layer: trainer.attention_layers={best['layer']}"
         )
     return (
-        f"In no layer do right answers surely look at the target more than wrong ones; the best was {found}.\n"
+        f"In no layer do right answers clearly look at the region more than wrong ones; the best was {name}.\n"
         "Before you reward attention, ask more questions, or sample more answers to each."
     )
 
 
-def _layers(samples: Samples) -> list[int]:
-    named = {layer for sample in samples for values in sample["responses"] for layer in values.get("tas_by_layer", {})}
-    return sorted(int(layer) for layer in named)
-
-
-def _points(samples: Samples, layer: int) -> list[tuple[float, float, int]]:
-    """`(tas, score, number of the question)` of every graded response."""
-    return [
-        (values["tas_by_layer"][str(layer)], score, number)
-        for number, sample in enumerate(samples)
-        for values, score in zip(sample["responses"], sample["correct"], strict=False)
-        if score is not None and str(layer) in values.get("tas_by_layer", {})
-    ]
-
-
-def _best(points: Mapping[int, list[tuple[float, float, int]]]) -> dict[str, Any] | None:
-    numbers = sorted({number for found in points.values() for _, _, number in found})
-    choosing = set(numbers[::2])
-    aucs, rest = {}, {}
-    for layer, found in points.items():
-        mine, rest[layer] = ([p for p in found if (p[2] in choosing) is half] for half in (True, False))
-        figures = association(*zip(*mine, strict=True)) if mine else None
-        if figures is not None and figures["auc"] is not None:
-            aucs[layer] = figures["auc"]
-    if not aucs:
+def _best(points: Mapping[int, list[Point]]) -> dict[str, Any] | None:
+    choosing = set(sorted({number for of_layer in points.values() for _, _, number in of_layer})[::2])
+    aucs, held_out = {}, {}
+    for layer, of_layer in points.items():
+        aucs[layer] = _association([point for point in of_layer if point[2] in choosing]).get("auc")
+        held_out[layer] = _association([point for point in of_layer if point[2] not in choosing])
+    layer = max((layer for layer in sorted(aucs) if aucs[layer] is not None), key=aucs.get, default=None)
+    if layer is None or held_out[layer].get("auc") is None:
         return None
-    layer = max(aucs, key=aucs.__getitem__)
-    figures = association(*zip(*rest[layer], strict=True)) if rest[layer] else None
-    if figures is None or figures["auc"] is None:
-        return None
-    interval = figures["auc_interval"]
-    clear = interval is not None and interval[0] > 0.5
-    return {"layer": layer, "auc": figures["auc"], "auc_interval": interval, "clear": clear}
+    auc, interval = held_out[layer]["auc"], held_out[layer]["auc_interval"]
+    return {"layer": layer, "auc": auc, "auc_interval": interval, "clear": interval is not None and interval[0] > 0.5}
 
 
-def _means_by_question(values: Sequence[float], questions: Sequence[int]) -> list[float]:
-    sums: dict[int, list[float]] = {}
-    for value, question in zip(values, questions, strict=True):
-        sums.setdefault(question, []).append(value)
-    return [sum(own) / len(own) for own in sums.values()]
+def _association(points: Sequence[Point]) -> dict[str, Any]:
+    return association(*zip(*points, strict=True)) if points else {}

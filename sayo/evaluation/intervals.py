@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -23,36 +24,31 @@ def association(values: Sequence[float], correct: Sequence[float], questions: Se
 
     Args:
         values: one per response.
-        correct: its score in [0, 1]; for the AUC and the two means, right is 0.5 or more.
+        correct: its score in [0, 1]; right is 0.5 or more.
         questions: the response's question; whole questions are resampled.
 
     Returns:
-        `point_biserial` (Pearson's r with the score) and `auc` (the chance that a right response has the larger
-        value, ties count half), each with `_interval`; `mean_right`, `mean_wrong`; counts. Values are None where all
-        responses are right, or all wrong, or all values are the same. None without any response.
+        `auc` (the chance that a right response has the larger value, ties count half) with `auc_interval`;
+        `mean_right`, `mean_wrong`; counts. Values are None where all responses are right, or all wrong. None without
+        any response.
     """
-    x, y = np.asarray(values, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    x, right = np.asarray(values, dtype=np.float64), np.asarray(correct, dtype=np.float64) >= 0.5
     if len(x) == 0:
         return None
     _, cluster = np.unique(np.asarray(questions).astype(str), return_inverse=True)
-    right, count = y >= 0.5, int(cluster.max()) + 1
+    count = int(cluster.max()) + 1
     order = np.argsort(x, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(x[order]) > 0])
-
-    def correlations(weights: np.ndarray) -> np.ndarray:
-        return _pearson(x, y, weights[:, cluster])
 
     def aucs(weights: np.ndarray) -> np.ndarray:
         return _auc(right[order], starts, weights[:, cluster][:, order])
 
-    single = np.ones((1, count))
+    auc = float(aucs(np.ones((1, count)))[0])
     return {
-        "point_biserial": _number(correlations(single)[0]),
-        "point_biserial_interval": _interval(count, correlations),
-        "auc": _number(aucs(single)[0]),
+        "auc": auc if np.isfinite(auc) else None,
         "auc_interval": _interval(count, aucs),
-        "mean_right": _number(x[right].mean()) if right.any() else None,
-        "mean_wrong": _number(x[~right].mean()) if (~right).any() else None,
+        "mean_right": float(x[right].mean()) if right.any() else None,
+        "mean_wrong": float(x[~right].mean()) if (~right).any() else None,
         "num_right": int(right.sum()),
         "num_wrong": int((~right).sum()),
     }
@@ -64,37 +60,24 @@ def sign_test(wins: int, losses: int) -> float:
     With one right-or-wrong answer per question this is McNemar's exact test on the discordant pairs.
     """
     total, fewer = wins + losses, min(wins, losses)
-    tail, term = 0, 1
-    for k in range(fewer + 1):
-        tail += term
-        term = term * (total - k) // (k + 1)  # the next binomial coefficient
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total)
 
 
 def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
     """Percentiles of `statistic` over resamples; it maps `(R, count)` weights to `(R,)` values (NaN: undefined)."""
     if count < 2:
         return None
-    rng, found = np.random.default_rng(0), []
-    for _ in range(0, RESAMPLES, 100):  # in blocks: a thousand copies of a large task would fill the memory
+    rng, blocks = np.random.default_rng(0), []
+    for _ in range(0, RESAMPLES, 100):  # in blocks: a thousand copies of a large data set would fill the memory
         drawn = rng.integers(count, size=(100, count)) + count * np.arange(100)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=100 * count).reshape(100, count)
-        found.append(statistic(weights.astype(np.float64)))
-    values = np.concatenate(found)
+        blocks.append(statistic(weights.astype(np.float64)))
+    values = np.concatenate(blocks)
     values = values[np.isfinite(values)]
     if len(values) < RESAMPLES / 2:
         return None
     tail = (1 - LEVEL) / 2
     return [float(value) for value in np.quantile(values, [tail, 1 - tail])]
-
-
-def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    total = weights.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_x, mean_y = weights @ x / total, weights @ y / total
-        var_x, var_y = weights @ x**2 / total - mean_x**2, weights @ y**2 / total - mean_y**2
-        r = (weights @ (x * y) / total - mean_x * mean_y) / np.sqrt(var_x * var_y)
-    return np.where((var_x > 1e-15) & (var_y > 1e-15), np.clip(r, -1, 1), np.nan)
 
 
 def _auc(right: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -105,7 +88,3 @@ def _auc(right: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> np.ndarr
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
     wins = (positive * (below + negative / 2)).sum(axis=1)
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
