@@ -58,6 +58,7 @@ def evaluate(
     from rich.progress import track
 
     from sayo.client import ChatClient
+    from sayo.errors import SayoError
     from sayo.evaluation.evaluate import evaluate as ask_all
     from sayo.evaluation.journal import files_mark
     from sayo.evaluation.local import LocalModel
@@ -68,9 +69,9 @@ def evaluate(
     from sayo.training.setup import load_data
 
     if steer not in (None, "vrga"):
-        raise typer.BadParameter(f"{steer}: the one way to steer here is vrga.", param_hint="--steer")
+        raise SayoError(f"--steer {steer}: the one way to steer here is vrga.")
     if steer and server:
-        raise typer.BadParameter("steering needs the model in this process: leave --server out.", param_hint="--steer")
+        raise SayoError("--steer needs the model in this process: leave --server out.")
     sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     settings = {"model": model, "data": data, "split": split, "system_prompt": system_prompt}
     settings |= {"user_suffix": user_suffix, "whole_text": whole_text, "attention": attention, "layers": layers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,4 +110,22 @@ def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> d
 
 
 def _lmms_eval_results(path: Path) -> Results:
-    return {}
+    """Samples of one task of lmms-eval 0.7; the score is that of the task's first metric which a sample has."""
+    time, _, task = path.stem.partition("_samples_")
+    metrics = json.loads(path.with_name(f"{time}_results.json").read_text(encoding="utf-8"))["higher_is_better"]
+    names = [name for name, is_higher_better in metrics.get(task, {}).items() if is_higher_better]
+    results = {}
+    for sample in read_records(path):
+        scores = (_lmms_eval_score(sample[name]) for name in names if name in sample)
+        results[sample["doc_id"], str(sample["target"])] = {"accuracy": next(scores, None)}
+    return {task: results}
+
+
+def _lmms_eval_score(value: Any) -> float | None:
+    """A metric of one sample: a number, or what the task keeps until it aggregates (None: judged only then)."""
+    if isinstance(value, Mapping):
+        if "pred_answer" in value:  # MME-RealWorld
+            return float(value["pred_answer"].lower() == value["answer"].lower())
+        value = value.get("score", value.get("scores"))
+    value = np.mean(value) if isinstance(value, list) and value else value
+    return None if isinstance(value, (str, list, type(None))) else float(value)

@@ -1,0 +1,139 @@
+"""`--server`: answers over real HTTP on the loopback, attention from the local weights, failures that are counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from synthesize.stub_server import StubServer
+
+from sayo.client import ChatClient, ServerUnusable
+from sayo.evaluation.evaluate import evaluate
+from sayo.evaluation.local import LocalModel
+from sayo.evaluation.records import Reply
+from sayo.evaluation.server import ServerModel
+from sayo.rollout import Completions
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    stub = StubServer()
+    stub.roles["toy"] = lambda body: "<answer>B</answer>"
+    yield stub
+    stub.close()
+
+
+def asking(server, reader=None, timeout=5.0, **kwargs):
+    return ServerModel(ChatClient(server.url, "toy", timeout=timeout, max_retries=0), reader, **kwargs)
+
+
+def test_attention_is_that_of_the_local_weights(policy, prepared, server, tmp_path, lines, monkeypatch):
+    """Answers that the model gave itself and the same answers from the server: every figure is the same."""
+    rows, local, text = prepared.select(range(6)), LocalModel(*policy), "<answer>B</answer>"
+    ids = torch.tensor([*policy[1].tokenizer(text)["input_ids"], policy[1].tokenizer.eos_token_id])
+
+    def say(model, processor, inputs, **sampling):
+        all_ids = ids.expand(len(inputs["input_ids"]), -1)
+        return Completions(all_ids, torch.ones_like(all_ids))
+
+    monkeypatch.setattr("sayo.evaluation.local.generate", say)
+    evaluate(local, rows, tmp_path / "local")
+    monkeypatch.undo()
+    summary = evaluate(asking(server, local), rows, tmp_path / "served")
+    assert summary["tas"] is not None and summary["truncated"] == 0
+    for served, own in zip(lines(tmp_path / "served"), lines(tmp_path / "local"), strict=True):
+        assert served["completions"] == own["completions"] == [text] and served["correct"] == own["correct"]
+        for name in ("tas", "vas", "rrar", "entropy", "image_mass"):
+            assert served[name] == pytest.approx(own[name], abs=1e-5)
+        assert served["map"] == own["map"]
+        assert served["responses"][0]["tas_by_layer"] == pytest.approx(own["responses"][0]["tas_by_layer"], abs=1e-5)
+
+
+def test_a_cut_off_answer_has_no_end(policy):
+    replies = [Reply(" red", truncated=True), Reply(" red"), Reply("", truncated=True)]
+    completions = LocalModel(*policy)._ids_of(replies)
+    tokenizer = policy[1].tokenizer
+    (red,) = tokenizer(" red")["input_ids"]
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    assert completions.ids.tolist() == [[red, pad], [red, end], [end, pad]]
+    assert completions.mask.tolist() == [[1, 0], [1, 1], [1, 0]]
+
+
+def test_failures_are_counted_and_asked_again(ten, server, tmp_path, lines):
+    server.fault = lambda model, text, attempt: (500, {}, b"oops") if "Number 1?" in text else None
+    summary = evaluate(asking(server), ten, tmp_path)
+    assert summary["failed"] == {"http 500": 1} and summary["accuracy"] == 1.0 and summary["num_scored"] == 9
+    assert lines(tmp_path)[1]["correct"] == [None] and "oops" in lines(tmp_path)[1]["errors"][0]["message"]
+    server.fault, asked = lambda model, text, attempt: None, len(server.requests)
+    assert evaluate(asking(server), ten, tmp_path)["failed"] == {} and len(server.requests) == asked + 1
+
+
+def test_what_is_sent(ten, server, tmp_path):
+    kwargs = {"num_samples": 2, "temperature": 0.5, "max_new_tokens": 7, "seed": 5}
+    evaluate(asking(server, **kwargs), ten.select(range(1)), tmp_path)
+    assert [body["seed"] for body in server.requests] == [5, 6]
+    body = server.requests[0]
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("toy", 0.5, 7)
+    picture, text = body["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,") and text["text"] == "Number 0?"
+
+
+def test_a_server_that_cannot_be_used_stops_the_run(ten, server, tmp_path, lines):
+    server.fault = lambda model, text, attempt: (401, {}, b"no") if "Number 5?" in text else None
+    with pytest.raises(ServerUnusable, match="refuses the key"):
+        evaluate(asking(server, concurrency=1), ten, tmp_path)
+    assert len(lines(tmp_path)) == 5  # what was answered is kept
+
+
+def test_command_line(toy, server, tmp_path, sayo_command):
+    """Failed samples are shown and are no success; the local weights read where the served answers look."""
+    server.delay, attempts = 0.01, []
+    server.fault = lambda model, text, attempt: (
+        attempts.append(text) or ((400, {}, b"picture too large") if len(attempts) == 2 else None)
+    )
+    words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 3, "--num-samples", 1, "--concurrency", 1)
+    words += ("--server", server.url, "--server-model", "toy", "--out", tmp_path / "out")
+    result = sayo_command(*words)
+    assert result.exit_code == 1 and "samples failed: 1 http 400" in result.output
+    result = sayo_command(*words)
+    assert result.exit_code == 0 and "TAS" in result.output, result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["server_model"] == "toy" and summary["tas"] is not None and len(server.requests) == 4
+    words = ("evaluate", "a-label", "--data", toy.prepared, "--limit", 2, "--no-attention", "--server", server.url)
+    result = sayo_command(*words, "--server-model", "toy", "--out", tmp_path / "label")
+    assert result.exit_code == 0 and "a-label" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_killed_for_real_it_resumes(toy, server, tmp_path, sent):
+    """SIGKILL of the command between two answers, or Ctrl-C while a request hangs; then the same command again."""
+    server.delay = 0.2
+    words = ["evaluate", "toy", "--data", str(toy.prepared), "--no-attention", "--server", server.url]
+    words += ["--limit", "8", "--num-samples", "1", "--concurrency", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", "from sayo.cli import app; app()", *words]
+    results = tmp_path / "samples.jsonl"
+    first = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.setsid()
+    )
+    deadline = time.monotonic() + 120
+    while not (results.is_file() and results.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    server.delay = 30.0 if sent == signal.SIGINT else 0.2
+    time.sleep(0.5 if sent == signal.SIGINT else 0)
+    first.send_signal(sent)
+    start = time.monotonic()
+    first.wait(timeout=10)
+    assert time.monotonic() - start < 5
+    server.delay, done = 0.0, results.read_text().count("\n")
+    assert 3 <= done < 8
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert [json.loads(line)["index"] for line in results.read_text().splitlines()] == list(range(8))
