@@ -6,25 +6,14 @@ from typing import Annotated
 
 import typer
 
-SystemPrompt = Annotated[str | None, typer.Option(help="As the recipe's data.system_prompt.")]
-UserSuffix = Annotated[str | None, typer.Option(help="As the recipe's data.user_suffix.")]
-ServerUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server, e.g. http://localhost:8000/v1.")]
-Layers = Annotated[
-    str,
-    typer.Option(help="Decoder layers whose mean is reported: last, all, 4-7, ...; each layer alone stands below it."),
-]
-ReadAttention = Annotated[
-    bool, typer.Option(help="Read where the model looks; behind a server, with MODEL's weights.")
-]
-
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
     data: Annotated[str, typer.Option("--data", help="Prepared rows (folder of `sayo prepare`, parquet file).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; the same command resumes in it.")],
     split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
-    system_prompt: SystemPrompt = None,
-    user_suffix: UserSuffix = None,
+    system_prompt: Annotated[str | None, typer.Option(help="As the recipe's data.system_prompt.")] = None,
+    user_suffix: Annotated[str | None, typer.Option(help="As the recipe's data.user_suffix.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Responses per question.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
@@ -33,11 +22,11 @@ def evaluate(
     whole_text: Annotated[
         bool, typer.Option(help="A response without <answer> or \\boxed is its own answer.")
     ] = False,
-    attention: ReadAttention = True,
-    layers: Layers = "last",
+    attention: Annotated[bool, typer.Option(help="Read where the model looks (of --server: MODEL itself).")] = True,
+    layers: Annotated[str, typer.Option(help="Layers whose mean is reported: last, all, 4-7, ...")] = "last",
     steer: Annotated[str | None, typer.Option(help="Steer the attention of the answers: vrga (no training).")] = None,
     num_maps: Annotated[int, typer.Option(min=0, help="Questions whose attention picture is kept.")] = 6,
-    server: ServerUrl = None,
+    server: Annotated[str | None, typer.Option(help="OpenAI-compatible server, http://localhost:8000/v1.")] = None,
     server_model: Annotated[str | None, typer.Option(help="Its name on the server; MODEL if not given.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions at once to the server.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 300.0,
@@ -73,11 +62,11 @@ def evaluate(
     if steer and server:
         raise SayoError("--steer needs the model in this process: leave --server out.")
     sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-    settings = {"model": model, "data": data, "split": split, "system_prompt": system_prompt}
-    settings |= {"user_suffix": user_suffix, "whole_text": whole_text, "attention": attention, "layers": layers}
-    settings |= {"steer": steer, "server_model": (server_model or model) if server else None, **sampling}
-    settings |= {"model_files": files_mark(model), "data_files": files_mark(data, "**/*")}
     prompts = {"system_prompt": system_prompt, "user_suffix": user_suffix}
+    settings = {"model": model, "server_model": (server_model or model) if server else None, "data": data}
+    settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
+    settings |= {"layers": layers, "steer": steer}
+    settings |= {"model_files": files_mark(model), "data_files": files_mark(data, "**/*")}
     rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
     answerer = None
     if attention or not server:
@@ -112,10 +101,9 @@ def compare(
     results = compare_results(a, b)
     print_comparison(a, b, results)
     for name, values in results.items():
-        left_out = [key for key in ("only_in_a", "only_in_b", "not_scored_in_both") if values[key]]
-        if left_out:
-            counts = ", ".join(f"{values[key]} {key.replace('_', ' ')}" for key in left_out)
-            typer.echo(f"{name}: not compared: {counts}")
+        for key in ("only_in_a", "only_in_b", "not_scored_in_both"):
+            if values[key]:
+                typer.echo(f"{name}: {values[key]} questions not compared: {key.replace('_', ' ')}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -74,7 +74,6 @@ def attention_map(row: Mapping[str, Any], reply: Reply, answerer: LocalModel | S
 
 
 def _with_defaults(row: Mapping[str, Any], name: str, index: int) -> dict[str, Any]:
-    images = row.get("images") or []
     defaults = {"question": str(row["prompt"][-1]["content"]), "question_type": "all", "regions": []}
     row = {**defaults, **{key: value for key, value in row.items() if value is not None}}
-    return {**row, "id": name, "index": index, "images": images, "image_sizes": [list(i.size) for i in images]}
+    return {**row, "id": name, "index": index, "images": row.get("images", [])}

@@ -19,36 +19,33 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return _interval(len(array), lambda weights: weights @ array / len(array))
 
 
-def association(values: Sequence[float], correct: Sequence[float], questions: Sequence[Any]) -> dict[str, Any] | None:
+def association(points: Sequence[tuple[float, float, Any]]) -> dict[str, Any]:
     """How a value of a response goes with its being right (the SAYO paper's Figure 2 asks this of TAS).
 
     Args:
-        values: one per response.
-        correct: its score in [0, 1]; right is 0.5 or more.
-        questions: the response's question; whole questions are resampled.
+        points: per response the value, its score in [0, 1] (right is 0.5 or more), and its question; whole questions
+            are resampled.
 
     Returns:
-        `auc` (the chance that a right response has the larger value, ties count half) with `auc_interval`;
-        `mean_right`, `mean_wrong`; counts. Values are None where all responses are right, or all wrong. None without
-        any response.
+        `auc` (the chance that a right response has the larger value, ties count half) with `auc_interval`; `mean`,
+        `mean_right`, `mean_wrong`; `num_right`, `num_wrong`. What is not defined is None, such as the AUC where all
+        responses are right, or all wrong.
     """
-    x, right = np.asarray(values, dtype=np.float64), np.asarray(correct, dtype=np.float64) >= 0.5
-    if len(x) == 0:
-        return None
-    _, cluster = np.unique(np.asarray(questions).astype(str), return_inverse=True)
-    count = int(cluster.max()) + 1
+    values, scores, questions = zip(*points, strict=True) if points else ((), (), ())
+    x, right = np.asarray(values, dtype=np.float64), np.asarray(scores, dtype=np.float64) >= 0.5
+    names, cluster = np.unique(np.asarray(questions).astype(str), return_inverse=True)
     order = np.argsort(x, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(x[order]) > 0])
+    starts = np.flatnonzero(np.diff(x[order], prepend=-np.inf) > 0)
 
     def aucs(weights: np.ndarray) -> np.ndarray:
         return _auc(right[order], starts, weights[:, cluster][:, order])
 
-    auc = float(aucs(np.ones((1, count)))[0])
+    parts = {"mean": x, "mean_right": x[right], "mean_wrong": x[~right]}
+    is_defined = right.any() and not right.all()
     return {
-        "auc": auc if np.isfinite(auc) else None,
-        "auc_interval": _interval(count, aucs),
-        "mean_right": float(x[right].mean()) if right.any() else None,
-        "mean_wrong": float(x[~right].mean()) if (~right).any() else None,
+        "auc": float(aucs(np.ones((1, len(names))))[0]) if is_defined else None,
+        "auc_interval": _interval(len(names), aucs) if is_defined else None,
+        **{name: float(part.mean()) if len(part) else None for name, part in parts.items()},
         "num_right": int(right.sum()),
         "num_wrong": int((~right).sum()),
     }

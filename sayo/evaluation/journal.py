@@ -41,9 +41,8 @@ class Journal:
         self.folder = Path(folder)
         self.path = self.folder / "samples.jsonl"
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for name in ("samples.jsonl", "settings.json", "summary.json", "maps.npz"):
-                (self.folder / name).unlink(missing_ok=True)
+        for name in ("samples.jsonl", "settings.json", "summary.json", "maps.npz") if overwrite else ():
+            (self.folder / name).unlink(missing_ok=True)
         settings = json.loads(json.dumps(settings))
         self._check_settings(settings)
         self.records = self._read()
@@ -54,10 +53,8 @@ class Journal:
                     f"{ids[index]!r}. Choose another --out, or start again with --overwrite."
                 )
         _write(self.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
-        self.maps: dict[str, np.ndarray] = {}
-        if (self.folder / "maps.npz").is_file():
-            with np.load(self.folder / "maps.npz", allow_pickle=False) as file:
-                self.maps = dict(file)
+        maps = self.folder / "maps.npz"
+        self.maps: dict[str, np.ndarray] = dict(np.load(maps, allow_pickle=False)) if maps.is_file() else {}
         self._file = self.path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -115,33 +112,20 @@ class Journal:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal.
-
-    Raises:
-        JournalError: a line is torn.
-    """
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise JournalError(f"{path}, line {number} is torn: repair it, or start again with --overwrite.") from None
-    return records
+    """The complete lines of a file; one that was torn when a run was killed is left out."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def files_mark(path: str, pattern: str = "*") -> str | None:
     """A mark that changes when local files do (names, sizes, times); None for what is not here (a hub id).
 
-    A checkpoint that was trained on under its old name must not be given the old results.
-
-    Args:
-        path: a folder or a file.
-        pattern: of the files in the folder; results may lie below a checkpoint, so its sub-folders are left out.
+    A checkpoint that was trained on under its old name must not be given the old results. Results may lie below it, so
+    sub-folders count only if the pattern names them.
     """
     root = Path(path)
     if not root.exists():
         return None
-    files = [root] if root.is_file() else sorted(file for file in root.glob(pattern) if file.is_file())
+    files = [root] if root.is_file() else sorted(root.glob(pattern))
     kept = [file for file in files if file.suffix in (".safetensors", ".bin", ".json", ".parquet")]
     marks = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in kept]
     return hashlib.sha1("\n".join(marks).encode()).hexdigest()[:12]

@@ -9,40 +9,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from sayo.evaluation.intervals import association
 
-from sayo.evaluation.intervals import association, mean_interval
-
-Point = tuple[float, float, int]
-"""TAS of a response in one layer, its score, and the number of its question."""
+Samples = Sequence[Mapping[str, Any]]
 
 
-def layer_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """TAS of every layer alone, how it goes with being right, and the layer to reward.
+def tas_and_correctness(samples: Samples, layer: int | None = None) -> dict[str, Any]:
+    """`intervals.association` of TAS with being right, of the reported layers or of one layer alone.
 
     Args:
         samples: records (see `records.question_record`).
-
-    Returns:
-        `by_layer`: per layer its mean `tas` with `interval` (over questions) and `intervals.association`. `best`: the
-        layer whose AUC is the largest on every second question, with its `auc` and `auc_interval` on the others (it
-        was not chosen by those, so having tried many layers does not flatter it) and `clear`: that interval lies above
-        0.5. `best` is None where no layer's AUC is defined. None for fewer than two layers.
     """
-    points: dict[int, list[Point]] = {}
+    points = []
     for number, sample in enumerate(samples):
         for values, score in zip(sample["responses"], sample["correct"], strict=False):
-            for layer, tas in values["tas_by_layer"].items() if score is not None else ():
-                points.setdefault(int(layer), []).append((tas, score, number))
-    if len(points) < 2:
+            tas = values["tas"] if layer is None else values["tas_by_layer"].get(str(layer))
+            if tas is not None and score is not None:
+                points.append((tas, score, number))
+    return association(points)
+
+
+def layer_figures(samples: Samples) -> dict[str, Any] | None:
+    """TAS of every layer alone, how it goes with being right, and the layer to reward.
+
+    Returns:
+        `by_layer`: `tas_and_correctness` of each `layer`. `best`: the layer whose AUC is the largest on every second
+        question, with its `auc` and `auc_interval` on the others (it was not chosen by those, so having tried many
+        layers does not flatter it) and `clear`: that interval lies above 0.5. `best` is None where no layer's AUC is
+        defined. None for fewer than two layers.
+    """
+    looked = [sample for sample in samples if any(values["tas_by_layer"] for values in sample["responses"])]
+    layers = {int(layer) for sample in looked for values in sample["responses"] for layer in values["tas_by_layer"]}
+    if len(layers) < 2:
         return None
-    by_layer = []
-    for layer in sorted(points):
-        values, _, questions = map(np.array, zip(*points[layer], strict=True))
-        means = [float(values[questions == question].mean()) for question in np.unique(questions)]
-        figures = {"layer": layer, "tas": float(np.mean(means)), "interval": mean_interval(means)}
-        by_layer.append({**figures, **_association(points[layer])})
-    return {"by_layer": by_layer, "best": _best(points)}
+    by_layer = [{"layer": layer, **tas_and_correctness(looked, layer)} for layer in sorted(layers)]
+    aucs = {layer: tas_and_correctness(looked[::2], layer)["auc"] for layer in sorted(layers)}
+    layer = max((layer for layer, auc in aucs.items() if auc is not None), key=aucs.get, default=None)
+    figures = tas_and_correctness(looked[1::2], layer)
+    auc, interval = figures["auc"], figures["auc_interval"]
+    best = {"layer": layer, "auc": auc, "auc_interval": interval, "clear": interval is not None and interval[0] > 0.5}
+    return {"by_layer": by_layer, "best": None if layer is None or auc is None else best}
 
 
 def advice(figures: Mapping[str, Any]) -> str:
@@ -62,20 +68,3 @@ def advice(figures: Mapping[str, Any]) -> str:
         f"In no layer do right answers clearly look at the region more than wrong ones; the best was {name}.\n"
         "Before you reward attention, ask more questions, or sample more answers to each."
     )
-
-
-def _best(points: Mapping[int, list[Point]]) -> dict[str, Any] | None:
-    choosing = set(sorted({number for of_layer in points.values() for _, _, number in of_layer})[::2])
-    aucs, held_out = {}, {}
-    for layer, of_layer in points.items():
-        aucs[layer] = _association([point for point in of_layer if point[2] in choosing]).get("auc")
-        held_out[layer] = _association([point for point in of_layer if point[2] not in choosing])
-    layer = max((layer for layer in sorted(aucs) if aucs[layer] is not None), key=aucs.get, default=None)
-    if layer is None or held_out[layer].get("auc") is None:
-        return None
-    auc, interval = held_out[layer]["auc"], held_out[layer]["auc_interval"]
-    return {"layer": layer, "auc": auc, "auc_interval": interval, "clear": interval is not None and interval[0] > 0.5}
-
-
-def _association(points: Sequence[Point]) -> dict[str, Any]:
-    return association(*zip(*points, strict=True)) if points else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -69,7 +70,7 @@ class LocalModel:
 
     @cached_property
     def layout(self) -> VisualLayout:
-        """Where this model's visual tokens lie; made when a question first names a region."""
+        """Where this model's visual tokens lie."""
         return VisualLayout.from_processor(self.processor, self.model.config)
 
     @property
@@ -102,11 +103,9 @@ class LocalModel:
         cells = [self.layout.cells(*image.size) for image in row["images"]]
         visible = []
         for region in regions:
-            try:
+            with suppress(ValueError):
                 region_tokens(cells, [region])
                 visible.append(region)
-            except ValueError:
-                continue
         tokens, weights = region_tokens(cells, visible) if visible else ([], [])
         return {
             **row,

@@ -80,7 +80,6 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
         "responses": responses if any(means[name] is not None for name in ATTENTION) else [],
         "regions": [{"box": region["box"], "role": region["role"]} for region in row.get("regions") or []],
         "regions_dropped": row.get("regions_dropped", 0),
-        "image_size": row["image_sizes"][0] if row.get("image_sizes") else None,
         "image": None,
         "map": None,
     }
@@ -98,9 +97,7 @@ def response_values(reply: Reply) -> dict[str, float | None]:
     trace = reply.trace
     if trace is None or len(trace) == 0:
         return values
-    values["entropy"] = float(trace.entropy.mean())
-    if not trace.sizes.get("image"):
-        return values
+    values["entropy"] = trace.entropy.mean()
     if trace.sizes.get("prefix"):
         values["vas"] = metrics.vas(*(trace.mass(group, "deciding")[:, None] for group in ("image", "prefix")))
         values["look_back_lift"] = _look_back(reply, trace)
@@ -127,10 +124,8 @@ def tas_by_layer(reply: Reply) -> dict[str, float]:
         weights = metrics.token_weights(trace.entropy)
         region, image = (trace.mean(group, "deciding").astype(np.float64) @ weights for group in ("region", "image"))
         # A sliding window that has left the image behind looks at nothing: no preference would be a wrong answer.
-        scores |= {
-            layer: float(metrics.tas(a, v)) for layer, a, v in zip(trace.layers, region, image, strict=True) if v > 0
-        }
-    return {str(layer): scores[layer] for layer in sorted(scores)}
+        scores |= {layer: metrics.tas(a, v) for layer, a, v in zip(trace.layers, region, image, strict=True) if v > 0}
+    return {str(layer): float(scores[layer]) for layer in sorted(scores)}
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:
@@ -143,7 +138,5 @@ def _look_back(reply: Reply, trace: AttentionTrace) -> float | None:
     spans = parse_look_back(reply.text or "").spans
     if not spans or reply.offsets is None:
         return None
-    series = metrics.attention_trend({"image": trace.mass("image", "deciding")}, trace.mass("prefix", "deciding"))[
-        "image"
-    ]
-    return mean_of_known(metrics.lift(series, [metrics.token_span(span, reply.offsets) for span in spans]))
+    trend = metrics.attention_trend({"image": trace.mass("image", "deciding")}, trace.mass("prefix", "deciding"))
+    return mean_of_known(metrics.lift(trend["image"], [metrics.token_span(span, reply.offsets) for span in spans]))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sayo.evaluation.intervals import association, mean_interval
-from sayo.evaluation.layers import layer_figures
+from sayo.evaluation.intervals import mean_interval
+from sayo.evaluation.layers import Samples, layer_figures, tas_and_correctness
 from sayo.evaluation.records import ATTENTION, mean_of_known
-
-Samples = Sequence[Mapping[str, Any]]
 
 
 def summary_of(samples: Samples) -> dict[str, Any]:
@@ -23,7 +20,7 @@ def summary_of(samples: Samples) -> dict[str, Any]:
         `num_questions`, `num_completions`; `accuracy` (mean over the questions that were answered: failures are
         counted in `failed` by kind, never as wrong answers) with `accuracy_interval`; `no_answer` (responses in which
         no answer was found, counted as wrong); `truncated`; the means of `records.ATTENTION` with `intervals`;
-        `tas_and_correctness` (see `intervals.association`); `tas_by_layer` (see `layers.layer_figures`).
+        `tas_and_correctness` (see `layers`); `tas_by_layer` (see `layers.layer_figures`).
     """
     by_type = defaultdict(list)
     for sample in samples:
@@ -36,10 +33,8 @@ def summary_of(samples: Samples) -> dict[str, Any]:
 
 
 def _figures(samples: Samples) -> dict[str, Any]:
-    known = {
-        name: [sample[name] for sample in samples if sample[name] is not None]
-        for name in ("accuracy", *ATTENTION, "length")
-    }
+    names = ("accuracy", *ATTENTION, "length")
+    known = {name: [sample[name] for sample in samples if sample[name] is not None] for name in names}
     answered = [
         answer
         for sample in samples
@@ -60,15 +55,5 @@ def _figures(samples: Samples) -> dict[str, Any]:
         "mean_length": means["length"],
         "accuracy_interval": intervals.pop("accuracy", None),
         "intervals": intervals,
-        "tas_and_correctness": _tas_and_correctness(samples),
+        "tas_and_correctness": tas_and_correctness(samples),
     }
-
-
-def _tas_and_correctness(samples: Samples) -> dict[str, Any] | None:
-    points = [
-        (values["tas"], score, number)
-        for number, sample in enumerate(samples)
-        for values, score in zip(sample["responses"], sample["correct"], strict=False)
-        if values["tas"] is not None and score is not None
-    ]
-    return association(*zip(*points, strict=True)) if points else None

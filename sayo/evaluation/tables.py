@@ -28,14 +28,14 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
     if names:
         table = Table("questions", *names.values(), "AUC of TAS", title="attention")
         for name, part in parts.items():
-            link = part["tas_and_correctness"] or {}
+            link = part["tas_and_correctness"]
             values = [_number(part[key], part["intervals"].get(key)) for key in names]
-            table.add_row(name, *values, _number(link.get("auc"), link.get("auc_interval")))
+            table.add_row(name, *values, _number(link["auc"], link["auc_interval"]))
         console.print(table)
     if summary["tas_by_layer"]:
         table = Table("layer", "TAS", "right answers", "wrong answers", "AUC", title="TAS by layer")
         for row in summary["tas_by_layer"]["by_layer"]:
-            means = (_number(row["tas"], row["interval"]), _number(row["mean_right"]), _number(row["mean_wrong"]))
+            means = [_number(row[name]) for name in ("mean", "mean_right", "mean_wrong")]
             table.add_row(str(row["layer"]), *means, _number(row["auc"], row["auc_interval"]))
         console.print(table)
         console.print(advice(summary["tas_by_layer"]), highlight=False)

@@ -146,7 +146,7 @@ def test_the_layer_that_tells_right_from_wrong_is_named():
     found = summary["tas_by_layer"]
     assert [row["layer"] for row in found["by_layer"]] == [0, 1, 2, 3]
     assert [row["auc"] > 0.5 for row in found["by_layer"]][1:] == [True, True, False]
-    assert found["by_layer"][3]["tas"] == pytest.approx(summary["tas"])  # the layer that was asked for
+    assert found["by_layer"][3]["mean"] == pytest.approx(summary["tas"])  # the layer that was asked for
     assert found["best"]["layer"] == 1 and found["best"]["clear"]
     assert "trainer.attention_layers=1" in advice(found)
 

@@ -76,5 +76,5 @@ def test_two_folders_of_lmms_eval(tmp_path, sayo_command):
         assert accuracy["test"] == "McNemar, exact" and accuracy["p_value"] == 0.5
     assert results["charxiv"]["accuracy"] is None and results["charxiv"]["not_scored_in_both"] == 4
     result = sayo_command("compare", a, b, "--out", tmp_path / "difference.json")
-    assert result.exit_code == 0 and "charxiv: not compared: 4 not scored in both" in result.output
+    assert result.exit_code == 0 and "charxiv: 4 questions not compared: not scored in both" in result.output
     assert json.loads((tmp_path / "difference.json").read_text()).keys() == results.keys()

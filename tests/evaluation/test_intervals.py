@@ -39,7 +39,7 @@ def test_association_against_brute_force():
     rng = np.random.default_rng(2)
     right = rng.random(300) < 0.5
     value = np.round(0.5 * right + rng.normal(size=300), 1)  # rounded: there are ties
-    figures = association(value, right.astype(float), np.arange(300) // 3)
+    figures = association(list(zip(value, right.astype(float), np.arange(300) // 3, strict=True)))
     pairs = value[right][:, None] - value[~right][None]
     assert figures["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
     assert figures["mean_right"] == pytest.approx(value[right].mean())
@@ -51,16 +51,16 @@ def test_association_against_brute_force():
 def test_association_resamples_questions_not_responses():
     rng = np.random.default_rng(3)
     value, right = np.repeat(rng.normal(size=30), 20), np.repeat(rng.random(30) < 0.5, 20).astype(float)
-    wide = association(value, right, np.repeat(np.arange(30), 20))["auc_interval"]
-    narrow = association(value, right, np.arange(600))["auc_interval"]
+    wide = association([*zip(value, right, np.repeat(np.arange(30), 20), strict=True)])["auc_interval"]
+    narrow = association([*zip(value, right, np.arange(600), strict=True)])["auc_interval"]
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
 def test_association_that_is_not_defined():
-    all_right = association([0.1, 0.9], [1.0, 1.0], ["a", "b"])
+    all_right = association([(0.1, 1.0, "a"), (0.9, 1.0, "b")])
     assert all_right["auc"] is None and all_right["mean_wrong"] is None
     assert all_right["auc_interval"] is None and all_right["num_right"] == 2
-    assert association([], [], []) is None
+    assert association([])["auc"] is None and association([])["mean"] is None
 
 
 def test_paired_difference():
