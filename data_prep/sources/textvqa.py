@@ -76,12 +76,7 @@ def _data(files: Sequence[Path]) -> Iterator[Any]:
 
 
 def words_of_answer(answers: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Indices of the OCR words that are an answer, or part of one, by the rule at the top of this file.
-
-    Args:
-        answers: the accepted answers, the most frequent first.
-        words: the OCR words in reading order.
-    """
+    """Indices of the OCR words (in reading order) that are an answer (the most frequent first), or a part of one."""
     words = [_plain(word) for word in words]
     for answer in map(_plain, answers):
         if indices := {index for start in range(len(words)) for index in _run(answer, words, start)}:
