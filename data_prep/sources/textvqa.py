@@ -51,7 +51,8 @@ class TextVqaSource(RecordSource):
         """(image id, [word, bounding box] of each OCR word)."""
         for entry in _data(self.ocr_files):
             words = entry.get("ocr_info") if isinstance(entry, dict) else None
-            pairs = [(info.get("word"), info.get("bounding_box")) for info in words or () if isinstance(info, dict)]
+            infos = [info for info in words if isinstance(info, dict)] if isinstance(words, list) else []
+            pairs = [(info.get("word"), info.get("bounding_box")) for info in infos]
             yield str(entry.get("image_id")) if pairs else "", [pair for pair in pairs if isinstance(pair[0], str)]
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
