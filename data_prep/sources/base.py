@@ -95,11 +95,7 @@ def optional_text(record: dict, field: str, default: str = "unknown") -> str:
 
 
 def list_of(record: dict, field: str, least: int = 0) -> list:
-    """A list of at least `least` entries; a missing one is empty.
-
-    Raises:
-        RejectedError: malformed_record.
-    """
+    """A list of at least `least` entries, or RejectedError; a missing list is empty."""
     value = record.get(field) or []
     if not isinstance(value, list) or len(value) < least:
         raise RejectedError("malformed_record", f"{field} is {str(value)[:200]}, expected a list of at least {least}")

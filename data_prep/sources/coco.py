@@ -140,7 +140,7 @@ class CocoSource(RecordSource):
         for key, image_id in self._db.execute(_WITHOUT_IMAGE).fetchall():
             self._reject(f"annotation {key}", RejectedError("unknown_image", f"image {image_id!r} is not in the file"))
 
-    def _scenes(self) -> Iterator[list[SceneRecord]]:
+    def _scenes(self) -> Iterator[list[tuple]]:
         """The images with their annotations, some hundred at a time."""
         images = (
             (*image, [(key, value) for *_, key, value in rows if value])
@@ -164,14 +164,12 @@ class CocoSource(RecordSource):
 
 
 def ask_about(
-    images: Sequence[SceneRecord],
-    categories: Sequence[Category],
-    license: str,
-    seed: int,
-    least_area: float,
-    most: int,
+    images: Sequence[tuple], categories: Sequence[Category], license: str, seed: int, least_area: float, most: int
 ) -> tuple[list[tuple[bytes, list[tuple]]], list[tuple[Any, RejectedError]]]:
     """Questions about some images; this runs in workers.
+
+    Args:
+        images: of each image id, file name, width, height, licence, and (id, JSON) of its annotations.
 
     Returns:
         for each image its pickled examples, and (template, class, answer, digest) of each; then (annotation id, what

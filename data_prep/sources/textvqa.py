@@ -51,7 +51,8 @@ class TextVqaSource(RecordSource):
         """(image id, [word, bounding box] of each OCR word)."""
         for entry in _data(self.ocr_files):
             words = entry.get("ocr_info") if isinstance(entry, dict) else None
-            pairs = [(info.get("word"), info.get("bounding_box")) for info in words or () if isinstance(info, dict)]
+            infos = [info for info in words if isinstance(info, dict)] if isinstance(words, list) else []
+            pairs = [(info.get("word"), info.get("bounding_box")) for info in infos]
             yield str(entry.get("image_id")) if pairs else "", [pair for pair in pairs if isinstance(pair[0], str)]
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
@@ -76,12 +77,7 @@ def _data(files: Sequence[Path]) -> Iterator[Any]:
 
 
 def words_of_answer(answers: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Indices of the OCR words that are an answer, or part of one, by the rule at the top of this file.
-
-    Args:
-        answers: the accepted answers, the most frequent first.
-        words: the OCR words in reading order.
-    """
+    """Indices of the OCR words (in reading order) that are an answer (the most frequent first), or a part of one."""
     words = [_plain(word) for word in words]
     for answer in map(_plain, answers):
         if indices := {index for start in range(len(words)) for index in _run(answer, words, start)}:

@@ -83,7 +83,11 @@ def prepare_textvqa(bench, *records):
     bench.picture("011e7e629fb9ae7b.jpg", (200, 100))
     head = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1"}
     questions = bench.json({**head, "data": list(records)}, "questions.json")
-    entries = [{"image_id": "011e7e629fb9ae7b", "ocr_tokens": [], "ocr_info": WORDS}, {"image_id": "b"}, 5]
+    entries = [
+        {"image_id": "011e7e629fb9ae7b", "ocr_tokens": [], "ocr_info": WORDS},
+        {"image_id": "b", "ocr_info": 5},
+        5,
+    ]
     file = bench.json({"dataset_version": "0.2", "data": entries}, "ocr.json")
     return bench.prepare("textvqa", "--questions", questions, "--ocr", file, "--images", bench.images)
 
