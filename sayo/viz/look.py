@@ -127,6 +127,8 @@ def look_at(
     """
     if not images:
         raise LookError("`look_at` needs at least one image.")
+    if response == "":
+        raise LookError("the given response has no tokens; leave it out to let the model answer")
     images = [ImageOps.exif_transpose(image).convert("RGB") for image in images]
     prompt = [{"role": "system", "content": system_prompt}] if system_prompt else []
     row = {"prompt": [*prompt, {"role": "user", "content": question}], "images": images}

@@ -262,7 +262,6 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "accuracy_without_back": _mean([record["correct"] for record in no_back]),
         **{name: _mean([record[name] for record in records]) for name in ("lift", "control", "gain")},
         "image_share_by_tenth": np.mean(tenths, axis=0).tolist() if tenths else None,
-        "responses_of_ten_tokens": len(tenths),
     }
 
 

@@ -1,16 +1,20 @@
-"""The page in a real browser: it draws, it answers to mouse and keys, and hostile text stays text."""
+"""The page in a real browser: it draws, it answers to mouse and keys, hostile text stays text; and what it keeps."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import re
+import zlib
 
 import numpy as np
 import pytest
-from look.shapes import synthetic_look
 from PIL import Image
+from viz.conftest import synthetic_look
 
-from sayo.look import look_at, write_page
+from sayo.viz.look import LookError, look_at
+from sayo.viz.look_page import PAGE_BYTES, pack_entries, quantize, write_look
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028{{ 7*7 }}"
@@ -21,7 +25,7 @@ CANVAS = "document.querySelector('.stack canvas').toDataURL()"
 @pytest.fixture(scope="session")
 def html(look, tmp_path_factory):
     """The page of a real look."""
-    return write_page(look, tmp_path_factory.mktemp("page") / "look.html")
+    return write_look(look, tmp_path_factory.mktemp("page") / "look.html")
 
 
 def drawn(page, condition: str) -> str:
@@ -113,7 +117,7 @@ def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, readin
     row = look.maps.mean(axis=0)[9 + reading]
     assert float(found[2]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
     shown = page.run("document.getElementById('numbers').textContent")
-    target = float(re.search(r"target ([\d.]+)\s%", shown)[1]) / 100
+    target = float(re.search(r"region ([\d.]+)\s%", shown)[1]) / 100
     assert target == pytest.approx(look.shares["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
@@ -128,7 +132,7 @@ def test_token_colours_follow_the_choice(page, html, look) -> None:
 
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], HOSTILE, response=HOSTILE, name=HOSTILE)
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.title") != "owned"
     assert page.run("document.querySelector('h1').textContent") == HOSTILE
     assert page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')") == HOSTILE
@@ -137,7 +141,7 @@ def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
 
 def test_characters_of_several_tokens_and_line_breaks(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂‮x")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     marks = page.run("document.querySelectorAll('.t.mark').length")
     assert marks == sum(text == "" for text in look.tokens) > 0
     shown = page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')")
@@ -154,7 +158,7 @@ def test_nothing_sticks_out(page, html, width: int) -> None:
 
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert captions == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
     assert page.run("[...document.getElementById('paint').options].map(o => o.value)") == ["image", "entropy"]
@@ -164,19 +168,19 @@ def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
 def test_views_are_shown_apart_and_separators_are_left_out(page, tmp_path) -> None:
     look = synthetic_look(tokens=10, grid=(6, 4), layers=2, views=2)
     look.cells[0].footprints[-1] = np.nan
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert captions == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
 
 
 def test_a_one_token_response(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], "Red?", response="The")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.querySelectorAll('.t').length") == 1
 
 
 def test_a_large_page_stays_usable(page, tmp_path) -> None:
-    page.open(write_page(synthetic_look(), tmp_path / "look.html"))
+    page.open(write_look(synthetic_look(), tmp_path / "look.html"))
     page.point_at("#t150")
     drawn(page, "^150.0.0$")
     page.press("ArrowUp")
@@ -191,6 +195,80 @@ def test_the_file_loads_nothing(html) -> None:
 
 def test_an_all_zero_map_draws(page, look, tmp_path) -> None:
     zero = dataclasses.replace(look, maps=np.zeros_like(look.maps), head_maps=np.zeros_like(look.head_maps))
-    page.open(write_page(zero, tmp_path / "look.html"))
+    page.open(write_look(zero, tmp_path / "look.html"))
     page.point_at("#t3")
     drawn(page, "^3.0.0$")
+
+
+def page_data(path) -> dict:
+    """The JSON that stands in a page."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def unpack(data: dict, entry: int) -> np.ndarray:
+    """`(T + 1, N)` of one entry, as the page's script unpacks it."""
+    packed = data["maps"][entry]
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(packed["codes"])), dtype=np.uint8)
+    scales = np.frombuffer(base64.b64decode(packed["scales"]), dtype="<f4")
+    return dequantize(codes.reshape(len(scales), -1), scales, data["levels"])
+
+
+def dequantize(codes: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:
+    return scales[:, None] * (codes.astype(np.float64) / levels) ** 2
+
+
+def error_bound(values: np.ndarray, levels: int) -> np.ndarray:
+    scales = values.max(axis=-1, keepdims=True)
+    return np.sqrt(values * scales) / levels + scales / (2 * levels) ** 2 + 1e-9
+
+
+@pytest.mark.parametrize("levels", [255, 63, 15])
+def test_quantised_values_stay_within_the_bound(levels: int) -> None:
+    values = np.random.default_rng(0).exponential(1e-4, (20, 500))
+    values[:, 3] = 0.4  # a sink
+    values[0] = 0
+    error = np.abs(dequantize(*quantize(values, levels), levels) - values)
+    assert (error <= error_bound(values, levels)).all()
+    assert (error[0] == 0).all()
+
+
+def test_small_values_beside_a_sink_survive() -> None:
+    values = np.full((1, 100), 1e-3)
+    values[0, 0] = 0.5
+    assert dequantize(*quantize(values, 255), 255)[0, 1] == pytest.approx(1e-3, rel=0.1)
+
+
+def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
+    data = page_data(write_look(look, tmp_path / "look.html"))
+    assert data["entries"][:5] == [[-1, -1], [0, -1], [1, -1], [2, -1], [3, -1]]
+    assert sorted(data["entries"][5:]) == [[layer, head] for layer in range(4) for head in range(4)]
+    for index, (layer, head) in enumerate(data["entries"]):
+        maps, region = (
+            (look.maps.mean(axis=0), look.shares["region"].mean(axis=0))
+            if layer < 0
+            else (look.maps[layer], look.shares["region"][layer])
+            if head < 0
+            else (look.head_maps[layer, head], look.head_shares["region"][layer, head])
+        )
+        assert (np.abs(unpack(data, index) - maps) <= error_bound(maps, data["levels"])).all()
+        shares = np.frombuffer(base64.b64decode(data["maps"][index]["shares"]), dtype="<f4").reshape(5, -1)
+        np.testing.assert_allclose(shares[data["share_names"].index("region")], region, rtol=1e-6)
+
+
+def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(tmp_path) -> None:
+    path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
+    assert 1_000_000 < path.stat().st_size < PAGE_BYTES
+    data = page_data(path)
+    assert len(data["entries"]) == 1 + 36  # every layer is there, in coarser steps
+    assert f"{data['levels'] + 1} square-root steps" in path.read_text()
+    assert "no single heads" in path.read_text()
+
+
+def test_heads_of_the_last_layers_stay_as_long_as_they_fit(look, tmp_path) -> None:
+    _, packed, levels = pack_entries(look, 10**7)
+    sizes = [sum(map(len, entry.values())) + 80 for entry in packed]
+    entries, _, some_levels = pack_entries(look, sum(sizes[: 5 + 2 * 4]) + 100)
+    assert some_levels == levels and {entry.layer for entry in entries if entry.head >= 0} == {2, 3}
+    with pytest.raises(LookError, match="read fewer layers"):
+        write_look(look, tmp_path / "look.html", max_bytes=20_000)
+    assert not (tmp_path / "look.html").exists()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sayo.report.cli import report as report_command
 from typer import Typer
 from typer.testing import CliRunner
-
-from sayo.report.cli import report as report_command
 
 
 def command(*arguments):

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_runs import make_toy, recipe_values
-
 from sayo.report.tracker import send_report
+from toy_runs import make_toy, recipe_values
 
 METRICS = (
     "attention/coverage",

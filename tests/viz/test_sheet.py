@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from data_prep.inspect import COLORS, layout_of_fingerprint
 from matplotlib.colors import to_rgb
 from PIL import Image
 from typer.testing import CliRunner
 
 from data_prep import cli
-from data_prep.inspect import COLORS, layout_of_fingerprint
 from sayo.geometry import VisualLayout
 
 app = typer.Typer()

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from report.pages import page
-
 from sayo.report import ReportError, build_report
 
 
@@ -88,7 +87,6 @@ def test_heat_is_bright_where_the_map_is(make_run, tmp_path):
     import io
 
     from PIL import Image
-
     from sayo.report.gallery import blend
 
     grey = Image.new("RGB", (80, 40), (128, 128, 128))
