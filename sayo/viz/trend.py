@@ -39,7 +39,7 @@ class Response(NamedTuple):
     """A sampled response to a prepared row.
 
     Attributes:
-        text: with its special tokens, for models in which the tags are special tokens.
+        text: without special tokens.
         offsets: half-open character range of each token.
         trace: its attention, without maps (for a real model they are gigabytes that no curve needs).
     """
@@ -85,7 +85,8 @@ def sample_responses(
         completions = generate(model, processor, inputs, max_new_tokens=max_new_tokens, temperature=temperature)
         (traces,) = read_traces(model, processor, inputs, completions, batch, [capture], temperature)
         for row, ids, mask, trace in zip(batch, completions.ids, completions.mask, traces, strict=True):
-            yield Response(row, *token_offsets(processor.tokenizer, ids[mask.bool()].tolist()), trace)
+            kept = ids[mask.bool()].tolist()
+            yield Response(row, *token_offsets(processor.tokenizer, kept, skip_special_tokens=True), trace)
 
 
 def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int = 1) -> dict[str, np.ndarray]:
@@ -235,7 +236,7 @@ def trend_record(response: Response) -> dict[str, Any]:
         "id": str(response.row["id"]),
         "response": text,
         "correct": correct,
-        "strict": parse_look_back(re.sub(r"<\|[^|]*\|>$", "", text)).strict,
+        "strict": parse_look_back(text).strict,
         "spans": spans,
         "lift": value.mean,
         "control": value.control,

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report.pages import page
-from sayo.report import ReportError, build_report
+from PIL import Image
+
+from sayo.viz.report import ReportError, build_report
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags, self.attributes, self.images, self.words = [], [], {}, []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
+        if tag == "img":
+            pair = dict(attributes)
+            self.images.setdefault(pair["alt"], []).append(pair["src"])
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def page(*runs: Path, out: Path, **options) -> Page:
+    return Page(build_report(runs, out, **{"questions": 1, **options}))
 
 
 def edit_samples(run: Path, moment: str, change) -> None:
@@ -23,27 +50,24 @@ def edit_samples(run: Path, moment: str, change) -> None:
     path.write_text("\n".join(json.dumps(record) for record in records))
 
 
-def test_complete_run(make_run, ablation, tmp_path):
-    result = page(make_run(full_log=True), out=tmp_path / "report.html", ablation=ablation, questions=6)
+def test_complete_run(make_run, tmp_path):
+    result = page(make_run(full_log=True), out=tmp_path / "report.html", questions=6)
     for text in (
         "Reward by part",
         "Attention on the region",
         "Completion length",
         "Entropy",
-        "Looking and answering",
         "runs/demo/cold_start",
-        "torch 2.13.0",
+        "torch: 2.13.0",
         "attention × 0.5",
         "Held-out questions, before and after",
         "Where the policy looks",
         "attention_layers: last",
-        "59.7 ± 1.5%",
-        "0.910 ± 0.014 (1 missing)",
     ):
         assert text in result.text, text
     assert "Not in this report" not in result.text
-    assert len(result.images["Attention on the picture: Before training"]) == 6
-    assert len(result.images["Attention on the picture: After training"]) == 6
+    assert len(result.images["Attention on the picture: before training"]) == 6
+    assert len(result.images["Attention on the picture: after training"]) == 6
 
 
 def test_held_out_table_says_what_the_summaries_say(make_run, tmp_path):
@@ -59,15 +83,8 @@ def test_held_out_table_says_what_the_summaries_say(make_run, tmp_path):
         assert row in text, row
 
 
-def test_change_is_paired_over_questions(make_run, tmp_path):
-    run = make_run()
-    for moment, right in (("before", [0, 0, 0, 1]), ("after", [1, 1, 1, 1])):
-        edit_samples(run, moment, lambda record, right=right: record.update(correct=right))
-    assert "accuracy +75.0 ± 0.0 points" in page(run, out=tmp_path / "report.html").text
-
-
-def test_page_needs_nothing_else(make_run, ablation, tmp_path):
-    result = page(make_run(full_log=True), out=tmp_path / "report.html", ablation=ablation)
+def test_page_needs_nothing_else(make_run, tmp_path):
+    result = page(make_run(full_log=True), out=tmp_path / "report.html")
     assert not {"script", "link", "iframe", "object"} & set(result.tags)
     links = [value for _, name, value in result.attributes if name in ("src", "href", "srcset", "data")]
     assert links and all(value.startswith("data:image/") for value in links)
@@ -79,26 +96,18 @@ def test_page_needs_nothing_else(make_run, ablation, tmp_path):
             if kind.endswith("svg+xml"):
                 ElementTree.fromstring(content)
             else:
-                assert content.startswith(b"\xff\xd8")
+                assert content.startswith((b"\xff\xd8", b"\x89PNG"))
 
 
 def test_heat_is_bright_where_the_map_is(make_run, tmp_path):
-    """Recover the hottest cell of each map from the pixels of the page."""
-    import io
-
-    from PIL import Image
-    from sayo.report.gallery import blend
-
-    grey = Image.new("RGB", (80, 40), (128, 128, 128))
-    heat = np.zeros((4, 8))
-    heat[1, 6] = 1.0
-    pixels = np.asarray(blend(grey, heat), dtype=float).sum(axis=-1)
-    cells = pixels.reshape(4, 10, 8, 10).mean(axis=(1, 3))
-    assert np.unravel_index(cells.argmax(), cells.shape) == (1, 6)
-    result = page(make_run(), out=tmp_path / "report.html", questions=1)
-    (source,) = result.images["Attention on the picture: After training"]
-    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-    assert picture.size == (360, 360)
+    """The brightest cell of the picture over the image is the largest value of the map."""
+    run = make_run()
+    html = build_report([run], tmp_path / "report.html", questions=1).read_text()
+    maps = np.load(run / "evaluation" / "after" / "maps.npz")["q0"]
+    _, after = re.findall(r'src="data:image/png;base64,([^"]+)" alt="" class="heat"', html)
+    heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(after))), dtype=float)[..., :3].sum(axis=-1)
+    cells = heat.reshape(4, heat.shape[0] // 4, 4, heat.shape[1] // 4).mean(axis=(1, 3))
+    assert cells.argmax() == maps.argmax()
 
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}</pre></details> $x_{$ & "quoted"'
@@ -121,9 +130,7 @@ def test_hostile_strings_stay_text(make_run, tmp_path):
     (run / "trainer_state.json").write_text(json.dumps(state))
     (run / "environment.json").write_text(json.dumps({HOSTILE: {HOSTILE: HOSTILE}}))
     (run / "recipe.yaml").write_text(f"model: {{name_or_path: {json.dumps(HOSTILE)}}}\n# {HOSTILE}\n")
-    rows = [{"arm": HOSTILE, "seeds": [0, 1], "accuracy": [0.1, 0.2], HOSTILE: [1, 2]}]
-    (tmp_path / "hostile.json").write_text(json.dumps({"rows": rows, "meta": {HOSTILE: HOSTILE}}))
-    result = page(run, out=tmp_path / "report.html", ablation=tmp_path / "hostile.json")
+    result = page(run, out=tmp_path / "report.html")
     assert "script" not in result.tags
     assert not [a for a in result.attributes if a[1].startswith("on")]
     assert all(
@@ -144,18 +151,12 @@ def test_answer_tags_of_a_completion_are_visible(make_run, tmp_path):
         ("environment.json", "the environment"),
         ("evaluation/before", "held-out answers before training"),
         ("evaluation/after", "held-out answers after training"),
-        ("evaluation/after/summary.json", "evaluation/after/summary.json"),
-        ("evaluation/after/samples.jsonl", "evaluation/after/samples.jsonl"),
-        ("evaluation/before/maps.npz", "attention maps (evaluation/before/maps.npz)"),
-        ("evaluation/before/images/0.png", "the image of question q0"),
     ],
 )
 def test_missing_part_is_named(make_run, tmp_path, gone, told):
     run = make_run()
     path = run / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if gone.endswith("0.png"):
-        (run / "evaluation" / "after" / "images" / "0.png").unlink()
     text = page(run, out=tmp_path / "report.html").text
     assert told in text.partition("Not in this report")[2]
 
@@ -169,33 +170,33 @@ def test_missing_part_is_named(make_run, tmp_path, gone, told):
         "evaluation/after/summary.json",
         "evaluation/after/samples.jsonl",
         "evaluation/after/maps.npz",
-        "evaluation/before/images/0.png",
     ],
 )
 def test_damaged_part_is_named(make_run, tmp_path, damaged):
     run = make_run()
     (run / damaged).write_text('{"torn": [')
-    assert "cannot be read" in page(run, out=tmp_path / "report.html").text
+    with pytest.raises(ReportError, match=f"{damaged} cannot be read"):
+        build_report([run], tmp_path / "report.html")
 
 
-def test_nulls_and_odd_maps_are_left_out(make_run, tmp_path):
+def test_parts_of_an_evaluation_may_be_missing(make_run, tmp_path):
     run = make_run()
-    edit_samples(
-        run, "after", lambda r: r.update(tas=[None], map=None, image=None, regions=[{"box": None}], correct=[])
-    )
-    maps = {"q0": np.zeros((4, 4), np.float32), "q1": np.full((4, 4), np.nan, np.float32), "q2": np.ones(3)}
+    for name in ("summary.json", "maps.npz", "images/0.png"):
+        (run / "evaluation" / "after" / name).unlink()
+    edit_samples(run, "after", lambda r: r.update(tas=[None], map=None, image=None, regions=[], correct=[]))
+    maps = {"q0": np.zeros((4, 4), np.float32), "q1": np.full((4, 4), np.nan, np.float32)}
     np.savez(run / "evaluation" / "before" / "maps.npz", **maps)
-    result = page(run, out=tmp_path / "report.html")
-    assert "3 maps of evaluation/before/maps.npz that are empty or not finite" in result.text
-    assert "no box of four numbers" in result.text and "nan" not in result.text.lower().replace("finance", "")
-    assert "Attention on the picture: Before training" not in result.images
+    result = page(run, out=tmp_path / "report.html", questions=2)
+    assert "Where the policy looks" in result.text and "nan" not in result.text.lower()
+    assert not any(alt.startswith("Attention on the picture") for alt in result.images)
 
 
 def test_image_outside_the_folder_is_not_shown(make_run, tmp_path):
     run = make_run()
     for moment in ("before", "after"):
         edit_samples(run, moment, lambda r: r.update(image="../../../secret.png"))
-    assert "outside the evaluation folder" in page(run, out=tmp_path / "report.html").text
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    assert "The picture with the regions of this question" not in page(run, out=tmp_path / "report.html").images
 
 
 def test_several_runs_share_charts(make_run, tmp_path):
@@ -223,45 +224,71 @@ def test_log_of_the_newest_checkpoint_is_read(make_run, tmp_path):
     assert re.search(r"Steps 20\b", page(run, out=tmp_path / "report.html").text)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"rows": [{"seeds": []}]}', '{"rows": 3}'])
-def test_bad_ablation_is_an_error(make_run, tmp_path, content):
-    (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(ReportError, match="no ablation file"):
-        build_report([make_run()], tmp_path / "report.html", ablation=tmp_path / "bad.json")
-
-
-def test_tokens_that_are_no_grid_are_not_drawn(make_run, tmp_path):
-    run = make_run()
-    for moment in ("before", "after"):
-        np.savez(run / "evaluation" / moment / "maps.npz", q0=np.ones((1, 16), np.float32))
-    result = page(run, out=tmp_path / "report.html", questions=1)
-    assert "no single grid" in result.text and "Attention on the picture: After training" not in result.images
-
-
 def test_single_evaluation_counts_as_after(make_run, tmp_path):
     run = make_run()
     shutil.copytree(run / "evaluation" / "after", run / "moved")
     shutil.rmtree(run / "evaluation")
     (run / "moved").rename(run / "evaluation")
     result = page(run, out=tmp_path / "report.html", questions=1)
-    assert "– → " in result.text and len(result.images["Attention on the picture: After training"]) == 1
+    assert "– → " in result.text and len(result.images["Attention on the picture: after training"]) == 1
 
 
 def test_runs_from_the_same_start_are_shown_side_by_side(make_run, tmp_path):
     first, second = make_run("both"), make_run("accuracy", gain=0.2, seed=1)
-    start = first / "evaluation" / "before"
-    start.rename(tmp_path / "start")
-    shutil.rmtree(second / "evaluation" / "before")
-    result = page(first, second, out=tmp_path / "report.html", before=tmp_path / "start", questions=2)
-    for policy in ("Before training", "both", "accuracy"):
+    start = second / "evaluation" / "before"
+    shutil.rmtree(start)
+    start.symlink_to(first / "evaluation" / "before")
+    result = page(first, second, out=tmp_path / "report.html", questions=2)
+    for policy in ("before training", "both", "accuracy"):
         assert len(result.images[f"Attention on the picture: {policy}"]) == 2
-    summaries = [tmp_path / "start", first / "evaluation" / "after", second / "evaluation" / "after"]
-    for name, folder in zip(("Before training", "both", "accuracy"), summaries, strict=True):
+    folders = [first / "evaluation" / "before", first / "evaluation" / "after", second / "evaluation" / "after"]
+    for name, folder in zip(("before training", "both", "accuracy"), folders, strict=True):
         accuracy = json.loads((folder / "summary.json").read_text())["accuracy"]
         assert f"{name} 18 {100 * accuracy:.1f}%" in result.text
     assert "Not in this report" not in result.text
 
 
-def test_evaluation_folder_that_does_not_exist_is_an_error(make_run, tmp_path):
-    with pytest.raises(ReportError, match="no evaluation folder"):
-        build_report([make_run()], tmp_path / "report.html", before=tmp_path / "nowhere")
+def test_rewards_share_charts(make_run, tmp_path):
+    single = page(make_run(full_log=True), out=tmp_path / "report.html", questions=0)
+    captions = [alt for alt in single.images if alt.startswith(("Reward by part", "Share of the gradient by part"))]
+    assert len(captions) == 2 and "Dashed: held out, during training." in captions[0]
+    runs = [make_run(name, full_log=True, gain=gain) for name, gain in (("a", 0.1), ("b", 0.4))]
+    charts = [alt.split(".")[0] for alt in page(*runs, out=tmp_path / "report.html", questions=0).images]
+    for part in ("accuracy", "attention", "format"):
+        assert f"Reward: {part}" in charts and f"Share of the gradient: {part}" in charts
+    plain = page(make_run("plain"), out=tmp_path / "report.html", questions=0)
+    assert not any("Share of the gradient" in alt or "Dashed" in alt for alt in plain.images)
+
+
+def test_intervals_of_the_evaluations(make_run, tmp_path):
+    run = make_run()
+    text = page(run, out=tmp_path / "report.html").text
+    for moment in ("before", "after"):
+        summary = json.loads((run / "evaluation" / moment / "summary.json").read_text())
+        low, high = (100 * end for end in summary["accuracy_interval"])
+        shown = f"{moment} training 18 {100 * summary['accuracy']:.1f}% [{low:.1f}, {high:.1f}] {summary['tas']:.3g} ["
+        assert shown in text
+
+
+def test_the_layer_chart_shows_every_layer(make_run, tmp_path):
+    run = make_run()
+    result = page(run, out=tmp_path / "report.html")
+    (source,) = next(sources for alt, sources in result.images.items() if alt.startswith("Which layer"))
+    tree = ElementTree.fromstring(base64.b64decode(source.partition(",")[2]))
+    bars = [element for element in tree.iter() if element.get("id", "").startswith("LineCollection")]
+    assert [len(list(bar)) for bar in bars[:2]] == [3, 3]  # three layers of both policies
+    for moment in ("before", "after"):
+        path = run / "evaluation" / moment / "summary.json"
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({**summary, "tas_by_layer": None}))
+    assert not any(alt.startswith("Which layer") for alt in page(run, out=tmp_path / "report.html").images)
+
+
+def test_command(make_run, tmp_path, sayo_command):
+    result = sayo_command("report", make_run(), "--out", tmp_path / "pages" / "report.html", "--questions", 2)
+    assert result.exit_code == 0 and Path(result.output.strip()) == tmp_path / "pages" / "report.html"
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("empty", "nothing to report"), ("nowhere", "is not a folder")):
+        result = sayo_command("report", tmp_path / folder, "--out", tmp_path / "none.html")
+        assert result.exit_code == 2 and message in result.output
+    assert not (tmp_path / "none.html").exists()

@@ -8,6 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sayo.attention.trace import AttentionTrace
 from sayo.rollout import token_offsets
 from sayo.viz.trend import (
     Response,
@@ -19,10 +23,6 @@ from sayo.viz.trend import (
     trend_record,
     trend_summary,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
-from sayo.attention.trace import AttentionTrace
 
 
 def make_trace(masses: dict[str, np.ndarray], is_generate: bool = False) -> AttentionTrace:
