@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from viz.browser import CHROMIUM, Browser
 from viz.report_runs import write_evaluation, write_log
 
+from sayo.attention import AttentionTrace
 from sayo.geometry import VisualCells
 from sayo.geometry.cells import uniform_grid
 from sayo.viz.look import Look, look_at
@@ -86,7 +87,6 @@ def synthetic_look(
     tokens: int = 300,
     grid: tuple[int, int] = (50, 30),
     layers: int = 28,
-    heads: int = 16,
     views: int = 1,
     seed: int = 0,
 ) -> Look:
@@ -99,8 +99,10 @@ def synthetic_look(
     image = Image.fromarray(generator.integers(0, 255, (rows * 20, columns * 20, 3), dtype=np.uint8))
     footprints = uniform_grid(columns, rows, (0, 0, *image.size))
     cells = VisualCells(np.concatenate([footprints] * views), np.repeat(np.arange(views), columns * rows), image.size)
-    none = np.zeros((0, heads, tokens + 1), dtype=np.float32)
     share = maps.sum(axis=-1)
+    masses = {"region": share * 0.2, **dict.fromkeys(("image", "question", "response", "prefix"), share)}
+    entropy = generator.random(tokens, dtype=np.float32)
+    trace = AttentionTrace(masses, {"region": 25.0, "image": count}, entropy, tuple(range(layers)), maps)
     return Look(
         model="synthetic",
         question=QUESTION,
@@ -109,14 +111,7 @@ def synthetic_look(
         regions=[{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}],
         tokens=[f" word{index}" for index in range(tokens)],
         special=[False] * tokens,
-        entropy=generator.random(tokens, dtype=np.float32),
-        layers=tuple(range(layers)),
-        shares={"region": share * 0.2, "image": share, "question": share, "response": share, "prefix": share},
-        maps=maps,
-        head_layers=(),
-        head_shares=dict.fromkeys(("region", "image", "question", "response", "prefix"), none),
-        head_maps=np.zeros((0, heads, tokens + 1, count), dtype=np.float32),
-        region_size=25.0,
+        trace=trace,
         origin="given",
     )
 

@@ -14,7 +14,7 @@ from transformers import BatchFeature
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from sayo.attention import AttentionCapture
-from sayo.rollout import generate, processor_inputs, rollout_groups, teacher_force
+from sayo.rollout import generate, processor_inputs, read_traces
 from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
 from sayo.viz.figures import save_looks
 from sayo.viz.look import look_at
@@ -89,7 +89,8 @@ def test_maps_are_the_attention_of_the_eager_kernel(seen) -> None:
     with torch.no_grad():
         attentions = torch.stack(eager(**arguments, output_attentions=True).attentions)[:, 0]
     image = (ids[0] == eager.config.image_token_id).nonzero()[:, 0]
-    np.testing.assert_allclose(look.head_maps, attentions[:, :, -response.shape[1] - 1 :][..., image], atol=2e-5)
+    expected = attentions.mean(dim=1)[:, -response.shape[1] - 1 :][..., image]
+    np.testing.assert_allclose(look.trace.maps, expected, atol=2e-5)
 
 
 def test_the_cache_of_the_generation_changes_nothing(seen) -> None:
@@ -99,11 +100,10 @@ def test_the_cache_of_the_generation_changes_nothing(seen) -> None:
     model, processor = tiny_policy(seen.name)
     inputs = processor_inputs(processor, [seen.row], "cpu")
     completions = generate(model, processor, inputs, max_new_tokens=6)
-    groups, image_index = rollout_groups(model, processor, inputs, completions, [seen.row])
-    captures = [AttentionCapture(model, layers="all", maps=True, per_head=True)]
-    (reading,), entropy = teacher_force(model, inputs, completions, captures, groups, image_index)
-    np.testing.assert_allclose(sampled.head_maps, reading.maps[0], atol=2e-5)
-    np.testing.assert_allclose(sampled.entropy, entropy[0], atol=2e-5)
+    captures = [AttentionCapture(model, layers="all", maps=True)]
+    ((trace,),) = read_traces(model, processor, inputs, completions, [seen.row], captures)
+    np.testing.assert_allclose(sampled.trace.maps, trace.maps, atol=2e-5)
+    np.testing.assert_allclose(sampled.trace.entropy, trace.entropy, atol=2e-5)
 
 
 def test_regions_lie_in_every_view(seen) -> None:
@@ -111,9 +111,9 @@ def test_regions_lie_in_every_view(seen) -> None:
     cells = seen.look.cells[0]
     real = ~np.isnan(cells.footprints).any(axis=1)
     assert set(cells.views[real]) == set(range(VIEWS[seen.name]))
-    assert seen.look.region_size == pytest.approx(real.sum() / 2, rel=0.15)
+    assert seen.look.trace.sizes["region"] == pytest.approx(real.sum() / 2, rel=0.15)
     inside = real & (cells.footprints[:, 0] >= 15.9)
-    assert (seen.look.shares["region"] >= seen.look.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
+    assert (seen.look.trace.masses["region"] >= seen.look.trace.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
 
 
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:

@@ -15,11 +15,11 @@ from sayo.attention.trace import AttentionTrace
 from sayo.rollout import token_offsets
 from sayo.viz.trend import (
     Response,
+    back_spans,
     control_spans,
     look_back_lift,
     save_trend,
     shares_without_prefix,
-    tag_spans,
     trend_record,
     trend_summary,
 )
@@ -90,7 +90,7 @@ def test_merged_tags_give_one_span_with_or_without_an_end(tokenizer):
     for response in (ids, [*ids, tokenizer.eos_token_id]):
         decoded, offsets = token_offsets(tokenizer, response)
         assert decoded.startswith(text) and len(offsets) == len(response), "T = number of ids"
-        [(start, end)] = tag_spans(decoded, offsets)
+        [(start, end)] = back_spans(decoded, offsets)
         inside = "".join(pieces[start:end])
         assert "ok" in inside and len(inside) <= len("<back>ok</back>")
 
@@ -101,30 +101,30 @@ def test_offsets_come_from_the_ids_not_from_the_text(tokenizer):
     assert len(ids) == len(text) > len(tokenizer(text)["input_ids"])
     decoded, offsets = token_offsets(tokenizer, ids)
     assert offsets == [(i, i + 1) for i in range(len(text))]
-    assert tag_spans(decoded, offsets) == [(text.index("ok"), text.index("ok") + 2)]
+    assert back_spans(decoded, offsets) == [(text.index("ok"), text.index("ok") + 2)]
 
 
 def test_open_empty_and_nested_tags(tokenizer):
     def spans(text):
-        return tag_spans(*token_offsets(tokenizer, tokenizer(text)["input_ids"]))
+        return back_spans(*token_offsets(tokenizer, tokenizer(text)["input_ids"]))
 
     assert spans("<back>cut off") == [] and spans("</back>x<back>") == [] and spans("<back> </back>") == []
     assert len(spans("<back>a</back> b <back>c</back>")) == 2
     assert len(spans("<back>a<back>b</back>c</back>")) == 1
-    assert tag_spans("", []) == []
+    assert back_spans("", []) == []
 
 
 def test_lift_and_control_of_a_decay_with_one_look_back():
     series = np.full(100, 0.1)
     series[60:70] = 0.3
     value = look_back_lift(series, [(60, 70)])
-    assert (value.mean, value.control, value.gain) == (pytest.approx(3), pytest.approx(1), pytest.approx(3))
+    assert (value.lift, value.control, value.gain) == (pytest.approx(3), pytest.approx(1), pytest.approx(3))
     decay = 0.9 ** np.arange(100)
     value = look_back_lift(decay, [(60, 70)])
     assert value.gain == pytest.approx(1), "a decay is no look back"
-    assert value.mean < 0.5 and look_back_lift(decay, [(4, 9)]).gain > 0.5
-    assert look_back_lift(series, []) == ([], None, None, None)
-    assert look_back_lift(series, [(0, 5)]).spans == [None]
+    assert value.lift < 0.5 and look_back_lift(decay, [(4, 9)]).gain > 0.5
+    assert look_back_lift(series, []) == (None, None, None)
+    assert look_back_lift(series, [(0, 5)]).lift is None
 
 
 def test_control_spans_touch_no_span_nor_follow_one():
