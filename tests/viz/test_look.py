@@ -17,7 +17,7 @@ def test_shares_are_parts_of_all_attention(look) -> None:
     assert (total > 0).all() and (total < 1).all()
     assert (
         look.trace.masses["response"][:, 0] == 0
-    ).all()  # the row that decides the first token sees no response yet
+    ).all()  # the first token's row sees no response yet
     assert (look.trace.masses["response"][:, 1:] > 0).all()
     assert (look.trace.entropy > 0).all() and len(look.trace.entropy) == len(look.tokens)
 
