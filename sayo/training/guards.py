@@ -1,4 +1,4 @@
-"""Stop before a broken step is taken, and keep what broke it."""
+"""What stops a run: data of another processor, numbers that are not finite (and what they came from), no memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,71 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sayo.errors import SayoError
+from sayo.geometry import VisualLayout
+from sayo.recipes import RecipeError
 from sayo.training.checkpoints import plain
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(SayoError, FloatingPointError):
     """A reward, loss or gradient norm is NaN or infinite; the step was not taken and the batch was saved."""
+
+    exit_status = 1
+
+
+class OutOfMemory(SayoError, RuntimeError):
+    """The run did not fit.
+
+    Attributes:
+        num_processes, sharding: of the launch, for advice.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, num_processes: int, sharding: str):
+        super().__init__(message)
+        self.num_processes, self.sharding = num_processes, sharding
+
+
+@contextmanager
+def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
+    """Raise `OutOfMemory` in place of the several errors of torch and Python."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
+        words = str(error).lower()
+        if not (isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words):
+            raise
+        first = str(error).partition("\n")[0]
+        raise OutOfMemory(f"Out of memory: {first}", num_processes, sharding) from error
+
+
+def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
+    """Refuse data whose region tokens were computed for another processor.
+
+    A data set without the column (plain TRL data) passes: it has no region tokens that could be wrong.
+
+    Raises:
+        RecipeError: with both fingerprints and the command that maps the data again.
+    """
+    if dataset is None or "processor_fingerprint" not in (getattr(dataset, "column_names", None) or ()):
+        return
+    prepared = set(dataset.unique("processor_fingerprint"))
+    expected = VisualLayout.from_processor(processor, model_config).fingerprint
+    if others := prepared - {expected}:
+        raise RecipeError(
+            f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
+            f"({expected}). Map them: sayo map DATA --out NEW --processor "
+            f"{getattr(model_config, '_name_or_path', '') or 'MODEL'}"
+        )
 
 
 class GuardedSteps:

@@ -13,10 +13,10 @@ from transformers import AutoModelForImageTextToText
 
 from sayo.attention import AttentionCapture
 from sayo.processors import load_auto_processor
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.training.run import train
 from sayo.training.sft import AnchoredSFTTrainer, response_rows
-from sayo.training.sft_config import AnchoredSFTConfig
+from sayo.training.config import AnchoredSFTConfig
 
 SYSTEM = "Look at the picture and answer."
 OPTIONS = {
@@ -211,7 +211,7 @@ def test_a_recipe_resumes(toys, rows, tmp_path):
             "save_steps": 1,
             "optim": "adamw_torch",
         }
-        recipe = check_recipe(
+        recipe = parse_recipe(
             {
                 "model": {"name_or_path": str(toys.policy["qwen3_vl"]), "dtype": "float32"},
                 "data": {"path": str(tmp_path / "rows.parquet")},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_runs import recipe_values
 
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.training.credit import advantage_parts, check_gates, pay_gated, token_weights_of_loss, zero_std_share
 from sayo.training.run import build_trainer
 
@@ -123,7 +123,7 @@ def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
         "shape": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
     }
     fields = {"advantage_std_floor": 0.5, "log_completions": True, "num_completions_to_print": 0}
-    trainer = build_trainer(check_recipe(recipe_values(toys, tmp_path, rewards=rewards, **fields)))
+    trainer = build_trainer(parse_recipe(recipe_values(toys, tmp_path, rewards=rewards, **fields)))
     generated = []
     make = trainer._generate_and_score_completions
     trainer._generate_and_score_completions = lambda inputs: generated.append(make(inputs)) or generated[-1]

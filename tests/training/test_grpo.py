@@ -189,14 +189,14 @@ def test_lora(make_trainer, family):
 
 
 def test_metrics_carry_the_recipe_names(toys, tmp_path):
-    from sayo.recipes import check_recipe
+    from sayo.recipes import parse_recipe
     from sayo.training.run import build_trainer
 
     rewards = {
         "where": {"function": "sayo.rewards.region_attention_reward", "weight": 0.5, "options": {"rows": "deciding"}},
         "shape": {"function": "sayo.rewards.format_reward"},
     }
-    trainer = build_trainer(check_recipe(recipe_values(toys, tmp_path, rewards=rewards)))
+    trainer = build_trainer(parse_recipe(recipe_values(toys, tmp_path, rewards=rewards)))
     trainer.train()
     first = trainer.state.log_history[0]
     assert {"rewards/where/mean", "rewards/shape/mean", "attention/coverage", "attention/image_mass"} <= set(first)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from toy_runs import recipe_values
 
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.rewards import format_reward
-from sayo.training.fading import WINDOW, fading
+from sayo.training.callbacks import WINDOW, fading
 from sayo.training.guards import NonFiniteError
 from sayo.training.memory import OutOfMemory, memory_advice
 from sayo.training.run import build_trainer
@@ -66,7 +66,7 @@ def test_loss_and_gradient(make_trainer, what):
 def test_out_of_memory_names_the_keys_in_order(toys, tmp_path):
     values = recipe_values(toys, tmp_path, beta=0.1, max_completion_length=128)
     values["model"]["size"] = {"shortest_edge": 2304, "longest_edge": 16384}
-    recipe = check_recipe(values)
+    recipe = parse_recipe(values)
     trainer = build_trainer(recipe)
     with pytest.raises(OutOfMemory) as caught, memory_advice(trainer, recipe):
         torch.empty(2**62, dtype=torch.uint8)
@@ -105,7 +105,7 @@ def test_warnings(metric, value):
 
 
 def test_warnings_reach_the_console(make_trainer, capsys):
-    from sayo.training.fading import WarnWhenFading
+    from sayo.training.callbacks import WarnWhenFading
 
     trainer = make_trainer(format_reward, max_steps=WINDOW + 2, max_completion_length=2)
     trainer.add_callback(WarnWhenFading())

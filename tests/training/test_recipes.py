@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sayo.recipes import RecipeError, check_recipe, load_recipe, recipes_dir, trainer_config_class
+from sayo.recipes import RecipeError, parse_recipe, load_recipe, recipes_dir, trainer_config_class
 
 RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
 REWARDS = sorted(
@@ -26,7 +26,7 @@ def name_of(path: Path) -> str:
 def test_recipe_is_valid(path):
     recipe = load_recipe(name_of(path), [DATA])
     assert recipe.data.path == "prepared/somewhere" and recipe.resume == "auto"
-    assert check_recipe(yaml.safe_load(recipe.to_yaml())) == recipe, "the written recipe.yaml is not the same recipe"
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe, "the written recipe.yaml is not the same recipe"
     # On a machine without GPU, bf16 would be refused by transformers for that reason alone.
     fields = {**recipe.trainer, "bf16": False, "use_cpu": True, "report_to": "none"}
     trainer_config_class(recipe)(**fields)
@@ -45,7 +45,7 @@ def test_recipe_takes_every_choice_of_rewards(name, rewards):
 @pytest.mark.parametrize("shaper", SHAPERS)
 def test_recipe_takes_every_advantage_shaper(shaper):
     recipe = load_recipe("toy", [f"advantage_shaper={shaper}"])
-    assert check_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
     if shaper == "causal_credit":
         options, reward = recipe.advantage_shaper.options, recipe.rewards["attention"].options
         assert {name: options[name] for name in ("rows", "select", "top_share")} == reward

@@ -20,7 +20,7 @@ from peft import LoraConfig
 from toy_runs import recipe_values
 from typer.testing import CliRunner
 
-from sayo.recipes import RecipeError, check_recipe
+from sayo.recipes import RecipeError, parse_recipe
 from sayo.rewards import format_reward, region_attention_reward
 from sayo.training.checkpoints import CheckpointError, check_fits, checkpoints, is_complete, newest_complete
 from sayo.training.run import find_checkpoint, train
@@ -125,7 +125,7 @@ def test_adapters_keep_their_dtype(make_trainer):
 @pytest.fixture
 def recipe(toys, tmp_path):
     def make(**fields):
-        return check_recipe(recipe_values(toys, tmp_path / "run", **{**SAVING, "save_steps": 1, **fields}))
+        return parse_recipe(recipe_values(toys, tmp_path / "run", **{**SAVING, "save_steps": 1, **fields}))
 
     return make
 
@@ -238,7 +238,7 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
 @pytest.mark.parametrize("launched", [False, True], ids=["one process", "behind a launcher"])
 def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already."""
-    from sayo.training.interrupt import StopOnSignal
+    from sayo.training.callbacks import StopOnSignal
 
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if launched:

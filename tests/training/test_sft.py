@@ -9,7 +9,7 @@ import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.training.checkpoints import is_complete
 from sayo.training.run import train
 
@@ -24,7 +24,7 @@ def test_resume(toys, tmp_path):
         trainer = {"output_dir": str(run), "max_steps": 6, "save_steps": 3, "per_device_train_batch_size": 2}
         trainer |= {"use_cpu": True, "learning_rate": 1e-3, "max_length": None, "gradient_checkpointing": False}
         trainer |= {"report_to": "none", "logging_steps": 2, "disable_tqdm": True}
-        recipe = check_recipe(
+        recipe = parse_recipe(
             {
                 "model": {"name_or_path": str(toys.policy["qwen3_vl"]), "dtype": "float32"},
                 "data": {"path": str(tmp_path / "rows.parquet")},

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sayo.objectives import enhance_loss, region_objective, suppress_loss
+from sayo.training.objective import enhance_loss, region_objective, suppress_loss
 
 EVEN = torch.tensor([[0.5, 0.5]])
 

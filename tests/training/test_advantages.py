@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sayo.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
+from sayo.training.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
 from sayo.attention import AttentionTrace
 
 
