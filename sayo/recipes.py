@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sayo.errors import SayoError
 
-
 Gate = Literal["always", "correct", "group"]
 
 

@@ -122,7 +122,7 @@ def figures(
     from sayo.look.look import look_at
     from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection, RecipeError
-    from sayo.training.checks import check_dataset
+    from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data, load_policy
 
     try:

@@ -93,9 +93,7 @@ def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) 
     dependency = batch.dependency().float().cpu().numpy()
     lengths = batch.completion_mask.sum(dim=1).tolist()
     responses = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
-    means = torch.tensor(
-        [float(row.mean()) if len(row) else 0.0 for row in responses], device=batch.advantages.device
-    )
+    means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in responses], device=batch.advantages.device)
     everyone = np.sort(batch.gather(means).cpu().numpy())
     # The scale is a straight line in the mean dependency, so those of this rank are interpolated on it.
     scales = np.interp(means.cpu().numpy(), everyone, trajectory_scale(everyone, low)).tolist()

@@ -23,7 +23,7 @@ UNFINISHED = "SAVING"  # there while the ranks write; becomes the marker
 
 
 class CheckpointError(SayoError, ValueError):
-    """A checkpoint cannot be written, or this launch cannot go on from it; the message says what can be done."""
+    """A checkpoint cannot be written, or this launch cannot resume from it; the message says what can be done."""
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """Whether this launch can go on exactly from the checkpoint.
+    """Whether this launch can resume exactly from the checkpoint.
 
     Raises:
         CheckpointError: it is torn, a file is missing or cut, or it was written by another kind of launch.
@@ -101,13 +101,13 @@ def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
         raise CheckpointError(
             f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
             "(with several machines, output_dir must lie on storage that all of them share), or remove the folder "
-            "to go on from the one before it."
+            "to resume from the one before it."
         )
     if (values["world_size"], values["sharding"]) != (world_size, sharding):
         raise CheckpointError(
             f"{checkpoint} was written by {values['world_size']} process(es) with sharding {values['sharding']}; this "
             f"launch has {world_size} with {sharding}. An exact continuation needs the same launch: accelerate launch "
-            f"--num_processes {values['world_size']} with the same accelerate file. To go on with another one, start "
+            f"--num_processes {values['world_size']} with the same accelerate file. To continue with another one, start "
             f"a new run from the weights: sayo export {checkpoint} --out WEIGHTS, then model.name_or_path=WEIGHTS "
             "trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
         )

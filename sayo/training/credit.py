@@ -1,4 +1,4 @@
-"""Which reward an advantage comes from: gates, TRL's normalisation taken apart, each reward's share of the gradient."""
+"""Which reward an advantage comes from: gates, TRL's normalisation taken apart, shares of the gradient."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ The algorithm, beside TRL's own:
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
    way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
-3. The captured masses become one `AttentionTrace` per completion and reach every reward function as the column `attention`.
+3. The captured masses become one `AttentionTrace` per completion, the column `attention` of every reward function.
 4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
    (`sayo.training.credit`, `sayo.training.advantages`).
 5. Losses, clipping, importance correction and logging stay TRL's; the same region score may be added to the loss as
@@ -87,7 +87,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
             the columns that `sayo prepare` writes (`prompt`, `images`, `region_tokens`, `region_weights`,
             `num_visual_tokens`, `processor_fingerprint`, ...).
-        advantage_shaper: takes a [`~sayo.training.advantages.ShapingBatch`] and returns advantages per token, `(B, T)`; None
+        advantage_shaper: from a [`~sayo.training.advantages.ShapingBatch`] to advantages per token, `(B, T)`; None
             leaves TRL's. One with an attribute `needs_maps = True` gets traces with maps.
 
     Raises:

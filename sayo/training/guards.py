@@ -130,7 +130,7 @@ class GuardedSteps:
 def require_finite_rewards(functions: Any) -> Any:
     """Make every plain reward function stop the run when it returns NaN or an infinity (None is fine).
 
-    TRL takes NaN for "not applicable" and would go on without a word.
+    TRL takes NaN for "not applicable" and would continue without a word.
     """
     many = functions if isinstance(functions, list) else [functions]
     return [_finite(function) if _is_plain_function(function) else function for function in many]

@@ -26,7 +26,7 @@ def is_behind_launcher() -> bool:
 
 
 def die_with_launcher() -> None:
-    """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would go on writing checkpoints.
+    """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would keep writing checkpoints.
 
     torch's launcher gives every rank its own session, so killing the launcher, even its process group, leaves the
     ranks alive.

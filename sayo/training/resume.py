@@ -1,4 +1,4 @@
-"""Exact resume: a run that was killed anywhere goes on as if nothing had happened, bit by bit.
+"""Exact resume: a run that was killed anywhere resumes as if nothing had happened, bit by bit.
 
 transformers saves, per rank, the weights (or their shards), the optimizer, the scheduler, the random states and the
 log. What it and TRL forget is saved here, in `training_state_<rank>.pt`, as tensors and plain values only:
@@ -52,7 +52,7 @@ class ExactResume:
         """As in transformers; `True` takes the newest complete checkpoint of `args.output_dir`, if there is one.
 
         Raises:
-            CheckpointError: this launch cannot go on exactly from the checkpoint.
+            CheckpointError: this launch cannot resume exactly from the checkpoint.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint, _ = checkpoints.newest_complete(Path(self.args.output_dir))
@@ -168,7 +168,7 @@ class _RestoreOnTrainBegin(TrainerCallback):
 
 
 def run_id(run_dir: Path, anew: bool) -> str:
-    """The tracker's name of this run: one per run folder, so that a restarted run goes on in the same curves."""
+    """The tracker's name of this run: one per run folder, so that a restarted run continues the same curves."""
     file = run_dir / "run_id"
     if anew or not file.is_file():
         file.write_text(os.urandom(8).hex())

@@ -14,10 +14,10 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from sayo.attention import AttentionCapture
 from sayo.attention.groups import key_groups
 from sayo.attention.spans import turn_groups
-from sayo.training.objective import enhance_loss, suppress_loss
-from sayo.training.guards import GuardedSteps
-from sayo.training.resume import ExactResume
 from sayo.training.config import AnchoredSFTConfig
+from sayo.training.guards import GuardedSteps
+from sayo.training.objective import enhance_loss, suppress_loss
+from sayo.training.resume import ExactResume
 
 
 @dataclass

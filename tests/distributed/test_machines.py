@@ -69,7 +69,7 @@ def test_stop_together_and_go_on(machines, toys, tmp_path):
     shorter = recipe_values(toys, run, max_steps=step + 2, **saving)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(shorter))
     assert [one.wait(timeout=120) for one in machines(tmp_path / "recipe.yaml")] == [0, 0], logs(tmp_path)
-    assert f"going on from {checkpoint}" in logs(tmp_path).replace("\n", "")
+    assert f"resuming from {checkpoint}" in logs(tmp_path).replace("\n", "")
     assert json.loads((run / "trainer_state.json").read_text())["global_step"] == step + 2
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sayo.training.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
 from sayo.attention import AttentionTrace
+from sayo.training.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
 
 
 def trace(entropy, maps=None):

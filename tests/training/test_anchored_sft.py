@@ -14,9 +14,9 @@ from transformers import AutoModelForImageTextToText
 from sayo.attention import AttentionCapture
 from sayo.processors import load_auto_processor
 from sayo.recipes import parse_recipe
+from sayo.training.config import AnchoredSFTConfig
 from sayo.training.run import train
 from sayo.training.sft import AnchoredSFTTrainer, response_rows
-from sayo.training.config import AnchoredSFTConfig
 
 SYSTEM = "Look at the picture and answer."
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""A run that was cut goes on exactly; what cannot be continued exactly is refused with a way out."""
+"""A run that was cut resumes exactly; what cannot be resumed exactly is refused with a way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import torch
 import yaml
 from peft import LoraConfig
 from toy_runs import recipe_values
-from typer.testing import CliRunner
 
 from sayo.recipes import RecipeError, parse_recipe
 from sayo.rewards import format_reward, region_attention_reward
@@ -207,10 +206,8 @@ def signal_at_step_two(completions, trainer_state, **kwargs):
     return [float(len(completion[0]["content"])) for completion in completions]
 
 
-def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatch):
+def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatch, sayo_command):
     """The step is finished and saved; the same command then ends like a run that was never stopped."""
-    from sayo.training import cli
-
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.delenv("SENT", raising=False)
     rewards = {"length": {"function": "test_resume.signal_at_step_two"}}
@@ -218,7 +215,7 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
     def command(name: str):
         values = recipe_values(toys, tmp_path / name, rewards=rewards, **{**SAVING, "save_steps": 100, "max_steps": 4})
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
-        return CliRunner().invoke(cli.app, ["--config-name", str(tmp_path / f"{name}.yaml")])
+        return sayo_command("train", "--config-name", tmp_path / f"{name}.yaml")
 
     stopped = command("stopped")
     assert stopped.exit_code == 75, stopped.output

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sayo.training.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
 from sayo.attention import AttentionTrace
 from sayo.rewards import region_attention_reward
-from sayo.training.advantages import blank_patches
+from sayo.training.advantages import ShapingBatch, blank_patches, causal_credit, perceptual_anchors, token_perception
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4}
 

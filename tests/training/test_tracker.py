@@ -1,4 +1,4 @@
-"""A run that was killed goes on in the same curves of its tracker."""
+"""A run that was killed resumes in the same curves of its tracker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_wandb_run_id_survives_a_kill(toys, tmp_path):
     for status in (-signal.SIGKILL, 0):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
         assert done.returncode == status, done.stderr[-3000:]
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     name = (tmp_path / "run" / "run_id").read_text()
     folders = sorted(path.name for path in (tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(folder.endswith(f"-{name}") for folder in folders), folders
