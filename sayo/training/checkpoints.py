@@ -25,6 +25,8 @@ UNFINISHED = "SAVING"  # there while the ranks write; becomes the marker
 class CheckpointError(SayoError, ValueError):
     """A checkpoint cannot be written, or this launch cannot resume from it; the message says what can be done."""
 
+    exit_status = 1
+
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """All `checkpoint-<step>` folders, oldest step first, torn ones included."""
@@ -56,10 +58,11 @@ def mark_complete(checkpoint: Path, world_size: int, sharding: str) -> None:
         for path in checkpoint.rglob("*")
         if path.is_file() and path.name != UNFINISHED
     }
-    values = {"world_size": world_size, "sharding": sharding, "files": dict(sorted(files.items()))}
     draft = checkpoint / UNFINISHED
     with draft.open("w") as file:
-        json.dump(values, file, indent=1)
+        json.dump(
+            {"world_size": world_size, "sharding": sharding, "files": dict(sorted(files.items()))}, file, indent=1
+        )
         file.flush()
         os.fsync(file.fileno())
     draft.replace(checkpoint / MARKER)
@@ -100,16 +103,15 @@ def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
     if lost:
         raise CheckpointError(
             f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
-            "(with several machines, output_dir must lie on storage that all of them share), or remove the folder "
-            "to resume from the one before it."
+            "(several machines must share the storage of output_dir), or remove the folder to resume from the one "
+            "before it."
         )
     if (values["world_size"], values["sharding"]) != (world_size, sharding):
         raise CheckpointError(
             f"{checkpoint} was written by {values['world_size']} process(es) with sharding {values['sharding']}; this "
-            f"launch has {world_size} with {sharding}. An exact continuation needs the same launch: accelerate launch "
-            f"--num_processes {values['world_size']} with the same accelerate file. To continue with another one, start "
-            f"a new run from the weights: sayo export {checkpoint} --out WEIGHTS, then model.name_or_path=WEIGHTS "
-            "trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
+            f"launch has {world_size} with {sharding}. Exact resume needs the same --num_processes and accelerate "
+            f"file. For another launch, start a new run from the weights: sayo export {checkpoint} --out WEIGHTS, "
+            "then model.name_or_path=WEIGHTS trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
         )
 
 

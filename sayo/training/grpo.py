@@ -222,10 +222,10 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         groups, image_index = self._key_groups(input_ids, attention_mask, logits_to_keep)
         wanted = image_index if self._wants_maps(image_index) else None
         first_row = input_ids.shape[1] - logits_to_keep - 1
-        with self._capture.reading(slice(first_row, None), groups, wanted) as reading:
+        with self._capture.reading(slice(first_row, None), groups, wanted) as captured:
             output = super()._get_per_token_logps_and_entropies(*args, **{**kwargs, "compute_entropy": True})
         scored.groups, scored.logps, scored.call = groups, output[0], (args, kwargs)
-        scored.traces = completion_traces(reading, groups, output[1], attention_mask[:, -logits_to_keep:], image_index)
+        scored.traces = completion_traces(captured, groups, output[1], attention_mask[:, -logits_to_keep:])
         self._log_metric("attention/scoring_time", time.perf_counter() - start)
         return output
 

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+from importlib.metadata import version
 from typing import Any
 
 from rich.table import Table
@@ -95,21 +96,16 @@ def check_launch(trainer: Any) -> None:
             f"The launcher started rank {rank} of {launched}, the trainer is rank {accelerator.process_index} of "
             f"{accelerator.num_processes}. Start with:\n  {_LAUNCH.format('ddp.yaml')}"
         )
-    if _asked("ACCELERATE_USE_DEEPSPEED") and sharding(trainer) in ("none", "FSDP"):
+    asked = ""
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', 2)}"
+    elif _is_set("ACCELERATE_USE_FSDP"):
+        asked = "FSDP"
+    if asked and asked != sharding(trainer):
         raise LaunchError(
-            f"DeepSpeed was asked for, but this is {accelerator.distributed_type.value}. Start with:\n  "
-            + _LAUNCH.format("zero2.yaml")
-        )
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    if _asked("ACCELERATE_USE_DEEPSPEED") and stage and f"ZeRO-{stage}" != sharding(trainer):
-        raise LaunchError(
-            f"ZeRO-{stage} was asked for, but this is {sharding(trainer)}. Do the recipe's `trainer.deepspeed` and "
-            f"the accelerate file both set a stage? Keep one:\n  {_LAUNCH.format(f'zero{stage}.yaml')}"
-        )
-    if _asked("ACCELERATE_USE_FSDP") and sharding(trainer) != "FSDP":
-        raise LaunchError(
-            f"FSDP was asked for, but this is {accelerator.distributed_type.value} without any sharding (accelerate "
-            f"has no FSDP on CPU). Without a GPU, use:\n  {_LAUNCH.format('zero3.yaml')} trainer.use_cpu=true"
+            f"{asked} was asked for, but this is {accelerator.distributed_type.value} with sharding "
+            f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
+            f"`trainer.deepspeed` must be the accelerate file's. Start with:\n  {_LAUNCH.format('zero2.yaml')}"
         )
 
 
@@ -138,8 +134,7 @@ def launch_table(trainer: Any) -> Table:
     }
     if hasattr(trainer, "reward_func_names"):
         engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
-        if getattr(trainer, "rollout_func", None) is not None:
-            engine = "rollout function"
+        engine = "rollout function" if trainer.rollout_func is not None else engine
         weights = zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
         rows["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
         rows["attention read at"] = f"layers {trainer._capture.layers}"
@@ -154,14 +149,12 @@ def _numel(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps nothing but a shard
 
 
-def _asked(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true")
 
 
 def environment(trainer: Any) -> dict[str, Any]:
     """Device, processes and versions of a run, for its report and for bug reports."""
-    from importlib.metadata import version
-
     packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
     accelerator = trainer.accelerator
     return {

@@ -108,10 +108,10 @@ class RegionObjective:
             name: torch.nn.functional.pad(inputs[f"objective_{name}"], (0, completion_width))
             for name in ("region", "image")
         }
-        reading = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
+        captured = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
         loss = super()._compute_loss(model, inputs)
         per_key = {
-            name: reading.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
+            name: captured.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
             for name, group in groups.items()
         }
         objective = region_objective(per_key["region"], per_key["image"], row_weights)
@@ -158,10 +158,10 @@ def objective_inputs(
     }
 
 
-def _rows(inputs: dict[str, Any], reading: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(inputs: dict[str, Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """`(B, R)` query rows that have a weight, in order, and their `(B, R)` weights: no other row keeps a graph."""
     weights = inputs["objective_row_weights"]
     count = max(1, int((weights > 0).sum(dim=1).max()))
     tokens = weights.topk(count, dim=1).indices.sort(dim=1).values
-    first = inputs["prompt_ids"].shape[1] - (1 if reading == "deciding" else 0)
+    first = inputs["prompt_ids"].shape[1] - (1 if kind == "deciding" else 0)
     return first + tokens, weights.gather(1, tokens)

@@ -108,9 +108,9 @@ def _build_trainer(recipe: Recipe, args: Any, max_samples: int | None) -> Region
         return AnchoredSFTTrainer(**shared)
     args.reward_weights = [section.weight for section in recipe.rewards.values()]
     args.reward_gates = [section.gate for section in recipe.rewards.values()]
-    return RegionGRPOTrainer(
-        reward_funcs=setup.reward_functions(recipe), advantage_shaper=setup.advantage_shaper(recipe), **shared
-    )
+    rewards = [setup.bound_function(section, f"rewards.{name}") for name, section in recipe.rewards.items()]
+    shaper = recipe.advantage_shaper and setup.bound_function(recipe.advantage_shaper, "advantage_shaper")
+    return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
 
 
 def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:

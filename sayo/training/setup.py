@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from sayo.processors import load_auto_processor
 from sayo.prompts import suffix_text, with_suffix
-from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, did_you_mean
+from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.credit import check_gates
 
@@ -163,30 +163,13 @@ def _load_rows(name: str, split: str) -> Dataset:
         ) from None
 
 
-class BoundReward:
-    """A reward function with the recipe's options bound and the recipe's name on it, as TRL logs it."""
+def bound_function(section: RewardSection | ShaperSection, path: str) -> Callable:
+    """A section's function with its options bound; it keeps attributes such as `needs_maps`.
 
-    def __init__(self, function: Callable, name: str, options: dict[str, Any]):
-        self._function = functools.partial(function, **options)
-        self.__name__ = name
-
-    def __call__(self, **kwargs) -> list[float | None]:
-        return self._function(**kwargs)
-
-
-def reward_functions(recipe: Recipe) -> list[BoundReward]:
-    """The recipe's reward functions, in its order."""
-    return [
-        BoundReward(import_function(section.function, f"rewards.{name}.function"), name, section.options)
-        for name, section in recipe.rewards.items()
-    ]
-
-
-def advantage_shaper(recipe: Recipe) -> Callable | None:
-    """The recipe's advantage shaper with its options bound, or None."""
-    section = recipe.advantage_shaper
-    if section is None:
-        return None
-    function = import_function(section.function, "advantage_shaper.function")
-    # The wrapper keeps the function's attributes, such as `needs_maps`.
-    return functools.update_wrapper(functools.partial(function, **section.options), function)
+    Args:
+        path: of the section in the recipe; its last word becomes the function's name, under which TRL logs a reward.
+    """
+    function = import_function(section.function, f"{path}.function")
+    bound = functools.update_wrapper(functools.partial(function, **section.options), function)
+    bound.__name__ = path.rpartition(".")[2]
+    return bound

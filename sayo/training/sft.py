@@ -12,7 +12,6 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from sayo.attention import AttentionCapture
-from sayo.attention.groups import key_groups
 from sayo.attention.spans import turn_groups
 from sayo.training.config import AnchoredSFTConfig
 from sayo.training.guards import GuardedSteps
@@ -48,12 +47,12 @@ class _AttentionLosses:
     """Mixin in front of TRL's trainer: adds AVAR's two losses, read from the forward that TRL runs anyway.
 
     Overridden methods, both extended: `training_step` (gradient checkpointing runs the layers again during the
-    backward pass, so the reading stays open until it is over) and `compute_loss`.
+    backward pass, so the capture stays open until it is over) and `compute_loss`.
     """
 
     def __init__(self, model, args: AnchoredSFTConfig | None = None, **kwargs):
         super().__init__(model, args=args, **kwargs)
-        self._reading_stack: ExitStack | None = None
+        self._capture_stack: ExitStack | None = None
         if self.args.is_anchored:
             # per_head: the paper's logarithm stands inside the mean over heads
             self._capture = AttentionCapture(
@@ -64,30 +63,30 @@ class _AttentionLosses:
             )
 
     def training_step(self, *args, **kwargs):
-        with ExitStack() as self._reading_stack:
+        with ExitStack() as self._capture_stack:
             return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self.args.is_anchored:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        own = dict(inputs)
-        groups = {"system": own.pop("system_mask")}
-        groups["image"] = key_groups(own["input_ids"], 0, [{}] * len(own["input_ids"]), self._image_token_id)[0][
-            "image"
-        ]
-        rows, query_mask = response_rows(own["labels"])
+        inputs = dict(inputs)
+        groups = {
+            "system": inputs.pop("system_mask"),
+            "image": (inputs["input_ids"] == self._image_token_id).float(),
+        }
+        rows, query_mask = response_rows(inputs["labels"])
         with ExitStack() as stack:
-            opened = self._reading_stack if model.training else stack
-            reading = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
-            result = super().compute_loss(model, own, False, num_items_in_batch)
-        terms = self._terms(reading.masses, groups, query_mask)
+            opened = self._capture_stack if model.training else stack
+            captured = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
+            result = super().compute_loss(model, inputs, False, num_items_in_batch)
+        terms = self._terms(captured.masses, groups, query_mask)
         # With `num_items_in_batch` TRL's loss is a share of the step's; a mean must be shared out by hand.
         steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None and model.training else 1
         loss = result + terms / steps
         if not return_outputs:
             return loss
         with torch.no_grad():  # as TRL does: its fused head builds no logits
-            return loss, model(**{name: value for name, value in own.items() if name != "labels"})
+            return loss, model(**{name: value for name, value in inputs.items() if name != "labels"})
 
     @property
     def _image_token_id(self) -> int:
@@ -100,8 +99,8 @@ class _AttentionLosses:
         suppress = suppress_loss(masses["system"], sizes["system"], query_mask)
         logged = {"attention/enhance_loss": enhance, "attention/suppress_loss": suppress}
         with torch.no_grad():
-            own = ((sizes["image"] > 0) & (query_mask.sum(dim=1) > 0))[:, None].float() * query_mask
-            share = own / own.sum().clamp(min=1)
+            queries = ((sizes["image"] > 0) & (query_mask.sum(dim=1) > 0))[:, None].float() * query_mask
+            share = queries / queries.sum().clamp(min=1)
             image, system = masses["image"], masses["system"]
             for name, value in (("image_mass", image), ("system_mass", system), ("vas", image / (system + 1e-6))):
                 logged[f"attention/{name}"] = (value.mean(dim=(1, 2)) * share).sum()

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
-from sayo.attention.groups import key_groups, split_image
+from sayo.attention.groups import key_groups
 
 
 def read(model, inputs, **options):
@@ -122,8 +122,3 @@ def test_vision_ids_in_a_completion_are_no_image():
     groups, index = key_groups(torch.tensor([[5, IMAGE, 6, IMAGE]]), 2, [{}], IMAGE)
     assert groups["image"].tolist() == [[0.0, 1.0, 0.0, 0.0]]
     assert index.tolist() == [[1]]
-
-
-def test_labels_of_another_processor():
-    with pytest.raises(AttentionNotCaptured, match="2 visual tokens but 3 labels"):
-        split_image(torch.tensor([[0.0, 1.0, 1.0]]), [[0, 0, 1]], "view")

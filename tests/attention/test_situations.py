@@ -11,8 +11,8 @@ from tiny_models import FAMILIES, IMAGE, batch, build
 from torch import nn
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
+from sayo.attention.captured import read_layer
 from sayo.attention.masks import RowMask, packed_documents
-from sayo.attention.reading import read_layer
 
 ROWS = slice(-7, None)
 
