@@ -1,13 +1,9 @@
 """Advantage shapers: which tokens of a completion its advantage is paid to.
 
-TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper may spread that number over
-the tokens; loss types, clipping and importance correction stay TRL's. A shaper is linear in the advantages (it says
-how they are spread, not how large they are), which is what lets a run log each reward's share of the gradient. A
-recipe names one by dotted path:
-
-    advantage_shaper:
-      function: sayo.training.advantages.causal_credit
-      options: {reward: attention}
+TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper, which a recipe names by
+dotted path, may spread that number over the tokens; loss types, clipping and importance correction stay TRL's. A
+shaper is linear in the advantages (it says how they are spread, not how large they are), which is what lets a run log
+each reward's share of the gradient.
 """
 
 from __future__ import annotations
@@ -73,13 +69,10 @@ def causal_credit(
         raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")
     share = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
     for index, trace in enumerate(batch.traces):
-        if not len(trace):
-            continue
-        weights = token_weights(trace.entropy, select, top_share)
-        behind = np.cumsum(weights[::-1])[::-1]  # weight of the rows of tokens t, t + 1, ...
-        if rows == "deciding":
-            behind = np.append(behind[1:], 0.0)
-        share[index, : len(trace)] = torch.as_tensor(behind.copy(), dtype=torch.float32)
+        if len(trace):
+            weights = torch.as_tensor(token_weights(trace.entropy, select, top_share), dtype=torch.float32)
+            behind = weights.flip(0).cumsum(0).flip(0)  # weight of the rows of tokens t, t + 1, ...
+            share[index, : len(trace)] = behind - weights if rows == "deciding" else behind
     attention = batch.parts[reward]
     return ((batch.advantages - attention)[:, None] + attention[:, None] * share) * batch.completion_mask
 

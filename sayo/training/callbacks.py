@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,34 +50,27 @@ class WarnWhenFading(TrainerCallback):
 
 
 def fading(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Metric -> what is wrong with it over the last `WINDOW` log lines.
-
-    - `reward`: its mean fell below its best window by more than two standard deviations of a batch (collapse).
-    - `frac_reward_zero_std`, `completions/clipped_ratio`, `attention/coverage`: see `LIMITS`.
-    """
+    """Metric -> what is wrong with it over the last `WINDOW` log lines: those of `LIMITS`, and `reward` where its mean
+    fell below its best window by more than two standard deviations of a batch (collapse)."""
     messages = {}
     rewards, spreads = _values(log, "reward"), _values(log, "reward_std")
     if len(rewards) >= 2 * WINDOW and len(spreads) == len(rewards):
-        means = [_mean(rewards[start : start + WINDOW]) for start in range(len(rewards) - WINDOW + 1)]
+        means = [fmean(rewards[start : start + WINDOW]) for start in range(len(rewards) - WINDOW + 1)]
         best = max(range(len(means) - WINDOW + 1), key=means.__getitem__)
-        if means[best] - means[-1] > 2 * max(_mean(spreads[best : best + WINDOW]), 1e-6):
+        if means[best] - means[-1] > 2 * max(fmean(spreads[best : best + WINDOW]), 1e-6):
             messages["reward"] = (
                 f"reward fell from {means[best]:.3g} to {means[-1]:.3g} (means of {WINDOW} lines): the policy may be "
                 "collapsing. Look at the completions; a lower trainer.learning_rate or a higher trainer.beta helps."
             )
     for metric, (is_wrong, advice) in LIMITS.items():
         values = _values(log, metric)[-WINDOW:]
-        if len(values) == WINDOW and is_wrong(_mean(values)):
-            messages[metric] = f"{metric} is {_mean(values):.2f}: that share {advice}"
+        if len(values) == WINDOW and is_wrong(fmean(values)):
+            messages[metric] = f"{metric} is {fmean(values):.2f}: that share {advice}"
     return messages
 
 
 def _values(log: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
     return [line[metric] for line in log if isinstance(line.get(metric), (int, float))]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 class Interrupted(SayoError):
@@ -120,16 +114,13 @@ class StopOnSignal(TrainerCallback):
         if self._received:
             return
         self._received = number
-        again = ""
         if not is_behind_launcher():
             self._restore_usual()
-            again = " (once more: leave at once)"
-        console.print(f"\n{signal.Signals(number).name}: saving at the end of this step, then leaving{again}.")
+        console.print(f"\n{signal.Signals(number).name}: saving at the end of this step, then leaving.")
 
     def _restore_usual(self) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
-        self._usual = {}
+        while self._usual:
+            signal.signal(*self._usual.popitem())
 
     def _any_rank_received(self) -> bool:
         if self._accelerator.num_processes == 1:

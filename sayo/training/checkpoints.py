@@ -53,19 +53,18 @@ def begin(checkpoint: Path) -> None:
 
 def mark_complete(checkpoint: Path, world_size: int, sharding: str) -> None:
     """Write `COMPLETE`; call on rank 0 only, after a barrier."""
-    files = {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in checkpoint.rglob("*")
-        if path.is_file() and path.name != UNFINISHED
-    }
+    values = {"world_size": world_size, "sharding": sharding, "files": _file_sizes(checkpoint)}
     draft = checkpoint / UNFINISHED
     with draft.open("w") as file:
-        json.dump(
-            {"world_size": world_size, "sharding": sharding, "files": dict(sorted(files.items()))}, file, indent=1
-        )
+        json.dump(values, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(checkpoint / MARKER)
+
+
+def _file_sizes(checkpoint: Path) -> dict[str, int]:
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != UNFINISHED)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
 
 
 def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
@@ -74,11 +73,9 @@ def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
     for checkpoint in reversed(checkpoints(run_dir)):
         if is_complete(checkpoint):
             return checkpoint, skipped
-        skipped.append(
-            f"{checkpoint} is torn (the run ended while it was written): skipped, written anew at that step."
-            if (checkpoint / UNFINISHED).is_file()
-            else f"{checkpoint} has no {MARKER} file (not written by sayo?): skipped."
-        )
+        is_torn = (checkpoint / UNFINISHED).is_file()
+        reason = "is torn (the run ended while it was written)" if is_torn else f"has no {MARKER} file"
+        skipped.append(f"{checkpoint} {reason}: skipped.")
     return None, skipped
 
 
@@ -95,12 +92,8 @@ def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
             f"model.name_or_path={checkpoint} trainer.output_dir=NEW_FOLDER."
         )
     values = json.loads((checkpoint / MARKER).read_text())
-    lost = [
-        name
-        for name, size in values["files"].items()
-        if not (checkpoint / name).is_file() or (checkpoint / name).stat().st_size != size
-    ]
-    if lost:
+    sizes = _file_sizes(checkpoint)
+    if lost := [name for name, size in values["files"].items() if sizes.get(name) != size]:
         raise CheckpointError(
             f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
             "(several machines must share the storage of output_dir), or remove the folder to resume from the one "
@@ -124,10 +117,8 @@ def remove(checkpoint: Path) -> None:
 def prune(run_dir: Path, keep: int | None, protected: str | None = None) -> None:
     """Delete all but the newest `keep` complete checkpoints (None keeps all), and every torn one.
 
-    Call only when a newer one is complete. Folders that sayo did not write are left alone.
-
-    Args:
-        protected: a checkpoint that stays (the best one of an evaluated run).
+    Call only when a newer one is complete. Folders that sayo did not write are left alone, and so is `protected` (the
+    best one of an evaluated run).
     """
     complete = [path for path in checkpoints(run_dir) if is_complete(path)]
     extra = complete[: -max(keep, 1)] if keep is not None else []

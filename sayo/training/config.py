@@ -25,8 +25,6 @@ class RegionGRPOConfig(GRPOConfig):
     overlay_steps (`int`, *optional*, defaults to `0`):
         Every this many steps, a picture of the attention over the image is written to `output_dir/overlays`
         (and sent to the trackers that show pictures). 0 turns it off.
-    overlay_samples (`int`, *optional*, defaults to `4`):
-        Completions in one overlay picture.
     attention_map_budget (`int`, *optional*, defaults to 256 MiB):
         Upper bound in bytes of the attention on single visual tokens that is kept of one generation batch on one
         process: `4 x layers x completions x (max_completion_length + 1) x visual tokens`. Where they fit, attention
@@ -52,7 +50,6 @@ class RegionGRPOConfig(GRPOConfig):
     attention_layers: str | int | float | list = "last"
     attention_byte_budget: int = 64 * 2**20
     overlay_steps: int = 0
-    overlay_samples: int = 4
     attention_map_budget: int = 256 * 2**20
     objective_weight: float = 0.0
     objective_warmup_steps: int = 0

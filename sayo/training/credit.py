@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import torch
@@ -27,13 +27,10 @@ def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
         RecipeError: an unknown gate, one for every reward is missing, or there is no accuracy reward to open them.
     """
     if len(gates) != len(names):
-        raise RecipeError(
-            f"reward_gates has {len(gates)} entries, but there are {len(names)} reward functions: {names}"
-        )
+        raise RecipeError(f"reward_gates has {len(gates)} entries, but there are {len(names)} rewards: {names}")
     for name, gate in zip(names, gates, strict=True):
         if gate not in get_args(Gate):
-            known = ", ".join(get_args(Gate))
-            raise RecipeError(f"The gate of the reward {name!r} must be one of {known}; got {gate!r}.")
+            raise RecipeError(f"The gate of the reward {name!r} must be one of {get_args(Gate)}; got {gate!r}.")
         if gate != "always" and (name in ACCURACY_NAMES or not set(ACCURACY_NAMES) & set(names)):
             raise RecipeError(
                 f"The gate {gate!r} of the reward {name!r} is opened by another reward named 'accuracy', but the "
@@ -62,12 +59,11 @@ def pay_gated(rewards: torch.Tensor, names: Sequence[str], gates: Sequence[str],
         if gate == "always":
             continue
         accuracy = rewards[:, next(i for i, name in enumerate(names) if name in ACCURACY_NAMES)]
-        is_open, is_unknown = accuracy > 0, accuracy.isnan()
-        if gate == "group":
-            is_open = is_open.view(-1, num_generations).any(dim=1).repeat_interleave(num_generations)
-            is_unknown = is_unknown.view(-1, num_generations).all(dim=1).repeat_interleave(num_generations)
-        gated = torch.where(is_open | rewards[:, column].isnan(), rewards[:, column], 0.0)
-        paid[:, column] = gated.masked_fill(is_unknown, torch.nan)
+        size = num_generations if gate == "group" else 1
+        is_open = (accuracy > 0).view(-1, size).any(dim=1).repeat_interleave(size)
+        is_unknown = accuracy.isnan().view(-1, size).all(dim=1).repeat_interleave(size)
+        paid[:, column] = rewards[:, column].where(is_open | rewards[:, column].isnan(), 0.0)
+        paid[is_unknown, column] = torch.nan
     return paid
 
 
@@ -181,11 +177,22 @@ def shape_advantages(
     Raises:
         ValueError: the shaper returned another shape.
     """
-    advantages = batch.advantages if shaper is None else _shaped(shaper, batch)
-    return advantages, _gradient_shares(batch, shaper, token_weights, reduce_sum) if len(batch.parts) > 1 else {}
+    advantages = _shaped(shaper, batch)
+    if len(batch.parts) == 1:
+        return advantages, {}
+    sums = []
+    for name, part in batch.parts.items():
+        others = {other: torch.zeros_like(part) for other in batch.parts}
+        paid = _shaped(shaper, dataclasses.replace(batch, advantages=part, parts={**others, name: part}))
+        sums.append((token_weights * paid.reshape(len(part), -1).abs()).sum())
+    totals = reduce_sum(torch.stack(sums))
+    shares = (totals / totals.sum()).tolist() if totals.sum() > 0 else []
+    return advantages, {f"gradient_share/{name}": share for name, share in zip(batch.parts, shares, strict=False)}
 
 
-def _shaped(shaper: AdvantageShaper, batch: ShapingBatch) -> torch.Tensor:
+def _shaped(shaper: AdvantageShaper | None, batch: ShapingBatch) -> torch.Tensor:
+    if shaper is None:
+        return batch.advantages
     shaped = shaper(batch)
     if shaped.shape != batch.completion_mask.shape:
         raise ValueError(
@@ -193,20 +200,6 @@ def _shaped(shaper: AdvantageShaper, batch: ShapingBatch) -> torch.Tensor:
             f"{tuple(batch.completion_mask.shape)}."
         )
     return shaped.to(batch.advantages.device)
-
-
-def _gradient_shares(batch, shaper, token_weights, reduce_sum) -> Mapping[str, float]:
-    sums = []
-    for name, part in batch.parts.items():
-        others = {other: torch.zeros_like(part) for other in batch.parts}
-        alone = dataclasses.replace(batch, advantages=part, parts={**others, name: part})
-        paid = part[:, None] if shaper is None else _shaped(shaper, alone)
-        sums.append((token_weights * paid.abs()).sum())
-    totals = reduce_sum(torch.stack(sums))
-    if totals.sum() == 0:
-        return {}
-    shares = (totals / totals.sum()).tolist()
-    return {f"gradient_share/{name}": share for name, share in zip(batch.parts, shares, strict=True)}
 
 
 def _check_mode(key: str, value: str, known: Sequence[str]) -> None:

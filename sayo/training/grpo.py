@@ -100,13 +100,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     _name = "SAYO"
 
     def __init__(
-        self,
-        model,
-        reward_funcs=None,
-        args: RegionGRPOConfig | None = None,
-        *,
-        advantage_shaper: AdvantageShaper | None = None,
-        **kwargs,
+        self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, *, advantage_shaper=None, **kwargs
     ):
         super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
@@ -116,7 +110,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
         self.args.check_objective_has_a_graph()
-        self.advantage_shaper = advantage_shaper
+        self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         check_gates(self._reward_gates, self.reward_func_names)
         self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
@@ -142,10 +136,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             if self.model.training:
                 self._shape_advantages(output, scored)
                 if self.args.objective_weight:
-                    width, select = output["completion_ids"].shape[1], self.args.objective_select
-                    output |= objective_inputs(
-                        scored.traces, scored.groups, width, select, self.args.objective_top_share
-                    )
+                    which = (self.args.objective_select, self.args.objective_top_share)
+                    output |= objective_inputs(scored.traces, scored.groups, output["completion_ids"].shape[1], *which)
         finally:
             self._scoring = None
         return output
@@ -260,10 +252,9 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         fits = size <= self.args.attention_map_budget
         if getattr(self.advantage_shaper, "needs_maps", False) and not fits:
             raise RecipeError(
-                f"The advantage shaper needs the attention on every visual token: {size / 2**20:.0f} MiB for one "
-                f"generation batch, above trainer.attention_map_budget ({self.args.attention_map_budget / 2**20:.0f} "
-                "MiB). Read fewer layers (trainer.attention_layers), generate fewer completions at once "
-                "(trainer.steps_per_generation), or raise the budget."
+                f"The advantage shaper needs the attention on every visual token: {size} bytes for one generation "
+                f"batch, above trainer.attention_map_budget={self.args.attention_map_budget}. Read fewer layers "
+                "(trainer.attention_layers), generate less at once (trainer.steps_per_generation), or raise it."
             )
         return fits or self._wants_overlay()
 
@@ -277,7 +268,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except NonFiniteError as error:
-            path = save_batch(self, None, {"samples": inputs, "completions": completions})
+            path = save_batch(self, {"samples": inputs, "completions": completions})
             raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
@@ -297,7 +288,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         step = self.state.global_step
         path = Path(self.args.output_dir, "overlays", f"overlay_{step:05d}.png")
         layout = VisualLayout.from_processor(self.processing_class, self.model.config)
-        if save_overlay(path, step, inputs, completions, traces, layout, self.args.overlay_samples):
+        if save_overlay(path, step, inputs, completions, traces, layout):
             send_overlay(path, step, self.args.report_to or [], self.callback_handler.callbacks)
 
 

@@ -119,7 +119,7 @@ class GuardedSteps:
         if math.isfinite(number):
             return
         texts = [_texts(batch, self.processing_class) for batch in self._since_step]
-        path = save_batch(self, plain([dict(batch) for batch in self._since_step]), texts)
+        path = save_batch(self, texts, plain([dict(batch) for batch in self._since_step]))
         raise NonFiniteError(
             f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
             f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "
@@ -133,13 +133,8 @@ def require_finite_rewards(functions: Any) -> Any:
     TRL takes NaN for "not applicable" and would continue without a word.
     """
     many = functions if isinstance(functions, list) else [functions]
-    return [_finite(function) if _is_plain_function(function) else function for function in many]
-
-
-def _is_plain_function(function: Any) -> bool:
-    """TRL also takes names of models, models and coroutine functions; those are left to it."""
-    is_async = inspect.iscoroutinefunction(function)
-    return callable(function) and not isinstance(function, (str, nn.Module)) and not is_async
+    # TRL also takes names of models, models and coroutine functions; those are left to it.
+    return [f if isinstance(f, (str, nn.Module)) or inspect.iscoroutinefunction(f) else _finite(f) for f in many]
 
 
 def _finite(function: Callable) -> Callable:
@@ -157,12 +152,12 @@ def _finite(function: Callable) -> Callable:
     return checked
 
 
-def save_batch(trainer: Any, batch: Any, text: Any) -> Path:
+def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:
     """Write what broke a step to `output_dir/broken_batch/`: readable text, and tensors where there are any.
 
     Args:
-        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it), or None.
         text: anything; what JSON does not know is written as `str`.
+        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it).
     """
     folder = Path(trainer.args.output_dir, "broken_batch")
     folder.mkdir(parents=True, exist_ok=True)

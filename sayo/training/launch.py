@@ -71,41 +71,33 @@ def check_processes(args: Any) -> None:
     if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise LaunchError(
             "accelerate was asked for several processes but started one (distributed_type MULTI_CPU does that "
-            f"without MPI). Use:\n  {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true\n"
-            "If one process is what you mean, unset MASTER_ADDR."
+            f"without MPI). Use: {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true (if one process is what you mean, "
+            "unset MASTER_ADDR)."
         )
     if args.world_size != launched:
-        on_cpu = " trainer.use_cpu=true" if args.device.type == "cpu" else ""
         raise LaunchError(
             f"The launcher started {launched} processes, but each of them trains alone ({args.world_size} process), "
-            f"on {args.device.type}: they would overwrite each other. "
-            + (f"Without a GPU, use:\n  {_LAUNCH.format('cpu.yaml')}{on_cpu}" if on_cpu else "Is CUDA visible to all?")
+            f"on {args.device.type}: they would overwrite each other. Is CUDA visible to all? Without a GPU, use: "
+            f"{_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true"
         )
 
 
 def check_launch(trainer: Any) -> None:
-    """Check the built trainer against what the launcher asked for.
+    """Check the built trainer's sharding against what the launcher asked for.
 
     Raises:
         LaunchError: with what differs.
     """
-    accelerator = trainer.accelerator
-    launched, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if (accelerator.num_processes, accelerator.process_index) != (launched, rank):
-        raise LaunchError(
-            f"The launcher started rank {rank} of {launched}, the trainer is rank {accelerator.process_index} of "
-            f"{accelerator.num_processes}. Start with:\n  {_LAUNCH.format('ddp.yaml')}"
-        )
     asked = ""
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', 2)}"
+        asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
     elif _is_set("ACCELERATE_USE_FSDP"):
         asked = "FSDP"
-    if asked and asked != sharding(trainer):
+    if not sharding(trainer).startswith(asked):
         raise LaunchError(
-            f"{asked} was asked for, but this is {accelerator.distributed_type.value} with sharding "
+            f"{asked} was asked for, but this is {trainer.accelerator.distributed_type.value} with sharding "
             f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
-            f"`trainer.deepspeed` must be the accelerate file's. Start with:\n  {_LAUNCH.format('zero2.yaml')}"
+            f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2.yaml')}"
         )
 
 
@@ -123,8 +115,7 @@ def launch_table(trainer: Any) -> Table:
     trainable = sum(_numel(p) for p in policy.parameters() if p.requires_grad)
     autocast = "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
     rows = {
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value}, "
-        f"sharding {sharding(trainer)})",
+        "processes": f"{args.world_size} ({accelerator.distributed_type.value}, sharding {sharding(trainer)})",
         "device": str(accelerator.device),
         "precision": f"weights {str(policy.dtype).removeprefix('torch.')}, mixed precision {autocast}",
         "attention kernel": policy.config._attn_implementation,

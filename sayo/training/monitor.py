@@ -17,7 +17,7 @@ from sayo.geometry import VisualLayout
 from sayo.metrics.region import pooled_attention, region_ratio, tas
 from sayo.metrics.sinks import pooled_sinks, sink_free_attention, sink_free_mass
 
-OVERLAY = "attention/overlay"
+OVERLAY, MAX_PANELS = "attention/overlay", 4
 
 
 def attention_metrics(traces: Sequence[AttentionTrace]) -> dict[str, float]:
@@ -96,9 +96,8 @@ def save_overlay(
     completions: Sequence[Any],
     traces: Sequence[AttentionTrace],
     layout: VisualLayout,
-    limit: int = 4,
 ) -> bool:
-    """Write a picture of the attention over the image, one completion of each of up to `limit` prompts.
+    """Write a picture of the attention over the image, one completion of each of a few prompts.
 
     Samples without a region, with several images or without any response are left out; False, and no file, when
     nothing is left.
@@ -107,7 +106,7 @@ def save_overlay(
     for sample, completion, trace in zip(samples, completions, traces, strict=True):
         images = sample.get("images") or []
         prompt = sample.get("question") or str(sample["prompt"][-1]["content"])
-        if len(images) != 1 or not trace.has_region or not len(trace) or prompt in seen or len(panels) == limit:
+        if len(images) != 1 or not trace.has_region or not len(trace) or prompt in seen or len(panels) == MAX_PANELS:
             continue
         seen.add(prompt)
         ratio = attention_metrics([trace]).get("attention/region_ratio", float("nan"))

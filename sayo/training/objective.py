@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 
@@ -102,7 +101,8 @@ class RegionObjective:
         weight = self.objective_weight
         if weight == 0 or not model.training:
             return super()._compute_loss(model, inputs)
-        rows, row_weights = _rows(inputs, self.args.objective_rows)
+        tokens, row_weights = weighted_rows(inputs["objective_row_weights"])
+        rows = tokens + inputs["prompt_ids"].shape[1] - (1 if self.args.objective_rows == "deciding" else 0)
         completion_width = inputs["completion_ids"].shape[1]
         groups = {
             name: torch.nn.functional.pad(inputs[f"objective_{name}"], (0, completion_width))
@@ -158,10 +158,16 @@ def objective_inputs(
     }
 
 
-def _rows(inputs: dict[str, Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(B, R)` query rows that have a weight, in order, and their `(B, R)` weights: no other row keeps a graph."""
-    weights = inputs["objective_row_weights"]
+def weighted_rows(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions that have a weight, in order, so that no other row keeps a graph.
+
+    Args:
+        weights: `(B, S)`, not negative.
+
+    Returns:
+        `(B, R)` int64 positions, R that of the sample with most (at least 1), and their `(B, R)` weights; 0 where a
+        sample has fewer.
+    """
     count = max(1, int((weights > 0).sum(dim=1).max()))
-    tokens = weights.topk(count, dim=1).indices.sort(dim=1).values
-    first = inputs["prompt_ids"].shape[1] - (1 if kind == "deciding" else 0)
-    return first + tokens, weights.gather(1, tokens)
+    positions = weights.topk(count, dim=1).indices.sort(dim=1).values
+    return positions, weights.gather(1, positions)

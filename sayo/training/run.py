@@ -59,10 +59,8 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     stop = StopOnSignal(trainer.accelerator)
     for callback in (stop, WarnWhenFading(), *callbacks):
         trainer.add_callback(callback)
-    with (
-        _same_tracker_run(run_dir, main, anew=recipe.resume == "never"),
-        out_of_memory_named(trainer.args.world_size, launch.sharding(trainer)),
-    ):
+    out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
+    with _same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory:
         trainer.train(resume_from_checkpoint=checkpoint)
         if not stop.stopped:
             trainer.save_model()

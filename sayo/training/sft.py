@@ -15,7 +15,7 @@ from sayo.attention import AttentionCapture
 from sayo.attention.spans import turn_groups
 from sayo.training.config import AnchoredSFTConfig
 from sayo.training.guards import GuardedSteps
-from sayo.training.objective import enhance_loss, suppress_loss
+from sayo.training.objective import enhance_loss, suppress_loss, weighted_rows
 from sayo.training.resume import ExactResume
 
 
@@ -74,7 +74,7 @@ class _AttentionLosses:
             "system": inputs.pop("system_mask"),
             "image": (inputs["input_ids"] == self._image_token_id).float(),
         }
-        rows, query_mask = response_rows(inputs["labels"])
+        rows, query_mask = weighted_rows((inputs["labels"] != -100).float())
         with ExitStack() as stack:
             opened = self._capture_stack if model.training else stack
             captured = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
@@ -140,22 +140,3 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer
             if not isinstance(plain, DataCollatorForVisionLanguageModeling):
                 raise ValueError("The attention losses need a vision data set: rows with `images`.")
             self.data_collator = AnchoredCollator(**vars(plain), image_token_id=self._image_token_id)
-
-
-def response_rows(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of the tokens that are trained on.
-
-    Args:
-        labels: `(B, S)`, -100 elsewhere.
-
-    Returns:
-        rows `(B, R)` int64, R that of the sample with most, and mask `(B, R)` float32; where it is 0 the row is a
-        repetition.
-    """
-    trained = labels != -100
-    counts = trained.sum(dim=1)
-    longest = max(int(counts.max()), 1)
-    # A stable sort puts the trained positions first, in their order.
-    order = trained.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-    mask = torch.arange(longest, device=labels.device) < counts[:, None]
-    return torch.where(mask, order, order[:, :1]), mask.float()
