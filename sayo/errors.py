@@ -13,3 +13,20 @@ class SayoError(Exception):
     exit_status = 2
     label = "error"
     advice = ""
+
+
+class RejectedError(Exception):
+    """One row of data cannot be used.
+
+    Args:
+        reason: the short name under which such rows are counted, e.g. `"missing_image"`.
+        detail: what is wrong, with enough to find the row again.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"

@@ -30,7 +30,7 @@ class AttentionCapture:
         samples: for traces, one mapping per prompt with `region_tokens`, `region_weights` (they become the group
             `"region"`) and `num_visual_tokens` (checked), as `sayo prepare` writes them.
         groups: for traces, further key groups -> `(B, P)` weights over the padded prompts.
-        maps: for traces, keep the attention on every visual token.
+        maps: keep the attention on every visual token (of traces, and in `sayo.rollout`).
         temperature: for traces, of the distributions whose entropy is kept.
 
     Raises:
@@ -59,6 +59,7 @@ class AttentionCapture:
         self._inner = inner_model(model)
         num_layers = self._inner.config.get_text_config().num_hidden_layers
         self.layers = resolve_layers(layers, tuple(attention_layers(model)), num_layers)
+        self.maps = maps
         self._options = {"per_head": per_head, "byte_budget": byte_budget}
         self._call_options = {"samples": samples, "groups": groups, "maps": maps, "temperature": temperature}
         self._calls: CallCapture | None = None

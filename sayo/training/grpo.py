@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl import GRPOTrainer, prepare_multimodal_messages
-from trl.data_utils import is_conversational
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from sayo.attention import AttentionCapture, AttentionTrace
-from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
-from sayo.attention.spans import WordsNotFound, turn_groups
+from sayo.attention.groups import completion_traces, vision_token_ids
 from sayo.geometry import VisualLayout
 from sayo.metrics.perception import token_dependency
 from sayo.recipes import RecipeError
+from sayo.rollout import Completions, rollout_groups
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
 from sayo.training.config import RegionGRPOConfig
 from sayo.training.credit import (
@@ -79,9 +78,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     what is expected of each.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
-    [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"region"` (the region), `"prefix"`
-    (every token before the first visual one), `"system"` and `"question"` (the words of those turns; left out where
-    the prompt was not made by the chat template) and `"response"`.
+    [`~sayo.attention.AttentionTrace`] per completion, with the key groups of `sayo.rollout.rollout_groups`.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
@@ -194,9 +191,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         """
         period = self.args.steps_per_generation * self.num_iterations
         real = self.args.gradient_accumulation_steps
-        scored_by_trl = real % period != 0 or (self.use_vllm and self.vllm_importance_sampling_correction)
-        if scored_by_trl:
-            yield False
+        if real % period != 0 or (self.use_vllm and self.vllm_importance_sampling_correction):
+            yield False  # TRL scores by itself
             return
         self.args.gradient_accumulation_steps = period + 0.5
         try:
@@ -211,35 +207,20 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             # The loss's own forward, or another one after the policy has been read.
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         start = time.perf_counter()
-        groups, image_index = self._key_groups(input_ids, attention_mask, logits_to_keep)
+        prompts = {"input_ids": input_ids[:, :-logits_to_keep], "attention_mask": attention_mask[:, :-logits_to_keep]}
+        completions = Completions(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
+        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
+        groups, image_index = rollout_groups(
+            self.model, self.processing_class, prompts, completions, scored.inputs, **options
+        )
         wanted = image_index if self._wants_maps(image_index) else None
         first_row = input_ids.shape[1] - logits_to_keep - 1
         with self._capture.reading(slice(first_row, None), groups, wanted) as captured:
             output = super()._get_per_token_logps_and_entropies(*args, **{**kwargs, "compute_entropy": True})
         scored.groups, scored.logps, scored.call = groups, output[0], (args, kwargs)
-        scored.traces = completion_traces(captured, groups, output[1], attention_mask[:, -logits_to_keep:])
+        scored.traces = completion_traces(captured, groups, output[1], completions.mask)
         self._log_metric("attention/scoring_time", time.perf_counter() - start)
         return output
-
-    def _key_groups(self, input_ids, attention_mask, completion_width: int):
-        """Key groups of the traces (see the class) and the positions of the visual tokens."""
-        examples = self._scoring.inputs
-        groups, image_index = key_groups(input_ids, completion_width, examples, self.model.config.image_token_id)
-        groups["prefix"] = prefix_weights(groups["image"], attention_mask)
-        is_completion = (
-            torch.arange(input_ids.shape[1], device=input_ids.device) >= input_ids.shape[1] - completion_width
-        )
-        groups["response"] = (attention_mask * is_completion).float()
-        if not is_conversational(examples[0]):
-            return groups, image_index
-        prompts = [prepare_multimodal_messages(row["prompt"], images=row.get("images") or []) for row in examples]
-        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask * ~is_completion}
-        try:
-            groups |= turn_groups(self.processing_class, prompts, inputs, **options)
-        except WordsNotFound:
-            pass  # a rollout function wrote its own prompts: a reward that asks for their words fails by name
-        return groups, image_index
 
     def _wants_maps(self, image_index) -> bool:
         """Maps are read where they fit in their budget (for the metrics without sinks), and where they are needed.
