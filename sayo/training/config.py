@@ -110,9 +110,9 @@ class AnchoredSFTConfig(SFTConfig):
     > Parameters that control the attention losses (both 0: TRL's supervised tuning as it is)
 
     enhance_weight (`float`, *optional*, defaults to `0.0`):
-        Weight of `enhance_loss`: response tokens attend to the image. 0.15 in the paper.
+        Weight of AVAR's `L_enh`: response tokens attend to the image. 0.15 in the paper.
     suppress_weight (`float`, *optional*, defaults to `0.0`):
-        Weight of `suppress_loss`: response tokens attend less to the system prompt. 0.15 in the paper.
+        Weight of AVAR's `L_sup`: response tokens attend less to the system prompt. 0.15 in the paper.
     attention_layers (`str`, `int`, `float` or `list`, *optional*, defaults to `"all"`), attention_byte_budget (`int`,
     *optional*, defaults to 64 MiB):
         Decoder layers of both losses, and the size of one block of scores, as in [`RegionGRPOConfig`].

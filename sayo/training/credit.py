@@ -114,23 +114,16 @@ def advantage_parts(
 
 
 def check_parts(parts: torch.Tensor, advantages: torch.Tensor, largest_reward: float) -> None:
-    """Compare the parts with TRL's own advantages (without a floor they must be the same numbers).
-
-    Args:
-        parts: `(B, F)`; advantages: `(B,)`.
-        largest_reward: largest weighted reward in absolute value. Rounding is relative to it, and TRL divides it by
-            as little as `EPS`.
-
-    Raises:
-        RuntimeError: TRL's normalisation is another one than `advantage_parts` takes apart.
+    """Raise RuntimeError where the parts, `(B, F)`, do not sum to TRL's own advantages, `(B,)`, as they must without a
+    floor. Rounding is relative to the `largest_reward` (weighted), and TRL divides by as little as `EPS`.
     """
     difference = (parts.sum(dim=1) - advantages).abs().max().item()
     tolerance = 10 * torch.finfo(advantages.dtype).eps / EPS * max(1.0, largest_reward)
     if not difference <= tolerance:
         raise RuntimeError(
-            f"The parts of the rewards sum to other advantages than TRL's: they differ by {difference:.2g}, with a "
-            f"tolerance of {tolerance:.2g}. This TRL normalises rewards in another way than "
-            "sayo.training.credit.advantage_parts; install the version that sayo was tested with."
+            f"The parts of the rewards sum to other advantages than TRL's (by {difference:.2g}, tolerance "
+            f"{tolerance:.2g}): this TRL normalises rewards in another way than sayo.training.credit.advantage_parts. "
+            "Install the version that sayo was tested with."
         )
 
 

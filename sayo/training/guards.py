@@ -27,11 +27,7 @@ class NonFiniteError(SayoError, FloatingPointError):
 
 
 class OutOfMemory(SayoError, RuntimeError):
-    """The run did not fit.
-
-    Attributes:
-        num_processes, sharding: of the launch, for advice.
-    """
+    """The run did not fit; `num_processes` and `sharding` of its launch are for advice."""
 
     exit_status = 1
 

@@ -32,10 +32,9 @@ def die_with_launcher() -> None:
     torch's launcher gives every rank its own session, so killing the launcher, even its process group, leaves the
     ranks alive.
     """
-    if not is_behind_launcher() or not sys.platform.startswith("linux"):
-        return
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if is_behind_launcher() and sys.platform.startswith("linux"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def prepare_environment(trainer: dict[str, Any]) -> None:
@@ -61,9 +60,6 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
 def check_processes(args: Any) -> None:
     """Stop before the model is loaded if the launcher started another kind of run than the trainer takes part in.
 
-    Args:
-        args: the trainer's config (a `TrainingArguments`).
-
     Raises:
         LaunchError: with the line to use instead.
     """
@@ -88,11 +84,9 @@ def check_launch(trainer: Any) -> None:
     Raises:
         LaunchError: with what differs.
     """
-    asked = ""
-    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+    asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") else ""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
         asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
-    elif _is_set("ACCELERATE_USE_FSDP"):
-        asked = "FSDP"
     if not sharding(trainer).startswith(asked):
         raise LaunchError(
             f"{asked} was asked for, but this is {trainer.accelerator.distributed_type.value} with sharding "
@@ -112,7 +106,8 @@ def sharding(trainer: Any) -> str:
 def launch_table(trainer: Any) -> Table:
     """What the launch really got."""
     args, accelerator, policy = trainer.args, trainer.accelerator, trainer.model
-    trainable = sum(_numel(p) for p in policy.parameters() if p.requires_grad)
+    # ZeRO-3 keeps nothing but a shard of each parameter
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p.requires_grad)
     autocast = "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
     rows = {
         "processes": f"{args.world_size} ({accelerator.distributed_type.value}, sharding {sharding(trainer)})",
@@ -134,14 +129,6 @@ def launch_table(trainer: Any) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _numel(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps nothing but a shard
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true")
 
 
 def environment(trainer: Any) -> dict[str, Any]:

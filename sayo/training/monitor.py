@@ -127,12 +127,7 @@ def save_overlay(
 
 
 def send_overlay(path: Path, step: int, trackers: Sequence[str], callbacks: Iterable[TrainerCallback]) -> None:
-    """Send the picture to the trackers that show pictures, beside TRL's table `completions` of the same step.
-
-    Args:
-        trackers: the trainer's `report_to`.
-        callbacks: of the trainer; tensorboard's writer belongs to one of them.
-    """
+    """Send the picture to the `trackers` that show pictures (tensorboard's writer belongs to one of `callbacks`)."""
     if "wandb" in trackers:
         import wandb
 
@@ -155,12 +150,12 @@ def plain_prompts(prompts: MutableSequence[Any]) -> None:
     TRL hands the messages to the tracker with their content as a list of `{"type": "image"}` and `{"type": "text",
     "text": ...}`. A `wandb.Table` refuses a list of mappings with different keys, and the run dies at its first log.
     """
+
+    def text(content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        return "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
+
     for index, messages in enumerate(prompts):
         if isinstance(messages, list):
-            prompts[index] = [{**message, "content": _text(message["content"])} for message in messages]
-
-
-def _text(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    return "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
+            prompts[index] = [{**message, "content": text(message["content"])} for message in messages]

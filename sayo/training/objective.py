@@ -43,30 +43,19 @@ def region_objective(
     return -(score * takes_part).sum() / takes_part.sum().clamp(min=1)
 
 
-def enhance_loss(
+def mean_log_attention(
     masses: torch.Tensor, sizes: torch.Tensor, query_mask: torch.Tensor, eps: float = 0.0
 ) -> torch.Tensor:
-    """AVAR's `L_enh`: minus the log of the mean attention from the queries to the image (arXiv 2603.03825).
+    """Log of the mean attention from the queries to a key group, as in AVAR (arXiv 2603.03825).
 
-    The mean over queries and keys stands inside the logarithm; means over heads, samples and layers outside.
+    `L_enh` is minus that of the image, `L_sup` that of the system prompt. The mean over queries and keys stands inside the logarithm; means over heads, samples and layers outside.
 
     Args:
         masses: `(B, L, H, R)` attention of each row on the group.
         sizes: `(B,)` number of keys in the group; a sample with 0 takes no part.
         query_mask: `(B, R)` 1 for rows that count as queries; a sample without any takes no part.
-        eps: added inside the logarithm (0 in the paper, 1e-6 in the release).
+        eps: added inside the logarithm.
     """
-    return -_mean_log_attention(masses, sizes, query_mask, eps)
-
-
-def suppress_loss(
-    masses: torch.Tensor, sizes: torch.Tensor, query_mask: torch.Tensor, eps: float = 1e-6
-) -> torch.Tensor:
-    """AVAR's `L_sup`: the log of the mean attention from the queries to the system prompt; arguments as above."""
-    return _mean_log_attention(masses, sizes, query_mask, eps)
-
-
-def _mean_log_attention(masses, sizes, query_mask, eps):
     takes_part = (sizes > 0) & (query_mask.sum(dim=1) > 0)
     queries = query_mask.to(masses.dtype)[:, None, None]
     mean = (masses * queries).sum(dim=-1) / (query_mask.sum(dim=1) * sizes).clamp(min=1)[:, None, None]
@@ -115,15 +104,12 @@ class RegionObjective:
             for name, group in groups.items()
         }
         objective = region_objective(per_key["region"], per_key["image"], row_weights)
-        self._log_objective(objective, row_weights, weight)
-        return loss + weight * objective / self.current_gradient_accumulation_steps
-
-    def _log_objective(self, objective: torch.Tensor, row_weights: torch.Tensor, weight: float) -> None:
         count = (row_weights.sum(dim=1) > 0).sum()
         total = self.accelerator.reduce(torch.stack([-objective.detach() * count, count.float()]), reduction="sum")
         if total[1] > 0:
             self._metrics["train"]["objective/region"].append((total[0] / total[1]).item())
         self._metrics["train"]["objective/weight"].append(weight)
+        return loss + weight * objective / self.current_gradient_accumulation_steps
 
 
 def objective_inputs(

@@ -78,7 +78,7 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     """The recipe's trainer: `RegionGRPOTrainer`, or `AnchoredSFTTrainer` for a recipe without rewards.
 
     Raises:
-        RecipeError: see `setup.check_recipe`; or TRL refuses the settings, the model or the data.
+        RecipeError: see `setup.check_recipe`, or TRL refuses the settings.
     """
     setup.check_recipe(recipe)
     try:
@@ -86,13 +86,6 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     except (TypeError, ValueError) as error:
         raise RecipeError(f"`trainer`: {error}") from None
     launch.check_processes(args)
-    try:
-        return setup.with_plain_key_names(_build_trainer(recipe, args, max_samples))
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-
-
-def _build_trainer(recipe: Recipe, args: Any, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:
     data = recipe.data if max_samples is None else recipe.data.model_copy(update={"max_samples": max_samples})
     shared = {
         "args": args,
@@ -103,12 +96,12 @@ def _build_trainer(recipe: Recipe, args: Any, max_samples: int | None) -> Region
         "peft_config": setup.lora_config(recipe.model),
     }
     if not recipe.rewards:
-        return AnchoredSFTTrainer(**shared)
+        return setup.with_plain_key_names(AnchoredSFTTrainer(**shared))
     args.reward_weights = [section.weight for section in recipe.rewards.values()]
     args.reward_gates = [section.gate for section in recipe.rewards.values()]
     rewards = [setup.bound_function(section, f"rewards.{name}") for name, section in recipe.rewards.items()]
     shaper = recipe.advantage_shaper and setup.bound_function(recipe.advantage_shaper, "advantage_shaper")
-    return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
+    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared))
 
 
 def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:

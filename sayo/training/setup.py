@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from sayo.processors import load_auto_processor
@@ -29,23 +30,20 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: a key of `trainer:` that the trainer's config does not have, a function that cannot be imported,
             an option that it does not take, or a gate that could not open.
     """
-    known = [item.name for item in dataclasses.fields(trainer_config_class(recipe)) if item.init]
-    _check_names(recipe.trainer, known, "trainer")
+    fields = [item.name for item in dataclasses.fields(trainer_config_class(recipe)) if item.init]
+    names = {"trainer": (recipe.trainer, fields)}
     sections: dict[str, Any] = {f"rewards.{name}": section for name, section in recipe.rewards.items()}
     if recipe.advantage_shaper is not None:
         sections["advantage_shaper"] = recipe.advantage_shaper
     for path, section in sections.items():
-        function = import_function(section.function, f"{path}.function")
         # Reward functions take **kwargs, so a misspelt option would pass unseen.
-        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        _check_names(section.options, named, f"{path}.options")
+        parameters = inspect.signature(import_function(section.function, f"{path}.function")).parameters.values()
+        names[f"{path}.options"] = (section.options, [p.name for p in parameters if p.kind is not p.VAR_KEYWORD])
+    for path, (given, known) in names.items():
+        for name in given:
+            if name not in known:
+                raise RecipeError(f"Unknown recipe key `{path}.{name}`.{did_you_mean(name, known)}")
     check_gates([section.gate for section in recipe.rewards.values()], list(recipe.rewards))
-
-
-def _check_names(names: Iterable[str], known: list[str], path: str) -> None:
-    for name in names:
-        if name not in known:
-            raise RecipeError(f"Unknown recipe key `{path}.{name}`.{did_you_mean(name, known)}")
 
 
 def trainer_config_class(recipe: Recipe) -> type:
@@ -111,13 +109,9 @@ def with_plain_key_names(trainer: Any) -> Any:
     return trainer
 
 
-def lora_config(section: ModelSection) -> Any:
-    """peft's `LoraConfig`, or None for full fine-tuning."""
-    if section.lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **section.lora)
+def lora_config(section: ModelSection) -> LoraConfig | None:
+    """The adapters, or None for full fine-tuning."""
+    return None if section.lora is None else LoraConfig(task_type="CAUSAL_LM", **section.lora)
 
 
 def load_data(section: DataSection, split: str) -> Dataset:
@@ -157,10 +151,7 @@ def _load_rows(name: str, split: str) -> Dataset:
     try:
         return load_dataset(name, split=split)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise RecipeError(
-            f"`data.path: {name}` is neither a folder here nor a data set on the hub ({error}). `sayo prepare --help` "
-            "shows how to make one."
-        ) from None
+        raise RecipeError(f"`data.path: {name}` is neither a folder here nor a data set on the hub: {error}") from None
 
 
 def bound_function(section: RewardSection | ShaperSection, path: str) -> Callable:

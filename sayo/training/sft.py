@@ -12,10 +12,11 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from sayo.attention import AttentionCapture
+from sayo.attention.groups import prefix_weights
 from sayo.attention.spans import turn_groups
 from sayo.training.config import AnchoredSFTConfig
 from sayo.training.guards import GuardedSteps
-from sayo.training.objective import enhance_loss, suppress_loss, weighted_rows
+from sayo.training.objective import mean_log_attention, weighted_rows
 from sayo.training.resume import ExactResume
 
 
@@ -37,9 +38,8 @@ class AnchoredCollator(DataCollatorForVisionLanguageModeling):
         # TRL has put the images into the prompts of `examples`.
         conversations = [example["prompt"] for example in examples]
         system = turn_groups(self.processor, conversations, output, {"system": "system"})["system"]
-        image = output["input_ids"] == self.image_token_id
-        before = (image.cumsum(dim=1) == 0) & image.any(dim=1, keepdim=True) & output["attention_mask"].bool()
-        output["system_mask"] = torch.where(system.any(dim=1, keepdim=True), system, before.float())
+        prefix = prefix_weights(output["input_ids"] == self.image_token_id, output["attention_mask"])
+        output["system_mask"] = torch.where(system.any(dim=1, keepdim=True), system, prefix)
         return output
 
 
@@ -55,12 +55,8 @@ class _AttentionLosses:
         self._capture_stack: ExitStack | None = None
         if self.args.is_anchored:
             # per_head: the paper's logarithm stands inside the mean over heads
-            self._capture = AttentionCapture(
-                self.model,
-                layers=self.args.attention_layers,
-                per_head=True,
-                byte_budget=self.args.attention_byte_budget,
-            )
+            options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
+            self._capture = AttentionCapture(self.model, per_head=True, **options)
 
     def training_step(self, *args, **kwargs):
         with ExitStack() as self._capture_stack:
@@ -70,10 +66,7 @@ class _AttentionLosses:
         if not self.args.is_anchored:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
-        groups = {
-            "system": inputs.pop("system_mask"),
-            "image": (inputs["input_ids"] == self._image_token_id).float(),
-        }
+        groups = {"system": inputs.pop("system_mask"), "image": (inputs["input_ids"] == self._image_token_id).float()}
         rows, query_mask = weighted_rows((inputs["labels"] != -100).float())
         with ExitStack() as stack:
             opened = self._capture_stack if model.training else stack
@@ -95,8 +88,8 @@ class _AttentionLosses:
     def _terms(self, masses: dict, groups: dict, query_mask: torch.Tensor) -> torch.Tensor:
         """Both losses, weighted; logs them and the attention they are about."""
         sizes = {name: group.sum(dim=1) for name, group in groups.items()}
-        enhance = enhance_loss(masses["image"], sizes["image"], query_mask)
-        suppress = suppress_loss(masses["system"], sizes["system"], query_mask)
+        enhance = -mean_log_attention(masses["image"], sizes["image"], query_mask)  # eps: the paper's, the release's
+        suppress = mean_log_attention(masses["system"], sizes["system"], query_mask, eps=1e-6)
         logged = {"attention/enhance_loss": enhance, "attention/suppress_loss": suppress}
         with torch.no_grad():
             queries = ((sizes["image"] > 0) & (query_mask.sum(dim=1) > 0))[:, None].float() * query_mask

@@ -15,8 +15,9 @@ from sayo.attention import AttentionCapture
 from sayo.processors import load_auto_processor
 from sayo.recipes import parse_recipe
 from sayo.training.config import AnchoredSFTConfig
+from sayo.training.objective import weighted_rows
 from sayo.training.run import train
-from sayo.training.sft import AnchoredSFTTrainer, response_rows
+from sayo.training.sft import AnchoredSFTTrainer
 
 SYSTEM = "Look at the picture and answer."
 OPTIONS = {
@@ -67,16 +68,10 @@ def attention_of(trainer, batch):
     inputs = dict(batch)
     groups = {"system": inputs.pop("system_mask"), "image": inputs["input_ids"] == trainer.model.config.image_token_id}
     labels = inputs.pop("labels")
-    rows, mask = response_rows(labels)
+    rows, mask = weighted_rows((labels != -100).float())
     with torch.no_grad(), AttentionCapture(trainer.model, "all").reading(rows, groups) as reading:
         trainer.model(**inputs)
     return {name: float((mass.mean(1) * mask).sum() / mask.sum()) for name, mass in reading.masses.items()}
-
-
-def test_response_rows():
-    labels = torch.tensor([[-100, 7, -100, 8], [-100, -100, -100, 9], [-100] * 4])
-    rows, mask = response_rows(labels)
-    assert rows.tolist() == [[1, 3], [3, 3], [0, 0]] and mask.tolist() == [[1, 1], [1, 0], [0, 0]]
 
 
 def test_the_system_words(toys, rows, tmp_path):
@@ -121,7 +116,7 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, 
 
     def terms(batch):
         groups = {"system": batch["system_mask"], "image": batch["input_ids"] == trainer._image_token_id}
-        positions, mask = response_rows(batch["labels"])
+        positions, mask = weighted_rows((batch["labels"] != -100).float())
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
         with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
             trainer.model(**inputs)
