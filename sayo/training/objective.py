@@ -48,7 +48,8 @@ def mean_log_attention(
 ) -> torch.Tensor:
     """Log of the mean attention from the queries to a key group, as in AVAR (arXiv 2603.03825).
 
-    `L_enh` is minus that of the image, `L_sup` that of the system prompt. The mean over queries and keys stands inside the logarithm; means over heads, samples and layers outside.
+    `L_enh` is minus that of the image, `L_sup` that of the system prompt. The mean over queries and keys stands inside
+    the logarithm; means over heads, samples and layers outside.
 
     Args:
         masses: `(B, L, H, R)` attention of each row on the group.

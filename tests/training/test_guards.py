@@ -72,7 +72,7 @@ def test_out_of_memory_ends_with_advice(toys, tmp_path, sayo_command, monkeypatc
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     done = sayo_command("train", "--config-name", tmp_path / "recipe.yaml")
     assert done.exit_code == 1 and "error: Out of memory: " in done.stderr
-    assert "  1. trainer.gradient_checkpointing=true" in done.stderr.splitlines()[-5:][1:][0] or "1. " in done.stderr
+    assert "Change, in this order" in done.stderr and "  1. trainer.gradient_checkpointing=true" in done.stderr
 
 
 def test_other_errors_are_not_out_of_memory():
