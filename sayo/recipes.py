@@ -154,24 +154,22 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    file, search = Path(name), []
-    if file.suffix in (".yaml", ".yml"):
-        if not file.is_file():
-            raise RecipeError(f"There is no recipe file {name}.")
-        search = [f"hydra.searchpath=[file://{recipes_dir()}]"]
-    elif name in recipe_names():
-        file = recipes_dir() / f"{name}.yaml"
-    else:
-        raise RecipeError(f"Unknown recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
+    is_file = name.endswith((".yaml", ".yml"))
+    file = Path(name) if is_file else recipes_dir() / f"{name}.yaml"
+    if not file.is_file():
+        raise RecipeError(
+            f"There is no recipe file {name}."
+            if is_file
+            else f"Unknown recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them."
+        )
+    search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:
         with initialize_config_dir(str(file.resolve().parent), version_base="1.3"):
-            config = compose(file.stem, overrides=[*search, *map(_or_add, overrides)])
+            config = compose(file.stem, overrides=[search, *map(_or_add, overrides)])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise RecipeError(
-            f"Recipe {name!r} needs `{error.full_key}`: write it into the recipe, or add {error.full_key}=... to the "
-            "command."
-        ) from None
+        how = f"write it into the recipe, or add {error.full_key}=... to the command."
+        raise RecipeError(f"Recipe {name!r} needs `{error.full_key}`: {how}") from None
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise RecipeError(f"Recipe {name!r}: {str(error).strip()}{cause}") from None

@@ -32,17 +32,9 @@ from sayo.geometry import VisualLayout
 from sayo.metrics.perception import token_dependency
 from sayo.recipes import RecipeError
 from sayo.rollout import Completions, rollout_groups
+from sayo.training import credit
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
 from sayo.training.config import RegionGRPOConfig
-from sayo.training.credit import (
-    advantage_parts,
-    check_gates,
-    check_parts,
-    pay_gated,
-    shape_advantages,
-    token_weights_of_loss,
-    zero_std_share,
-)
 from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, require_finite_rewards, save_batch
 from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, send_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
@@ -73,9 +65,7 @@ class ScoredRollouts:
 class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer):
     """TRL's [`~trl.GRPOTrainer`] with the policy's exact attention for the reward functions.
 
-    Four TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies`,
-    `_calculate_rewards` and `log`, and a few more by its three mixins; `tests/training/test_trl_contract.py` names
-    what is expected of each.
+    `tests/training/test_trl_contract.py` names the TRL methods that this class and its three mixins extend.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
     [`~sayo.attention.AttentionTrace`] per completion, with the key groups of `sayo.rollout.rollout_groups`.
@@ -109,7 +99,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self.args.check_objective_has_a_graph()
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
-        check_gates(self._reward_gates, self.reward_func_names)
+        credit.check_gates(self._reward_gates, self.reward_func_names)
         self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
 
     def _ban_vision_tokens(self) -> None:
@@ -148,15 +138,18 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         weights = self.reward_weights.to(rewards.device)
         modes = (self.scale_rewards, self.multi_objective_aggregation)
-        all_parts = advantage_parts(rewards, weights, self.num_generations, *modes, floor)
+        all_parts = credit.advantage_parts(rewards, weights, self.num_generations, *modes, floor)
         first = self.accelerator.process_index * len(scored.inputs)
         parts = all_parts[first : first + len(scored.inputs)]
         if floor == 0:
             largest = (rewards.nan_to_num() * weights).abs().sum(dim=1).max().item()
-            check_parts(parts, output["advantages"], largest)
+            credit.check_parts(parts, output["advantages"], largest)
         else:
             output["advantages"] = parts.sum(dim=1)
-            _replace_last(self._logs["advantages"], all_parts.sum(dim=1).tolist())
+            logged = self._logs["advantages"]  # TRL has logged its own for the completions table by now
+            earlier = list(logged)[: -len(all_parts)]
+            logged.clear()
+            logged.extend([*earlier, *all_parts.sum(dim=1).tolist()])
         batch = ShapingBatch(
             output["advantages"],
             dict(zip(names, parts.unbind(dim=1), strict=True)),
@@ -165,10 +158,14 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             dependency=cache(partial(self._image_dependency, scored)),
             gather=self.accelerator.gather,
         )
-        token_weights = token_weights_of_loss(self.loss_type, output["completion_mask"] * output.get("tool_mask", 1))
+        token_weights = credit.token_weights_of_loss(
+            self.loss_type, output["completion_mask"] * output.get("tool_mask", 1)
+        )
         reduce_sum = partial(self.accelerator.reduce, reduction="sum")
-        output["advantages"], metrics = shape_advantages(batch, self.advantage_shaper, token_weights, reduce_sum)
-        zero_std = zero_std_share(rewards, self.num_generations).tolist()
+        output["advantages"], metrics = credit.shape_advantages(
+            batch, self.advantage_shaper, token_weights, reduce_sum
+        )
+        zero_std = credit.zero_std_share(rewards, self.num_generations).tolist()
         metrics |= {f"rewards/{name}/frac_zero_std": share for name, share in zip(names, zero_std, strict=True)}
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
@@ -243,8 +240,12 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         scored = self._scoring
         for name, value in {**attention_metrics(scored.traces), **sink_free_metrics(scored.traces, inputs)}.items():
             self._log_metric(name, value)
-        if self._wants_overlay():
-            self._save_overlay(inputs, completions, scored.traces)
+        if self._wants_overlay() and self.accelerator.is_main_process:
+            step = self.state.global_step
+            path = Path(self.args.output_dir, "overlays", f"overlay_{step:05d}.png")
+            layout = VisualLayout.from_processor(self.processing_class, self.model.config)
+            if save_overlay(path, step, inputs, completions, scored.traces, layout):
+                send_overlay(path, step, self.args.report_to or [], self.callback_handler.callbacks)
         inputs = [{**example, "attention": trace} for example, trace in zip(inputs, scored.traces, strict=True)]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -252,7 +253,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             path = save_batch(self, {"samples": inputs, "completions": completions})
             raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
         group = self.num_generations if self.model.training else self.num_generations_eval
-        scored.rewards = pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
+        scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards
 
     def log(self, logs, start_time=None):
@@ -262,19 +263,3 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     def _wants_overlay(self) -> bool:
         steps = self.args.overlay_steps
         return steps > 0 and self.model.training and self.state.global_step % steps == 0
-
-    def _save_overlay(self, inputs, completions, traces) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        step = self.state.global_step
-        path = Path(self.args.output_dir, "overlays", f"overlay_{step:05d}.png")
-        layout = VisualLayout.from_processor(self.processing_class, self.model.config)
-        if save_overlay(path, step, inputs, completions, traces, layout):
-            send_overlay(path, step, self.args.report_to or [], self.callback_handler.callbacks)
-
-
-def _replace_last(queue: Any, values: list[float]) -> None:
-    """TRL has logged its own advantages for the completions table by now."""
-    for _ in range(min(len(values), len(queue))):
-        queue.pop()
-    queue.extend(values)

@@ -72,8 +72,7 @@ def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
 class GuardedSteps:
     """Mixin in front of a TRL trainer: no optimizer step is taken from a loss or a gradient that is not finite.
 
-    Overridden methods, both extended: `compute_loss` and `_get_grad_norm`. What went into the step is written to
-    `output_dir/broken_batch/`.
+    What went into the step is written to `output_dir/broken_batch/`.
     """
 
     def __init__(self, *args, **kwargs):

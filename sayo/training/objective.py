@@ -68,9 +68,7 @@ def mean_log_attention(
 class RegionObjective:
     """Mixin in front of a TRL GRPO trainer: adds `objective_weight * region_objective` to every training loss.
 
-    Overridden methods, both extended: `training_step` (gradient checkpointing runs the layers again during the
-    backward pass, so the capture stays open until it is over) and `_compute_loss`.
-
+    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
     Logs `objective/region`, the region score of the current policy on its rollouts (higher is better), and
     `objective/weight`.
     """

@@ -30,11 +30,7 @@ from sayo.training.launch import sharding
 
 
 class ExactResume:
-    """Mixin in front of a TRL trainer; `train(resume_from_checkpoint=...)` then continues exactly.
-
-    Overridden methods: `train`, `_save_checkpoint`, `_load_from_checkpoint`, `_get_train_sampler`, `_run_epoch` and
-    `_finalize_training`.
-    """
+    """Mixin in front of a TRL trainer; `train(resume_from_checkpoint=...)` then continues exactly."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -72,7 +68,13 @@ class ExactResume:
             if self.args.should_save:
                 checkpoints.mark_complete(folder, self.args.world_size, sharding(self))
         except Exception as error:
-            raise CheckpointError(_failed_save(folder, error)) from error
+            last, _ = checkpoints.newest_complete(run_dir)
+            raise CheckpointError(
+                f"{folder} could not be written: {type(error).__name__}: {error}. The last complete checkpoint is "
+                f"{last or 'none'}; nothing was deleted. There are {shutil.disk_usage(run_dir).free / 2**30:.1f} GiB "
+                "free on that disk: make room (trainer.save_total_limit=2 keeps fewer), then start the same command "
+                "again."
+            ) from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
@@ -80,18 +82,17 @@ class ExactResume:
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         policy = self.model if model is None else model
-        if self.is_fsdp_enabled or isinstance(policy, PeftModel):
-            dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            for name, parameter in policy.named_parameters():
-                if parameter.dtype != dtypes[name]:  # peft loads bfloat16 adapters (QLoRA's) as float32
-                    parameter.data = parameter.data.to(dtypes[name])
+        dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
+        if not (self.is_fsdp_enabled or isinstance(policy, PeftModel)):
+            # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of
+            # its modules, and would load them without translating them back and without failing: that is, not at all.
+            dtype = next(iter(dtypes.values())) if len(set(dtypes.values())) == 1 else torch.float32
+            policy.load_state_dict(type(policy).from_pretrained(resume_from_checkpoint, dtype=dtype).state_dict())
             return
-        # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of its
-        # modules, and loads them here without translating them back and without failing: nothing would be loaded.
-        dtypes = {parameter.dtype for parameter in policy.parameters()}
-        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        policy.load_state_dict(type(policy).from_pretrained(resume_from_checkpoint, dtype=dtype).state_dict())
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in policy.named_parameters():
+            if parameter.dtype != dtypes[name]:  # peft loads bfloat16 adapters (QLoRA's) as float32
+                parameter.data = parameter.data.to(dtypes[name])
 
     def _get_train_sampler(self, *args, **kwargs):
         self._sampler = super()._get_train_sampler(*args, **kwargs)
@@ -172,16 +173,6 @@ def run_id(run_dir: Path, anew: bool) -> str:
     if anew or not file.is_file():
         file.write_text(os.urandom(8).hex())
     return file.read_text()
-
-
-def _failed_save(folder: Path, error: Exception) -> str:
-    last, _ = checkpoints.newest_complete(folder.parent)
-    free = shutil.disk_usage(folder.parent).free / 2**30
-    return (
-        f"{folder} could not be written: {type(error).__name__}: {error}. The last complete checkpoint is "
-        f"{last or 'none'}; nothing was deleted. There are {free:.1f} GiB free on that disk: make room "
-        "(trainer.save_total_limit=2 keeps fewer), then start the same command again."
-    )
 
 
 def _shard(parameter: torch.Tensor) -> torch.Tensor:

@@ -46,8 +46,7 @@ class AnchoredCollator(DataCollatorForVisionLanguageModeling):
 class _AttentionLosses:
     """Mixin in front of TRL's trainer: adds AVAR's two losses, read from the forward that TRL runs anyway.
 
-    Overridden methods, both extended: `training_step` (gradient checkpointing runs the layers again during the
-    backward pass, so the capture stays open until it is over) and `compute_loss`.
+    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
     """
 
     def __init__(self, model, args: AnchoredSFTConfig | None = None, **kwargs):

@@ -9,7 +9,7 @@ import torch
 from toy_runs import recipe_values
 
 from sayo.recipes import parse_recipe
-from sayo.training import grpo
+from sayo.training import credit
 from sayo.training.credit import (
     advantage_parts,
     check_gates,
@@ -91,7 +91,7 @@ def test_unknown_modes_of_trl_are_refused():
 
 def test_parts_that_are_not_trls_stop_the_run(make_trainer, monkeypatch):
     """As with a TRL that normalises in another way: here it is told one mode and the parts another."""
-    monkeypatch.setattr(grpo, "advantage_parts", lambda *args: advantage_parts(*args[:3], "none", *args[4:]))
+    monkeypatch.setattr(credit, "advantage_parts", lambda *args: advantage_parts(*args[:3], "none", *args[4:]))
     trainer = make_trainer([counting(0), counting(1)], per_device_train_batch_size=8, num_generations=4, max_steps=1)
     with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
         trainer.train()
