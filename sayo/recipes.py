@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -113,7 +113,7 @@ class Recipe(Section):
     resume: str = "auto"
 
     @model_validator(mode="after")
-    def _check_whole(self) -> Self:
+    def _check_whole(self) -> Recipe:
         if "output_dir" not in self.trainer:
             raise ValueError("`trainer.output_dir` is missing: say where the run is written.")
         if self.advantage_shaper is not None and not self.rewards:

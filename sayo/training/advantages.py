@@ -128,8 +128,7 @@ def blank_patches(inputs: Mapping[str, Any], config: Any, share: float = 0.5) ->
     for every rollout, and the same one again after a resume.
 
     Args:
-        inputs: of the model; without `pixel_values` nothing changes.
-        config: the model's.
+        inputs, config: the model's; without `pixel_values` nothing changes.
         share: probability that a token is blanked.
     """
     pixels = inputs.get("pixel_values")

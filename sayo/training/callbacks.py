@@ -103,7 +103,8 @@ class StopOnSignal(TrainerCallback):
             self._usual = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._any_rank_received():
+        received = torch.tensor([float(self._received > 0)], device=self._accelerator.device)
+        if self._accelerator.reduce(received, reduction="sum").item() > 0:  # on any rank
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
 
@@ -121,9 +122,3 @@ class StopOnSignal(TrainerCallback):
     def _restore_usual(self) -> None:
         while self._usual:
             signal.signal(*self._usual.popitem())
-
-    def _any_rank_received(self) -> bool:
-        if self._accelerator.num_processes == 1:
-            return self._received > 0
-        received = torch.tensor([float(self._received > 0)], device=self._accelerator.device)
-        return bool(self._accelerator.reduce(received, reduction="sum").item() > 0)

@@ -13,44 +13,29 @@ from sayo.metrics.region import Select
 
 @dataclass
 class RegionGRPOConfig(GRPOConfig):
-    """TRL's [`~trl.GRPOConfig`] plus the capture of attention; every other key is TRL's.
+    """TRL's [`~trl.GRPOConfig`] plus the capture of attention and its uses; every other key is TRL's.
 
-    > Parameters that control the capture of attention
-
-    attention_layers (`str`, `int`, `float` or `list`, *optional*, defaults to `"last"`):
-        Decoder layers to read: `"last"`, `"all"`, an index (negative counts from the end), a range `"4-7"`, a
-        fraction of the depth such as `0.5`, or a list of those.
-    attention_byte_budget (`int`, *optional*, defaults to 64 MiB):
-        Upper bound in bytes of one block of attention scores; rows are read in chunks below it.
-    overlay_steps (`int`, *optional*, defaults to `0`):
-        Every this many steps, a picture of the attention over the image is written to `output_dir/overlays`
-        (and sent to the trackers that show pictures). 0 turns it off.
-    attention_map_budget (`int`, *optional*, defaults to 256 MiB):
-        Upper bound in bytes of the attention on single visual tokens that is kept of one generation batch on one
-        process: `4 x layers x completions x (max_completion_length + 1) x visual tokens`. Where they fit, attention
-        without sinks is logged; a shaper that needs them stops the run where they do not.
-
-    > Parameters that control what the attention is used for
-
-    objective_weight (`float`, *optional*, defaults to `0.0`):
-        Weight of the region score as an objective in the loss. 0 turns it off. The layers are `attention_layers`.
-    objective_warmup_steps (`int`, *optional*, defaults to `0`):
-        Optimizer steps over which that weight rises linearly from 0.
-    objective_rows (`str`, *optional*, defaults to `"of_token"`), objective_select (`str`, *optional*, defaults to
-    `"top_entropy"`), objective_top_share (`float`, *optional*, defaults to `0.3`):
-        Rows that the objective reads, as `rows`, `select` and `top_share` of `region_attention_reward`. Give both the
-        same where both are used.
-    reward_gates (`list[str]`, *optional*):
-        When each reward is paid: `"always"`, `"correct"` (to completions that the accuracy reward pays) or `"group"`
-        (in groups with such a completion). Must match the number of reward functions.
-    advantage_std_floor (`float`, *optional*, defaults to `0.0`):
-        The standard deviation that advantages are divided by counts as at least this. 0 is TRL's own.
+    attention_layers: decoder layers to read: `"last"`, `"all"`, an index (negative counts from the end), a range
+        `"4-7"`, a fraction of the depth such as `0.5`, or a list of those.
+    attention_byte_budget: upper bound in bytes of one block of attention scores; rows are read in chunks below it.
+    attention_map_budget: upper bound in bytes of the attention on single visual tokens that is kept of one generation
+        batch on one process: `4 x layers x completions x (max_completion_length + 1) x visual tokens`. Where they
+        fit, attention without sinks is logged; a shaper that needs them stops the run where they do not.
+    overlay_steps: every this many steps, a picture of the attention over the image is written to
+        `output_dir/overlays` (and sent to the trackers that show pictures). 0 turns it off.
+    objective_weight: weight of the region score as an objective in the loss (layers: `attention_layers`); 0 is off.
+    objective_warmup_steps: optimizer steps over which that weight rises linearly from 0.
+    objective_rows, objective_select, objective_top_share: rows that the objective reads, as `rows`, `select` and
+        `top_share` of `region_attention_reward`. Give both the same where both are used.
+    reward_gates: when each reward is paid: `"always"`, `"correct"` (to completions that the accuracy reward pays) or
+        `"group"` (in groups with such a completion); one for every reward function, or None for always.
+    advantage_std_floor: the standard deviation that advantages are divided by counts as at least this; 0 is TRL's own.
     """
 
     attention_layers: str | int | float | list = "last"
     attention_byte_budget: int = 64 * 2**20
-    overlay_steps: int = 0
     attention_map_budget: int = 256 * 2**20
+    overlay_steps: int = 0
     objective_weight: float = 0.0
     objective_warmup_steps: int = 0
     objective_rows: str = "of_token"
@@ -107,15 +92,9 @@ class RegionGRPOConfig(GRPOConfig):
 class AnchoredSFTConfig(SFTConfig):
     """TRL's [`~trl.SFTConfig`] plus the weights of AVAR's attention losses; every other key is TRL's.
 
-    > Parameters that control the attention losses (both 0: TRL's supervised tuning as it is)
-
-    enhance_weight (`float`, *optional*, defaults to `0.0`):
-        Weight of AVAR's `L_enh`: response tokens attend to the image. 0.15 in the paper.
-    suppress_weight (`float`, *optional*, defaults to `0.0`):
-        Weight of AVAR's `L_sup`: response tokens attend less to the system prompt. 0.15 in the paper.
-    attention_layers (`str`, `int`, `float` or `list`, *optional*, defaults to `"all"`), attention_byte_budget (`int`,
-    *optional*, defaults to 64 MiB):
-        Decoder layers of both losses, and the size of one block of scores, as in [`RegionGRPOConfig`].
+    enhance_weight: weight of AVAR's `L_enh`: response tokens attend to the image. 0.15 in the paper; 0 is off.
+    suppress_weight: weight of AVAR's `L_sup`: response tokens attend less to the system prompt. 0.15 in the paper.
+    attention_layers, attention_byte_budget: of both losses, as in [`RegionGRPOConfig`].
     """
 
     enhance_weight: float = 0.0

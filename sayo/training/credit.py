@@ -155,17 +155,15 @@ def shape_advantages(
     """Spread advantages over the tokens, and say how much of the gradient each reward is responsible for.
 
     Args:
-        batch: advantages, their parts and what the shaper may look at.
         shaper: or None to leave the advantages as they are.
         token_weights: `(B, T)`, see `token_weights_of_loss`.
         reduce_sum: sums a tensor over all ranks.
 
     Returns:
-        the advantages, `(B, T)` from a shaper and `(B,)` without one, and the metrics: where there are several
-        rewards, `gradient_share/<name>`, the sum over the step's tokens of `w |A_name|` divided by the same sum over
-        all rewards. `A_name` is what the reward alone contributes to the token's advantage (after the shaper, which
-        must be linear in the advantages for this), `w` the token's weight. Shares add up to 1 (none are given when
-        nothing is paid); parts of opposite signs cancel in the gradient but not here.
+        the advantages, `(B, T)` from a shaper and `(B,)` without one, and for several rewards `gradient_share/<name>`:
+        the sum over the step's tokens of `w |A_name|`, divided by the same sum over all rewards. `A_name` is what the
+        reward alone contributes to the token's advantage (after the shaper, which must be linear for this), `w` the
+        token's weight. Shares add up to 1; parts of opposite signs cancel in the gradient but not here.
 
     Raises:
         ValueError: the shaper returned another shape.

@@ -110,16 +110,22 @@ class GuardedSteps:
         engine.step = checked_step
 
     def _require_finite(self, what: str, value: Any) -> None:
-        number = value.item() if isinstance(value, torch.Tensor) else float(value)
+        number = float(value)
         if math.isfinite(number):
             return
-        texts = [_texts(batch, self.processing_class) for batch in self._since_step]
-        path = save_batch(self, texts, plain([dict(batch) for batch in self._since_step]))
+        path = save_batch(self, [self._texts(x) for x in self._since_step], plain([dict(x) for x in self._since_step]))
         raise NonFiniteError(
             f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
             f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "
             "The last checkpoint is good: lower trainer.learning_rate and start the same command again."
         )
+
+    def _texts(self, batch: dict[str, Any]) -> dict[str, Any]:
+        decode = functools.partial(self.processing_class.batch_decode, skip_special_tokens=True)
+        texts = {
+            key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch
+        }
+        return texts | ({"advantages": batch["advantages"].tolist()} if "advantages" in batch else {})
 
 
 def require_finite_rewards(functions: Any) -> Any:
@@ -161,11 +167,3 @@ def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:
     if batch is not None:
         torch.save(batch, path.with_suffix(".pt"))
     return path
-
-
-def _texts(batch: Any, processing_class: Any) -> dict[str, Any]:
-    decode = functools.partial(processing_class.batch_decode, skip_special_tokens=True)
-    texts = {key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch}
-    if "advantages" in batch:
-        texts["advantages"] = batch["advantages"].tolist()
-    return texts

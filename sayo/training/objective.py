@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
+from torch.nn.functional import pad
 
 from sayo.attention import AttentionTrace
 from sayo.metrics.region import token_weights
@@ -91,11 +92,8 @@ class RegionObjective:
             return super()._compute_loss(model, inputs)
         tokens, row_weights = weighted_rows(inputs["objective_row_weights"])
         rows = tokens + inputs["prompt_ids"].shape[1] - (1 if self.args.objective_rows == "deciding" else 0)
-        completion_width = inputs["completion_ids"].shape[1]
-        groups = {
-            name: torch.nn.functional.pad(inputs[f"objective_{name}"], (0, completion_width))
-            for name in ("region", "image")
-        }
+        padding = (0, inputs["completion_ids"].shape[1])
+        groups = {name: pad(inputs[f"objective_{name}"], padding) for name in ("region", "image")}
         captured = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
         loss = super()._compute_loss(model, inputs)
         per_key = {
@@ -121,7 +119,6 @@ def objective_inputs(
     """What the loss needs of a scored rollout, with one row per completion, as TRL shuffles and splits it.
 
     Args:
-        traces: of the rollout.
         groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence.
         completion_width: `T`.
         select, top_share: as the attention reward's.
@@ -130,7 +127,6 @@ def objective_inputs(
         `objective_region` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
         is no region or no token.
     """
-    device = groups["region"].device
     row_weights = torch.zeros(len(traces), completion_width)
     for row, trace in enumerate(traces):
         if trace.has_region and len(trace):
@@ -139,7 +135,7 @@ def objective_inputs(
     return {
         "objective_region": groups["region"][:, :prompt_width],
         "objective_image": groups["image"][:, :prompt_width],
-        "objective_row_weights": row_weights.to(device),
+        "objective_row_weights": row_weights.to(groups["region"].device),
     }
 
 

@@ -60,7 +60,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     for callback in (stop, WarnWhenFading(), *callbacks):
         trainer.add_callback(callback)
     out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
-    with _same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory:
+    with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory:
         trainer.train(resume_from_checkpoint=checkpoint)
         if not stop.stopped:
             trainer.save_model()
@@ -112,31 +112,29 @@ def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
         CheckpointError: this launch cannot resume from it.
     """
     newest, skipped = newest_complete(run_dir)
+    messages = []
     if recipe.resume == "auto":
-        chosen = newest
-        if trainer.accelerator.is_main_process:
-            for message in skipped:
-                console.print(f"[yellow]warning:[/] {message}", highlight=False)
+        chosen, messages = newest, [f"[yellow]warning:[/] {message}" for message in skipped]
     else:
         chosen = None if recipe.resume == "never" else Path(recipe.resume)
         if chosen is not None and not chosen.is_dir():
             raise RecipeError(f"`resume: {recipe.resume}` is neither auto, never, nor a checkpoint folder.")
         start = step_of(chosen) if chosen in checkpoints(run_dir) else 0
-        newer = [path for path in checkpoints(run_dir) if step_of(path) > start]
-        if newer:
+        if newer := [path for path in checkpoints(run_dir) if step_of(path) > start]:
             raise RecipeError(
                 f"`resume: {recipe.resume}` starts at step {start}, but {run_dir} holds {newer[-1].name}. Take "
                 "`resume=auto` to resume from it, another trainer.output_dir, or move the newer checkpoints away."
             )
     if chosen is not None:
         check_fits(chosen, trainer.args.world_size, launch.sharding(trainer))
-        if trainer.accelerator.is_main_process:
-            console.print(f"resuming from {chosen}")
+        messages.append(f"resuming from {chosen}")
+    for message in messages if trainer.accelerator.is_main_process else ():
+        console.print(message, highlight=False)
     return chosen
 
 
 @contextmanager
-def _same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
+def same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
     """A restarted run continues the same curves; names that the user has set in the environment win."""
     names = {"WANDB_RUN_ID": run_id(run_dir, anew), "WANDB_RESUME": "allow"} if main else {}
     ours = {name: value for name, value in names.items() if name not in os.environ}

@@ -107,10 +107,9 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer
     """TRL's [`~trl.SFTTrainer`]: exact resume, guarded steps and, on request, AVAR's attention losses.
 
     The loss is `L_LM + enhance_weight * L_enh + suppress_weight * L_sup` of arXiv 2603.03825 (section on AGTO), for
-    the rows of the response tokens: their attention on the image is enhanced, that on the system prompt suppressed, in
-    the layers of `attention_layers`, in whatever kernel the model runs. (The release takes the prompt's rows as
-    queries, and guesses both spans; here they come from the chat template.) Samples without an image, a system prompt
-    or a response take no part in the term in question.
+    the rows of the response tokens. (The release takes the prompt's rows as queries, and guesses both spans; here they
+    come from the chat template.) Samples without an image, a system prompt or a response take no part in the term in
+    question.
 
     Logged: `attention/enhance_loss`, `attention/suppress_loss`, and of the response tokens, mean over samples' rows,
     heads and layers, `attention/image_mass`, `attention/system_mass` and `attention/vas` (mean of ratios).

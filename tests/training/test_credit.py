@@ -147,7 +147,7 @@ def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
     """An accuracy that is never reached closes the gate, and the table shows the advantages that were used."""
     rewards = {
         "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 0.0},
-        "where": {"function": "sayo.rewards.region_attention_reward", "gate": "correct"},
+        "where": {"function": "sayo.rewards.region_attention_reward", "gate": "correct", "weight": 0.5},
         "shape": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
     }
     fields = {"advantage_std_floor": 0.5, "log_completions": True, "num_completions_to_print": 0}
@@ -157,6 +157,9 @@ def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
     trainer._generate_and_score_completions = lambda inputs: generated.append(make(inputs)) or generated[-1]
     trainer.train()
     log = trainer.state.log_history[0]
+    assert trainer.reward_weights.tolist() == [0.0, 0.5, 1.0] and {"attention/coverage", "rewards/shape/std"} <= set(
+        log
+    )
     assert log["rewards/accuracy/mean"] == 0 and log["rewards/where/mean"] == 0 == log["rewards/where/std"]
     assert log["rewards/where/frac_zero_std"] == 1.0
     assert list(trainer._logs["advantages"]) == generated[-1]["advantages"].tolist()

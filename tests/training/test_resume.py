@@ -21,7 +21,7 @@ from sayo.recipes import RecipeError, parse_recipe
 from sayo.rewards import format_reward, region_attention_reward
 from sayo.training.callbacks import StopOnSignal
 from sayo.training.checkpoints import CheckpointError, check_fits, checkpoints, is_complete, newest_complete
-from sayo.training.run import find_checkpoint, train
+from sayo.training.run import find_checkpoint, same_tracker_run, train
 
 CLOCK = ("step_time", "time", "runtime", "per_second")
 SAVING = {"save_strategy": "steps", "save_steps": 3, "log_completions": True, "num_completions_to_print": 0}
@@ -188,6 +188,20 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
     assert (run / "run_id").read_text() == run_id != (tmp_path / "whole" / "run_id").read_text()
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_restarted_run_keeps_its_name_in_wandb(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    names = []
+    for anew in (False, False, True):
+        with same_tracker_run(tmp_path, main=True, anew=anew):
+            names.append(os.environ["WANDB_RUN_ID"])
+            assert os.environ["WANDB_RESUME"] == "allow"
+        assert "WANDB_RUN_ID" not in os.environ
+    assert names[0] == names[1] != names[2]
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    with same_tracker_run(tmp_path, main=True, anew=False):
+        assert os.environ["WANDB_RUN_ID"] == "mine"
 
 
 @pytest.mark.parametrize("launched", [False, True], ids=["one process", "behind a launcher"])
