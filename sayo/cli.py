@@ -80,10 +80,8 @@ def copy_recipe(
     """Copy a recipe to edit it; train it with `sayo train --config-name ./my_recipe.yaml`."""
     from sayo.recipes import recipe_names, recipes_dir
 
-    if name not in recipe_names():
-        raise typer.BadParameter(f"unknown recipe {name!r}; `sayo ls` lists them")
-    if out.exists():
-        raise typer.BadParameter(f"{out} exists already; choose another name")
+    if name not in recipe_names() or out.exists():
+        raise typer.BadParameter(f"{out} exists already" if out.exists() else f"`sayo ls` does not list {name!r}")
     shutil.copy(recipes_dir() / f"{name}.yaml", out)
     typer.echo(f"{out} written. Train it with: sayo train --config-name {out}")
 

@@ -1,7 +1,7 @@
 """Recipes: YAML files composed by Hydra and checked key by key before anything is loaded.
 
 The keys under `trainer:` are fields of the trainer's config, so a TRL recipe can be pasted. They, the rewards' options
-and the gates are checked by `sayo.training.setup.check_recipe`, which knows the trainers.
+and the gates are checked by `sayo.training.setup.check_recipe`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sayo.errors import SayoError
 
@@ -23,10 +23,8 @@ class RecipeError(SayoError, ValueError):
     """The recipe asks for something that does not exist or cannot work."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid"):
     """Base of every part of a recipe: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelSection(Section):
@@ -154,14 +152,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    is_file = name.endswith((".yaml", ".yml"))
-    file = Path(name) if is_file else recipes_dir() / f"{name}.yaml"
+    file = Path(name) if name.endswith((".yaml", ".yml")) else recipes_dir() / f"{name}.yaml"
     if not file.is_file():
-        raise RecipeError(
-            f"There is no recipe file {name}."
-            if is_file
-            else f"Unknown recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them."
-        )
+        raise RecipeError(f"There is no recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
     search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:
         with initialize_config_dir(str(file.resolve().parent), version_base="1.3"):

@@ -87,7 +87,7 @@ def test_a_section_or_a_value_that_is_missing_is_named_with_what_to_add():
         RecipeError, match=r"needs `data.path`: write it into the recipe, or add data.path=\.\.\. to the"
     ):
         load_recipe("sayo_qwen3_vl_8b")
-    with pytest.raises(RecipeError, match=r"Unknown recipe 'toyy'. Did you mean `toy`\?"):
+    with pytest.raises(RecipeError, match=r"There is no recipe 'toyy'. Did you mean `toy`\?"):
         load_recipe("toyy")
 
 

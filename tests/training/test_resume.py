@@ -44,7 +44,7 @@ def few_prompts(rows):
 def state_of(trainer) -> tuple[dict, str]:
     """Tensors (parameters and the optimizer's), and everything else that a run leaves, as text."""
     log = [
-        {key: value for key, value in line.items() if not any(word in key for word in CLOCK)}
+        {key: value for key, value in sorted(line.items()) if not any(word in key for word in CLOCK)}
         for line in trainer.state.log_history
     ]
     files = sorted(Path(trainer.args.output_dir, "completions").iterdir())
