@@ -100,9 +100,9 @@ class _Groups:
         """`(h, r, k)`, keys from `start` on -> `(h, r, G)`."""
         first = max(self.start, start)
         last = max(first, min(self.stop, start + numerators.shape[-1]))
-        own = numerators[..., first - start : last - start].flatten(0, 1)
+        summed = numerators[..., first - start : last - start].flatten(0, 1)
         # Few columns from the left: (G, k) x (k, h r) is three times as fast on a CPU as its transpose.
-        return torch.matmul(self.weights[:, first:last], own.t()).t().view(*numerators.shape[:2], -1)
+        return torch.matmul(self.weights[:, first:last], summed.t()).t().view(*numerators.shape[:2], -1)
 
 
 class _BlockReader:

@@ -50,7 +50,9 @@ class AttentionTrace:
 
     def mass(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention mass on `group` for each response token: the group's share of the row."""
-        return select_rows(self._group(group), rows, len(self))
+        if group not in self.masses:
+            raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
+        return select_rows(self.masses[group], rows, len(self))
 
     def mean(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention per key of `group` (mass / size): SAYO's `a` for the target, `v` for the image."""
@@ -65,11 +67,6 @@ class AttentionTrace:
         if self.maps is None:
             raise ValueError("This trace holds no maps: read it with maps=True (or with an image index).")
         return select_rows(self.maps, rows, len(self))
-
-    def _group(self, group: str) -> np.ndarray:
-        if group not in self.masses:
-            raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
-        return self.masses[group]
 
 
 def select_rows(array: np.ndarray, rows: Rows, num_tokens: int | None = None) -> np.ndarray:

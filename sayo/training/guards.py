@@ -42,8 +42,8 @@ def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
-        words = str(error).lower()
-        if not (isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words):
+        message = str(error).lower()
+        if not (isinstance(error, MemoryError) or "can't allocate memory" in message or "out of memory" in message):
             raise
         first = str(error).partition("\n")[0]
         raise OutOfMemory(f"Out of memory: {first}", num_processes, sharding) from error

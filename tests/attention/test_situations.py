@@ -260,14 +260,3 @@ def test_chunks_of_a_batch_are_one_reading():
                         logits.sum().backward()
         for name in groups:
             assert torch.allclose(whole.masses[name], pieces.masses[name], atol=1e-6)
-
-
-def test_left_padding_changes_nothing():
-    inputs = batch("qwen2_5_vl", sizes=((16, 24),), text_lengths=(5,))
-    padded = dict(inputs)
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        padded[name] = nn.functional.pad(inputs[name], (3, 0))
-    masses = [
-        read(build("qwen2_5_vl"), case, groups_of(case["input_ids"]))[1].masses["image"] for case in (inputs, padded)
-    ]
-    assert torch.allclose(*masses, atol=1e-6)

@@ -189,14 +189,6 @@ def test_token_perception_worked_numbers():
     assert token_perception(batch)[0].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def test_trajectory_scale_is_global():
-    """A rank's own two trajectories are scaled by the range over all four."""
-    dependency = [[0.3, 0.3], [0.1, 0.1]]
-    everyone = torch.tensor([0.5, 0.1, 0.3, 0.1])
-    batch = shaping_batch([1.0, -1.0], [trace([1.0, 1.0])] * 2, dependency=dependency, gather=lambda _: everyone)
-    assert token_perception(batch, share=1.0)[:, 0].tolist() == pytest.approx([1.033333, -0.9], abs=1e-5)
-
-
 def test_anchors_follow_the_image():
     # c = [.30, .02, .05, .20, .03] -> [1.75, .583333, .708333, 1.333333, .625]
     c = np.array([0.30, 0.02, 0.05, 0.20, 0.03, 0.0])
