@@ -1,4 +1,4 @@
-"""`sayo prepare`, `sayo map`, `sayo mix` and `sayo inspect` (mounted by sayo.cli). Heavy imports stay inside."""
+"""`sayo prepare`, `sayo map` and `sayo mix` (mounted by sayo.cli). Heavy imports stay inside."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from data_prep.options import NumProc, Overwrite, Soft, Strict, Threshold, one_line_errors, report, token_mapper
 from data_prep.prepare_cli import prepare_app
 
-__all__ = ["inspect", "map_rows", "mix", "prepare_app"]
+__all__ = ["map_rows", "mix", "prepare_app"]
 
 
 def map_rows(
@@ -83,42 +83,3 @@ def mix(
             overwrite=overwrite,
         )
         report(summary, out)
-
-
-def inspect(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder that `sayo prepare` wrote")],
-    out: Annotated[
-        Path, typer.Option(help="what to write: a contact sheet (.png, .pdf, .svg) or a page (.html)")
-    ] = Path("sheet.png"),
-    num: Annotated[int, typer.Option(min=1, help="number of rows, spread over all that match")] = 16,
-    question_type: Annotated[
-        str | None,
-        typer.Option("--type", help="only questions of this type, such as query-attr"),
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="only rows of this source, such as gqa")] = None,
-    split: Annotated[str | None, typer.Option(help="only this split")] = None,
-) -> None:
-    """Look at rows: images with boxes (answer green, evidence orange), masks,
-    and visual tokens shaded by weight.
-
-    A page (.html) is one file that any browser shows, with filters by source
-    and type, the tiles and the thumbnail of a tiled model apart, and histograms
-    of all rows.
-
-    Examples:
-
-        sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
-
-        sayo inspect data/mix --out page.html --num 100
-    """
-    with one_line_errors():
-        from data_prep.inspect import draw_sheet, pick_rows
-
-        rows = pick_rows(data, num, split, question_type, source)
-        if out.suffix.lower() in (".html", ".htm"):
-            from data_prep.page import write_page
-
-            write_page(data, rows, out, split)
-        else:
-            draw_sheet(rows, out)
-    typer.echo(f"{out}")
