@@ -59,7 +59,10 @@ def main(
     from sayo.training.setup import load_data, load_policy
 
     questions, num_samples = (50, 1) if quick else (questions, num_samples)
-    model, processor = load_policy(ModelSection(str(policy), dtype="float32")), load_auto_processor(policy)
+    model, processor = (
+        load_policy(ModelSection(name_or_path=str(policy), dtype="float32")),
+        load_auto_processor(policy),
+    )
     rows = load_data(DataSection(path=str(data), max_samples=questions), split)
     options = {"num_samples": num_samples, "max_new_tokens": 24, "layers": [int(x) for x in layers.split(",")]}
     results = {}

@@ -94,7 +94,7 @@ def figures(
     import torch
 
     from sayo.recipes import DataSection
-    from sayo.training.checks import check_dataset
+    from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
     from sayo.viz.figures import save_looks
     from sayo.viz.look import look_at
@@ -149,7 +149,7 @@ def trend(
     import torch
 
     from sayo.recipes import DataSection
-    from sayo.training.checks import check_dataset
+    from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
     from sayo.viz.trend import sample_responses, save_trend, trend_record, trend_summary
 
