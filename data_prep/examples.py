@@ -53,6 +53,3 @@ class Rejected:
     id: str
     reason: str
     detail: str
-
-
-Reject, RejectError = Rejected, RejectedError  # the old names, until every source is renamed

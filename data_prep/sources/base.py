@@ -12,9 +12,6 @@ from data_prep.store import RecordStore, database
 Lookup = Callable[[str], Any]
 """A record of a second file by its key; None where there is none."""
 
-OPTIONS_SUFFIX = "\nAnswer with the option's letter from the given choices."
-"""What multiple-choice questions end with. The benchmarks add "directly", which would forbid reasoning."""
-
 
 class RecordSource:
     """A source that reads its records one after another.
@@ -105,9 +102,14 @@ def list_of(record: dict, field: str, least: int = 0) -> list:
     return value
 
 
-def letter_answers(letter: str, option: str) -> tuple[str, ...]:
-    """Accepted answers of a multiple-choice question: the letter and the option's text.
+def with_choices(question: str) -> str:
+    """A multiple-choice question that ends with the request for a letter.
 
-    The text is left out where it reads like a letter itself ("Which letter is on the sign?").
+    The benchmarks ask for it "directly", which would forbid the reasoning that a prompt's suffix may ask for.
     """
+    return f"{question.strip()}\nAnswer with the option's letter from the given choices."
+
+
+def choice_answers(letter: str, option: str) -> tuple[str, ...]:
+    """Accepted answers: the letter, and the option's text unless that could be taken for a letter."""
     return (letter, option) if len(option.strip()) > 1 else (letter,)

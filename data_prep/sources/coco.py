@@ -155,7 +155,7 @@ class CocoSource(RecordSource):
         """Make the questions of all images."""
         jobs = ((scenes, list(self._categories.values()), seed, least_area, per_image) for scenes in self._scenes())
         processes = num_proc if self._rows_of("image") > _SCENES_PER_JOB else 1
-        for scenes, rejected in run_jobs(ask_about, jobs, processes, on_rows=lambda rows: None):
+        for scenes, rejected in run_jobs(ask_about, jobs, processes):
             for examples, asked in scenes:
                 scene_id = self._db.execute("INSERT INTO scene VALUES (NULL, ?)", [examples]).lastrowid
                 rows = ((scene_id, number, *question) for number, question in enumerate(asked))

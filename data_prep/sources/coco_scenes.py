@@ -7,11 +7,11 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep import masks
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import box_of_xywh, is_integer, number
 from data_prep.sources.base import region_of
 from data_prep.sources.coco_templates import Category, Scene, Thing, questions, siblings_of
+from sayo.geometry import masks
 
 
 class SceneRecord(NamedTuple):
@@ -71,7 +71,7 @@ def ask_about(
 def _mask(segmentation: Any, size: tuple[int, int]) -> Any:
     """The mask as run lengths; a segmentation that cannot be drawn stays as it is: its rows will be rejected."""
     try:
-        return masks.Drawn(masks.encode(segmentation, size), size) if segmentation else None
+        return masks.Rle(masks.encode(segmentation, size), size) if segmentation else None
     except RejectedError:
         return segmentation
 

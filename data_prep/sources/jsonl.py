@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep import masks
 from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
 from data_prep.fields import (
     as_record,
@@ -41,6 +40,7 @@ from data_prep.fields import (
 from data_prep.images import read_image
 from data_prep.json_records import digest_of, iter_lines, list_files
 from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text
+from sayo.geometry import masks
 
 _FIELDS = {"id", "image", "images", "question", "answer", "regions", "type", "license", "width", "height", "extra"}
 _BOXES = ("box", "box_xywh", "box_normalised")

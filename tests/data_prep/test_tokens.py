@@ -155,11 +155,3 @@ def test_options_of_tokens_need_a_processor(bench, options, message: str):
     file = bench.lines({"image": "a.jpg", "question": "?", "answer": "x"})
     result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *options)
     assert (result.exit_code, message in result.output) == (2, True)
-
-
-def test_a_threshold_is_a_share(bench, processor_dir):
-    bench.picture("a.jpg")
-    file = bench.lines({"image": "a.jpg", "question": "?", "answer": "x"})
-    more = ("--processor", processor_dir, "--threshold", "5")
-    result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *more)
-    assert (result.exit_code, "from 0 to 1" in result.output) == (2, True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sayo.evaluation.compare import paired_difference
-from sayo.evaluation.statistics import association, mean_interval, sign_test
+from sayo.evaluation.intervals import association, mean_interval, sign_test
 
 
 def test_interval_of_a_mean():
@@ -39,38 +39,35 @@ def test_association_against_brute_force():
     rng = np.random.default_rng(2)
     right = rng.random(300) < 0.5
     value = np.round(0.5 * right + rng.normal(size=300), 1)  # rounded: there are ties
-    found = association(value, right.astype(float), np.arange(300) // 3)
+    figures = association(list(zip(value, right.astype(float), np.arange(300) // 3, strict=True)))
     pairs = value[right][:, None] - value[~right][None]
-    assert found["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-    assert found["point_biserial"] == pytest.approx(np.corrcoef(value, right)[0, 1])
-    assert found["mean_right"] == pytest.approx(value[right].mean())
-    for name in ("auc", "point_biserial"):
-        low, high = found[f"{name}_interval"]
-        assert low < found[name] < high
-    assert found["auc_interval"][0] > 0.5  # half a standard deviation apart: seen with 300
+    assert figures["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert figures["mean_right"] == pytest.approx(value[right].mean())
+    low, high = figures["auc_interval"]
+    assert low < figures["auc"] < high
+    assert figures["auc_interval"][0] > 0.5  # half a standard deviation apart: seen with 300
 
 
 def test_association_resamples_questions_not_responses():
     rng = np.random.default_rng(3)
     value, right = np.repeat(rng.normal(size=30), 20), np.repeat(rng.random(30) < 0.5, 20).astype(float)
-    wide = association(value, right, np.repeat(np.arange(30), 20))["auc_interval"]
-    narrow = association(value, right, np.arange(600))["auc_interval"]
+    wide = association([*zip(value, right, np.repeat(np.arange(30), 20), strict=True)])["auc_interval"]
+    narrow = association([*zip(value, right, np.arange(600), strict=True)])["auc_interval"]
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
 def test_association_that_is_not_defined():
-    all_right = association([0.1, 0.9], [1.0, 1.0], ["a", "b"])
-    assert all_right["auc"] is None and all_right["point_biserial"] is None and all_right["mean_wrong"] is None
+    all_right = association([(0.1, 1.0, "a"), (0.9, 1.0, "b")])
+    assert all_right["auc"] is None and all_right["mean_wrong"] is None
     assert all_right["auc_interval"] is None and all_right["num_right"] == 2
-    assert association([0.5, 0.5], [1.0, 0.0], ["a", "b"])["point_biserial"] is None
-    assert association([], [], []) is None
+    assert association([])["auc"] is None and association([])["mean"] is None
 
 
 def test_paired_difference():
     pairs = [(0.0, 1.0)] * 8 + [(1.0, 0.0)] * 2 + [(1.0, 1.0)] * 10
-    found = paired_difference(pairs)
-    assert found["difference"] == pytest.approx(0.3) and (found["better"], found["worse"]) == (8, 2)
-    assert found["p_value"] == pytest.approx(0.109375) and found["test"] == "McNemar, exact"
-    assert found["interval"][0] < 0.3 < found["interval"][1]
+    figures = paired_difference(pairs)
+    assert figures["difference"] == pytest.approx(0.3) and (figures["better"], figures["worse"]) == (8, 2)
+    assert figures["p_value"] == pytest.approx(0.109375) and figures["test"] == "McNemar, exact"
+    assert figures["interval"][0] < 0.3 < figures["interval"][1]
     assert paired_difference([(0.25, 0.5), (0.5, 0.25)])["test"] == "sign test, exact"
     assert paired_difference([]) is None
