@@ -13,6 +13,7 @@ import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -54,19 +55,19 @@ def main(
 ) -> None:
     """Compare accuracy and attention with and without steering."""
     from sayo.evaluation.evaluate import evaluate
-    from sayo.processors import load_auto_processor
-    from sayo.recipes import DataSection, ModelSection
-    from sayo.training.setup import load_data, load_policy
+    from sayo.evaluation.local import LocalModel
+    from sayo.recipes import DataSection
+    from sayo.training.setup import load_data
 
     questions, num_samples = (50, 1) if quick else (questions, num_samples)
-    model, processor = load_policy(ModelSection(str(policy), dtype="float32")), load_auto_processor(policy)
     rows = load_data(DataSection(path=str(data), max_samples=questions), split)
     options = {"num_samples": num_samples, "max_new_tokens": 24, "layers": [int(x) for x in layers.split(",")]}
+    answerer = LocalModel.from_pretrained(str(policy), temperature=1.0, seed=seed, **options)
     results = {}
-    for name, steering in steerings(model, processor).items():
+    for name, steering in steerings(answerer.model, answerer.processor).items():
         started = time.perf_counter()
-        with steering:
-            summary = evaluate(model, processor, rows, **options, seed=seed, num_maps=0).summary()
+        with steering, TemporaryDirectory() as folder:
+            summary = evaluate(answerer, rows, folder, num_maps=0)
         results[name] = {column: summary[column] for column in COLUMNS}
         results[name]["seconds"] = round(time.perf_counter() - started, 1)
     meta = {"policy": str(policy), "split": split, "questions": len(rows), **options, "seed": seed}

@@ -1,0 +1,152 @@
+"""What one pass over a batch yields: attention masses per key group, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sayo.attention.masks import kernel_mask
+from sayo.attention.read import read_masses
+from sayo.errors import SayoError
+
+
+class AttentionNotCaptured(SayoError, RuntimeError):
+    """The attention that was asked for could not be read; the message says why and what to do."""
+
+
+def read_layer(
+    module: nn.Module, query, key, attention_mask, kernel: str, rows, weights, image_index=None, *, options, **kwargs
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`read_masses` of what a kernel received: `kwargs` are the kernel's own keyword arguments."""
+    mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
+    with torch.autocast(query.device.type, enabled=False):  # it would round the scores
+        return read_masses(
+            query,
+            key,
+            rows,
+            weights,
+            mask,
+            scaling=kwargs.get("scaling"),
+            softcap=kwargs.get("softcap"),
+            sinks=kwargs.get("s_aux"),
+            image_index=image_index,
+            **options,
+        )
+
+
+def no_kernel_call(layer: int, kernel: str) -> AttentionNotCaptured:
+    """The error of a layer that ran without its kernel being seen."""
+    return AttentionNotCaptured(
+        f"Layer {layer} ran, but its kernel ({kernel!r}) bypasses transformers' AttentionInterface (remote code, a "
+        "patched forward or a compiled graph): load the model with attn_implementation='sdpa', without "
+        "torch.compile and without kernel patches of its attention."
+    )
+
+
+class CapturedMasses:
+    """Head-averaged masses per key group for chosen rows; filled while the model runs.
+
+    A batch may pass in several consecutive chunks (as TRL's scoring pass does). Forwards that gradient checkpointing
+    repeats during the backward pass are no chunks.
+
+    Args:
+        layers: indices of the layers that are read.
+        rows: `(R,)` or `(B, R)` int64 query rows.
+        groups: key group -> `(B, S)` weights.
+        image_index: `(B, N)` int64 keys that are kept one by one, or None.
+        gradients: keep the graph, so that `masses` can be part of a loss.
+        options: `per_head` and `byte_budget` of `read_masses`.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        rows: torch.Tensor,
+        groups: dict[str, torch.Tensor],
+        image_index: torch.Tensor | None = None,
+        *,
+        gradients: bool = False,
+        options: dict,
+    ):
+        if not groups:
+            raise ValueError("Name at least one key group, e.g. groups={'image': input_ids == image_token_id}.")
+        self.layers = layers
+        self.rows = rows.cpu()
+        self.groups = tuple(groups)
+        self.weights = torch.stack([weight.float() for weight in groups.values()], dim=-1)
+        self.image_index = image_index
+        self.gradients = gradients
+        self.options = options
+        self._ran: set[int] = set()
+        self._masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        self._maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+
+    @property
+    def masses(self) -> dict[str, torch.Tensor]:
+        """Key group -> `(B, L, R)` float32 (`(B, L, H, R)` per head) attention mass."""
+        stacked = torch.stack([torch.cat(self._masses[layer]) for layer in self.layers], dim=1)
+        return {name: stacked[..., index] for index, name in enumerate(self.groups)}
+
+    @property
+    def maps(self) -> torch.Tensor | None:
+        """`(B, L, R, N)` (`(B, L, H, R, N)`) attention on each key of `image_index`; None when it was not asked for.
+
+        Where a sample has fewer keys than the longest, the padded columns mean nothing.
+        """
+        if self.image_index is None:
+            return None
+        return torch.stack([torch.cat(self._maps[layer]) for layer in self.layers], dim=1)
+
+    def ran(self, layer: int) -> None:
+        self._ran.add(layer)
+
+    def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
+        """Called by the tapped kernel for every chosen layer; see `read_masses`."""
+        is_recomputation = torch._C._current_graph_task_id() != -1  # checkpointing, inside a backward pass
+        if is_recomputation and not self.gradients:
+            return
+        if self.gradients and not torch.is_grad_enabled():
+            raise AttentionNotCaptured(
+                f"gradients=True, but layer {layer} runs without a graph: leave torch.no_grad(), and if gradient "
+                "checkpointing is on, use gradient_checkpointing_kwargs={'use_reentrant': False}."
+            )
+        if is_recomputation and len(self._masses[layer]) > 1:
+            raise AttentionNotCaptured(
+                "gradients=True with gradient checkpointing needs the batch in one piece: open one capture per piece."
+            )
+        start = 0 if is_recomputation else sum(len(chunk) for chunk in self._masses[layer])
+        batch = slice(start, start + query.shape[0])
+        weights = self.weights[batch]
+        if weights.shape[0] != query.shape[0] or weights.shape[1] != key.shape[2]:
+            raise AttentionNotCaptured(
+                f"Layer {layer} attends over {tuple(key.shape[:3:2])} (samples, keys), but the key groups describe "
+                f"{tuple(weights.shape[:2])}: pass groups of the whole sequence, and one capture per pass."
+            )
+        rows = self.rows if self.rows.dim() == 1 else self.rows[batch]
+        index = None if self.image_index is None else self.image_index[batch]
+        with torch.set_grad_enabled(self.gradients):
+            masses, maps = read_layer(
+                module, query, key, attention_mask, kernel, rows, weights, index, options=self.options, **kwargs
+            )
+        if is_recomputation:  # only the graph of this call was wanted
+            return
+        self._masses[layer].append(masses)
+        if maps is not None:
+            self._maps[layer].append(maps)
+
+    def check(self, kernel: str) -> None:
+        """Raise unless every layer was read for the whole batch: what was not captured must never look like a zero.
+
+        Raises:
+            AttentionNotCaptured: with what was missing and the way out.
+        """
+        for layer in self.layers:
+            seen = sum(len(chunk) for chunk in self._masses[layer])
+            if seen == len(self.weights):
+                continue
+            if seen == 0 and layer in self._ran:
+                raise no_kernel_call(layer, kernel)
+            raise AttentionNotCaptured(
+                f"Attention of layer {layer} was read for {seen} of {len(self.weights)} samples: run the model that "
+                "the capture was made with inside the `with` block, over the whole batch."
+            )
