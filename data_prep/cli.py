@@ -39,6 +39,8 @@ def _parameter(name: str, type: str = "str", flag: str | None = None, default: A
 
 
 def _command(source_class: str, options: dict[str, dict[str, Any]]) -> Callable[..., None]:
+    """The function behind `sayo prepare <name>`, with the signature that typer makes options of."""
+
     def command(**kwargs: Any) -> None:
         _prepare(source_class, **kwargs)
 

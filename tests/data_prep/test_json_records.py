@@ -41,8 +41,8 @@ def test_both_records_with_one_key_are_seen_and_nan_is_left_for_the_source_to_ju
     assert json_records.count_and_digest([path]) == (1, json_records.digest_of([path]))
 
 
-BROKEN = ["", "  \n", "12", '"text"', '{"a": 1', '{"a": [1, 2', '{"a" 1}', "{1: 2}", '{"a": 1} x', '{"a": 1,}', "[1 2]",
-          '{"a": tru}', '{"a": ' + "1" * 5000 + "}", '{"not UTF-8": "café"}']  # fmt: skip
+BROKEN = ["", "  \n", "12", '"text"', '{"a": 1', '{"a": [1, 2', '{"a" 1}', "{1: 2}", '{"a": 1} x', '{"a": 1,}',
+          "[1 2]", '{"a": tru}', '{"a": ' + "1" * 5000 + "}", '{"not UTF-8": "café"}']  # fmt: skip
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: repr(text[:12]))

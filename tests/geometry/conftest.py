@@ -28,7 +28,8 @@ TEXT = {
 MROPE = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
 VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 16, "num_hidden_layers": 2}
-SIGLIP = {**VIT, "model_type": "siglip_vision_model", "vision_use_head": False}
+CLIP |= {"image_size": 112, "patch_size": 14}
+SIGLIP = {**VIT, "model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 112, "patch_size": 14}
 QWEN2 = {"embed_dim": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
 QWEN25 = {**VIT, "depth": 2, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14, "window_size": 112}
 QWEN25 |= {"fullatt_block_indexes": [1]}
@@ -39,7 +40,7 @@ LINEAR = {**MROPE, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "line
 LINEAR |= {"linear_value_head_dim": 8}
 GLM = {**VIT, "depth": 1, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14, "image_size": 112}
 LIMITS = {"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 120}}
-PINPOINTS = [[h, w] for h in (112, 224, 336) for w in (112, 224, 336)]
+NEXT = {"image_grid_pinpoints": [[h, w] for h in (112, 224, 336) for w in (112, 224, 336)]}
 OV_PINPOINTS = [[h, w] for h in (118, 236, 354) for w in (118, 236, 354)]
 IDEFICS = {"size": {"longest_edge": 224}, "max_image_size": {"longest_edge": 56}, "return_row_col_info": True}
 
@@ -71,7 +72,7 @@ class Family:
         return AutoConfig.for_model(**self.config)
 
     def make_image_processor(self):
-        return get_image_processor_class_from_name(self.image_processor)(**self.settings)
+        return get_image_processor_class_from_name(f"{self.image_processor}ImageProcessorPil")(**self.settings)
 
     def layout(self) -> VisualLayout:
         return VisualLayout.from_processor(self.make_image_processor(), self.make_config(), self.changed or None)
@@ -86,103 +87,48 @@ def llava(model_type, vision, **more):
     return config(model_type, TEXT, vision, "llama", image_token_index=5, **more)
 
 
-QWEN_PIL = "Qwen2VLImageProcessorPil"
-NEXT = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}, "image_grid_pinpoints": PINPOINTS}
 CROP = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
+SQUARE = {"size": {"height": 112, "width": 112}}
 GEMMA_TEXT = {**TEXT, "sliding_window": 16, "query_pre_attn_scalar": 8}
-GEMMA = config("gemma3", GEMMA_TEXT, {**SIGLIP, "image_size": 112, "patch_size": 14}, mm_tokens_per_image=16)
+GEMMA = config("gemma3", GEMMA_TEXT, SIGLIP, mm_tokens_per_image=16)
 SCAN = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 60, "pan_and_scan_max_num_crops": 4}
 SCAN |= {"pan_and_scan_min_ratio_to_activate": 1.2}
-INTERN = config(
-    "internvl", TEXT, {**VIT, "image_size": [112, 112], "patch_size": [14, 14]}, "qwen2", downsample_ratio=0.5
-)
-INTERN_SIZE = {"size": {"height": 112, "width": 112}, "max_patches": 6}
-IDEFICS3 = config("idefics3", TEXT, {**VIT, "image_size": 56, "patch_size": 7}, "llama", scale_factor=2)
-SMOLVLM = config("smolvlm", TEXT, {**VIT, "image_size": 56, "patch_size": 7}, "llama", scale_factor=2)
-ONEVISION = {"image_grid_pinpoints": OV_PINPOINTS, "size": {"height": 118, "width": 118}}
-PIXTRAL = {**VIT, "image_size": 448, "patch_size": 14, "head_dim": 8}
+INTERN_VIT = {**VIT, "image_size": [112, 112], "patch_size": [14, 14]}
+INTERN = config("internvl", TEXT, INTERN_VIT, "qwen2", downsample_ratio=0.5)
+SMALL_VIT = {**VIT, "image_size": 56, "patch_size": 7}
+IDEFICS3, SMOLVLM = (config(name, TEXT, SMALL_VIT, "llama", scale_factor=2) for name in ("idefics3", "smolvlm"))
+ANYRES = {"image_grid_pinpoints": OV_PINPOINTS, "vision_aspect_ratio": "anyres_max_4"}
+ONEVISION = config("llava_onevision", TEXT, {**SIGLIP, "image_size": 118}, "qwen2", **ANYRES)
+OV_SQUARE = {"image_grid_pinpoints": OV_PINPOINTS, "size": {"height": 118, "width": 118}}
+PIXTRAL = {**VIT, "image_size": 448, "patch_size": 14, "head_dim": 8, "model_type": "pixtral"}
+MISTRAL3 = config("mistral3", TEXT, PIXTRAL, "mistral", spatial_merge_size=2)
+PIXTRAL12 = llava("llava", PIXTRAL, vision_feature_layer=-1, vision_feature_select_strategy="full")
+
+
+def patches(longest, side):
+    return {"size": {"longest_edge": longest}, "patch_size": {"height": side, "width": side}}
+
 
 TABLE = [
-    Family("qwen2_vl", config("qwen2_vl", MROPE, QWEN2), QWEN_PIL, LIMITS, 28),
-    Family("qwen2_5_vl", config("qwen2_5_vl", MROPE, QWEN25), QWEN_PIL, LIMITS, 28),
-    Family("qwen3_vl", config("qwen3_vl", MROPE, QWEN3), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
-    Family("qwen3_5", config("qwen3_5", LINEAR, QWEN35), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
-    Family("glm4v", config("glm4v", MROPE, GLM), "Glm4vImageProcessorPil", LIMITS, 28),
-    Family(
-        "glm46v", config("glm46v", {**MROPE, "model_type": "glm4v_text"}, GLM), "Glm46VImageProcessorPil", LIMITS, 28
-    ),
-    Family("internvl", INTERN, "GotOcr2ImageProcessorPil", INTERN_SIZE, 28),
-    Family(
-        "internvl one grid", INTERN, "GotOcr2ImageProcessorPil", INTERN_SIZE, 28, changed={"crop_to_patches": False}
-    ),
-    Family(
-        "llava crop", llava("llava", {**CLIP, "image_size": 112, "patch_size": 14}), "CLIPImageProcessorPil", CROP, 14
-    ),
-    Family(
-        "llava pad",
-        llava("llava", {**CLIP, "image_size": 112, "patch_size": 14}),
-        "LlavaImageProcessorPil",
-        {**CROP, "do_pad": True},
-        14,
-    ),
-    Family(
-        "llava_next",
-        llava("llava_next", {**CLIP, "image_size": 112, "patch_size": 14}, image_grid_pinpoints=PINPOINTS),
-        "LlavaNextImageProcessorPil",
-        NEXT,
-        14,
-    ),
-    Family(
-        "llava_onevision",
-        config(
-            "llava_onevision",
-            TEXT,
-            {**SIGLIP, "image_size": 118, "patch_size": 14},
-            "qwen2",
-            image_grid_pinpoints=OV_PINPOINTS,
-            vision_aspect_ratio="anyres_max_4",
-        ),
-        "LlavaOnevisionImageProcessorPil",
-        ONEVISION,
-        14,
-    ),
-    Family("gemma3", GEMMA, "Gemma3ImageProcessorPil", {"size": {"height": 112, "width": 112}}, 28),
-    Family(
-        "gemma3 pan & scan",
-        GEMMA,
-        "Gemma3ImageProcessorPil",
-        {"size": {"height": 112, "width": 112}},
-        28,
-        changed=SCAN,
-    ),
-    Family("idefics3", IDEFICS3, "Idefics3ImageProcessorPil", IDEFICS, 14, blur=9),
-    Family("smolvlm", SMOLVLM, "SmolVLMImageProcessorPil", IDEFICS, 14, blur=9),
-    Family(
-        "paligemma",
-        config("paligemma", GEMMA_TEXT, {**SIGLIP, "image_size": 112, "patch_size": 14}, "gemma", projection_dim=16),
-        "SiglipImageProcessorPil",
-        {"size": {"height": 112, "width": 112}},
-        14,
-    ),
-    Family(
-        "mistral3",
-        config("mistral3", TEXT, {**PIXTRAL, "model_type": "pixtral"}, "mistral", spatial_merge_size=2),
-        "PixtralImageProcessorPil",
-        {"size": {"longest_edge": 448}, "patch_size": {"height": 28, "width": 28}},
-        28,
-    ),
-    Family(
-        "pixtral",
-        llava(
-            "llava",
-            {**PIXTRAL, "model_type": "pixtral"},
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-        ),
-        "PixtralImageProcessorPil",
-        {"size": {"longest_edge": 224}, "patch_size": {"height": 14, "width": 14}},
-        14,
-    ),
+    Family("qwen2_vl", config("qwen2_vl", MROPE, QWEN2), "Qwen2VL", LIMITS, 28),
+    Family("qwen2_5_vl", config("qwen2_5_vl", MROPE, QWEN25), "Qwen2VL", LIMITS, 28),
+    Family("qwen3_vl", config("qwen3_vl", MROPE, QWEN3), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
+    Family("qwen3_5", config("qwen3_5", LINEAR, QWEN35), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
+    Family("glm4v", config("glm4v", MROPE, GLM), "Glm4v", LIMITS, 28),
+    Family("glm46v", config("glm46v", {**MROPE, "model_type": "glm4v_text"}, GLM), "Glm46V", LIMITS, 28),
+    Family("internvl", INTERN, "GotOcr2", {**SQUARE, "max_patches": 6}, 28),
+    Family("internvl one grid", INTERN, "GotOcr2", SQUARE, 28, changed={"crop_to_patches": False}),
+    Family("llava crop", llava("llava", CLIP), "CLIP", CROP, 14),
+    Family("llava pad", llava("llava", CLIP), "Llava", {**CROP, "do_pad": True}, 14),
+    Family("llava_next", llava("llava_next", CLIP, **NEXT), "LlavaNext", {**CROP, **NEXT}, 14),
+    Family("llava_onevision", ONEVISION, "LlavaOnevision", OV_SQUARE, 14),
+    Family("gemma3", GEMMA, "Gemma3", SQUARE, 28),
+    Family("gemma3 pan & scan", GEMMA, "Gemma3", SQUARE, 28, changed=SCAN),
+    Family("idefics3", IDEFICS3, "Idefics3", IDEFICS, 14, blur=9),
+    Family("smolvlm", SMOLVLM, "SmolVLM", IDEFICS, 14, blur=9),
+    Family("paligemma", config("paligemma", GEMMA_TEXT, SIGLIP, "gemma", projection_dim=16), "Siglip", SQUARE, 14),
+    Family("mistral3", MISTRAL3, "Pixtral", patches(448, 28), 28),
+    Family("pixtral", PIXTRAL12, "Pixtral", patches(224, 14), 14),
 ]
 
 

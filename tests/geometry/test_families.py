@@ -95,6 +95,7 @@ SMOL_VIT2 = vision("smolvlm_vision", 384, 14, scale_factor=3)
 OF_INTERN = {"image_seq_length": 256, "start_image_token": "<", "end_image_token": ">"}
 OF_LLAVA = {"patch_size": 14, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
 OF_ONE = {"num_image_tokens": 729, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9"}
+OF_PALI, ONE_VIT = {"image_seq_length": 1024}, vision(SIGLIP, 384, 14)
 OF_GEMMA = {"image_seq_length": 256, "full_image_sequence": "b" + "@" * 256 + "e"}
 
 
@@ -117,25 +118,14 @@ PUBLISHED = [
     Published("LLaVA-1.5", "llava", LLAVA_CROP, CROP, 576, "part", OF_LLAVA, CLIP),
     Published("LLaVA-1.5 padded", "llava", LLAVA_PAD, {**CROP, "do_pad": True}, 576, "whole", OF_LLAVA, CLIP),
     Published("LLaVA-1.6", "llava_next", NEXT, CROP, 2340, "part", OF_LLAVA, CLIP),
-    Published(
-        "LLaVA-OneVision", "llava_onevision", ONEVISION, square(384), 2929, "shrunk", OF_ONE, vision(SIGLIP, 384, 14)
-    ),
+    Published("LLaVA-OneVision", "llava_onevision", ONEVISION, square(384), 2929, "shrunk", OF_ONE, ONE_VIT),
     Published("Gemma3", "gemma3", GEMMA, square(896), 256, attributes=OF_GEMMA),
     Published("Gemma3 pan & scan", "gemma3", GEMMA, square(896), 768, attributes=OF_GEMMA, changed=SCAN),
     Published("Idefics3", "idefics3", IDEFICS, tiles(1456, 364), 2197, "whole", of_idefics(169), IDEFICS_VIT),
     Published("SmolVLM-256M", "smolvlm", SMOL, tiles(2048, 512), 832, "whole", of_idefics(64), SMOL_VIT),
     Published("SmolVLM-2.2B", "smolvlm", SMOL, tiles(1536, 384), 1053, "part", of_idefics(81), SMOL_VIT2),
     Published("SmolVLM whole", "smolvlm", SMOL, tiles(2048, 512), 64, "whole", of_idefics(64), SMOL_VIT, WHOLE),
-    Published(
-        "PaliGemma-448",
-        "paligemma",
-        PALI,
-        square(448),
-        1024,
-        "whole",
-        {"image_seq_length": 1024},
-        vision(SIGLIP, 448, 14),
-    ),
+    Published("PaliGemma-448", "paligemma", PALI, square(448), 1024, "whole", OF_PALI, vision(SIGLIP, 448, 14)),
     Published("Mistral3", "mistral3", PIXTRAL, MISTRAL, 23 * 18),
     Published("Pixtral-12B", "llava", PIXTRAL, PIXTRAL12, 40 * 30, model=vision("pixtral", 1024, 16)),
 ]
