@@ -206,7 +206,7 @@ def test_killed_export_leaves_no_folder(full_checkpoint, tmp_path):
         f"from sayo.export.package import export_checkpoint; export_checkpoint({str(full_checkpoint)!r}, {str(out)!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     waited_for = partial / "model.safetensors"
     while not waited_for.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
