@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def evaluate(
     """
     ids = list(map(str, rows["id"] if "id" in rows.column_names else range(len(rows))))
     attention = attention and "regions" in rows.column_names
-    with Journal(folder, settings or {}, ids, overwrite=overwrite) as journal:
+    with closing(Journal(folder, settings or {}, ids, overwrite=overwrite)) as journal:
         todo = [index for index in range(len(rows)) if not journal.is_done(index)]
         asked = (_with_defaults(rows[index], ids[index], index) for index in progress(todo))
         for row, replies in answerer.answer(asked, attention):
