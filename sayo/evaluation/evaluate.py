@@ -70,7 +70,8 @@ def attention_map(row: Mapping[str, Any], reply: Reply, answerer: LocalModel | S
     trace = reply.trace
     if trace is None or not trace.has_region or len(row["images"]) != 1 or len(trace) == 0:
         return None
-    columns, lines = answerer.layout.cells(*row["images"][0].size).grid or (-1, 1)
+    layout = getattr(answerer, "reader", answerer).layout
+    columns, lines = layout.cells(*row["images"][0].size).grid or (-1, 1)
     return response_map(trace).reshape(lines, columns).astype(np.float32)
 
 

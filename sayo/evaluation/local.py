@@ -85,7 +85,7 @@ class LocalModel:
         if any(reply.text is None for reply in replies):  # it is asked again by the next run
             return list(replies)
         ((_, read),) = self._batch([self.located(row)], True, replies)
-        return [own if own.error else reply.with_attention(own) for reply, own in zip(replies, read, strict=True)]
+        return [own if own.error else Reply(*reply[:5], *own[5:]) for reply, own in zip(replies, read, strict=True)]
 
     def located(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with the visual tokens of its regions for this model's processor.

@@ -36,10 +36,6 @@ class Reply(NamedTuple):
     other_layers: AttentionTrace | None = None
     offsets: Sequence[tuple[int, int]] | None = None
 
-    def with_attention(self, read: Reply) -> Reply:
-        """This response with the attention and the offsets of another reading of it."""
-        return self._replace(trace=read.trace, other_layers=read.other_layers, offsets=read.offsets)
-
 
 _OF_REGION = ("tas", "tas_of_token", "region_score", "region_ratio", "rrar", "image_mass")
 ATTENTION = (*_OF_REGION, "vas", "look_back_lift", "entropy")
