@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
 
-from sayo.attention import AttentionCapture, Reading
+from sayo.attention import AttentionCapture, CapturedMasses
 
 SHAPES = {  # hidden, intermediate, layers, heads, key/value heads, head_dim
     "100m": (768, 3072, 12, 12, 4, 64),
@@ -94,15 +94,15 @@ class ReadingClock:
     """Process time spent in readings since `reset`; a GPU would have to stop for each, so there it stays 0."""
 
     def __init__(self, device: str):
-        self.spent, read = 0.0, Reading.read
+        self.spent, read = 0.0, CapturedMasses.read
 
-        def timed(reading: Reading, *args: Any, **kwargs: Any) -> None:
+        def timed(reading: CapturedMasses, *args: Any, **kwargs: Any) -> None:
             start = time.process_time()
             read(reading, *args, **kwargs)
             self.spent += time.process_time() - start
 
         if device == "cpu":
-            Reading.read = timed
+            CapturedMasses.read = timed
 
     def reset(self) -> float:
         spent, self.spent = self.spent, 0.0

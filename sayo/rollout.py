@@ -27,7 +27,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from trl import prepare_multimodal_messages
 
-from sayo.attention import AttentionCapture, AttentionTrace, Reading
+from sayo.attention import AttentionCapture, AttentionTrace, CapturedMasses
 from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
 from sayo.attention.spans import WordsNotFound, turn_groups
 
@@ -121,13 +121,17 @@ def rollout_groups(
     inputs: Mapping[str, torch.Tensor],
     completions: Completions,
     rows: Sequence[Mapping],
+    **template_options: Any,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Key groups of prompts and completions, each `(B, S)` float32 with `S` = prompt + completion tokens.
+
+    Args:
+        template_options: of `apply_chat_template`, where the prompts were made with any.
 
     Returns:
         `"image"`, `"region"` (all 0 in a row without `region_tokens`), `"prefix"` (all before the first visual token),
         `"system"` and `"question"` (the words of those turns) and `"response"`; and `(B, N)` int64 positions of the
-        visual tokens (see `key_groups`). Where a chat template writes a prompt differently each time, `"question"` is
+        visual tokens (see `key_groups`). Where a prompt is not what the chat template writes, `"question"` is
         the text after the last visual token and `"system"` is missing.
     """
     length = completions.ids.shape[1]
@@ -136,7 +140,9 @@ def rollout_groups(
     groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
     groups["prefix"] = prefix_weights(groups["image"], attention_mask)
     try:
-        turns = turn_groups(processor, conversations(rows), inputs)
+        if isinstance(rows[0]["prompt"], str):
+            raise WordsNotFound("a prompt of plain text has no turns")
+        turns = turn_groups(processor, conversations(rows), inputs, **template_options)
     except WordsNotFound:
         image = groups["image"][:, : input_ids.shape[1] - length]
         is_after = image.flip(1).cumsum(dim=1).flip(1) == 0
@@ -155,7 +161,7 @@ def teacher_force(
     groups: Mapping[str, torch.Tensor],
     image_index: torch.Tensor,
     temperature: float = 1.0,
-) -> tuple[list[Reading], torch.Tensor]:
+) -> tuple[list[CapturedMasses], torch.Tensor]:
     """Run prompts and completions once and read the attention of the rows `P - 1 .. P + C - 1`.
 
     Args:
@@ -193,7 +199,7 @@ def read_traces(
     """Per capture one trace per row, with the key groups of `rollout_groups` (see `teacher_force`)."""
     groups, image_index = rollout_groups(model, processor, inputs, completions, rows)
     readings, entropies = teacher_force(model, inputs, completions, captures, groups, image_index, temperature)
-    return [completion_traces(reading, groups, entropies, completions.mask, image_index) for reading in readings]
+    return [completion_traces(reading, groups, entropies, completions.mask) for reading in readings]
 
 
 def _forward_arguments(inputs: Mapping, completions: Completions) -> tuple[dict[str, Any], torch.Tensor]:

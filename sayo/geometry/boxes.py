@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sayo.errors import RejectedError
+from sayo.errors import RejectedError, SayoError
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
@@ -15,7 +15,7 @@ _FAR = 1e7  # no picture is that wide: a coordinate beyond it is an error, and p
 _NUMBERS = frozenset({int, float})
 
 
-class RegionError(RejectedError, ValueError):
+class RegionError(RejectedError, SayoError, ValueError):
     """A box or mask that cannot be used; `reason` names the kind of error, such as `"nan_box"`."""
 
 

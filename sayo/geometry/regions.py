@@ -193,7 +193,8 @@ def region_tokens(
     weights = np.zeros(starts[-1])
     for region in map(Region.of, regions):
         if not 0 <= region.image < len(images):
-            raise ValueError(f"region of image {region.image}, but the sample has {len(images)} image(s)")
+            detail = f"region of image {region.image}, but the sample has {len(images)} image(s)"
+            raise RegionError("unknown_image", detail)
         if not 0 < region.weight < np.inf:
             raise ValueError(f"region weight {region.weight} must be positive")
         cover = _cover if isinstance(region.mask, str | masks.Rle | None) else _cover.__wrapped__

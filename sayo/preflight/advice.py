@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sayo.preflight.estimate import Estimate, repriced
-from sayo.preflight.setting import Setting
+from sayo.preflight.policy import load_config
+from sayo.preflight.setting import Setting, setting_of
+from sayo.preflight.tokens import Tokens
 from sayo.preflight.ways import Way, ways
+from sayo.recipes import Recipe
 
 WORTHWHILE = 0.995  # of the peak: less than half a percent is no saving
 
@@ -19,6 +22,21 @@ class Knob:
     change: str
     peak: int
     note: str
+
+
+def out_of_memory_advice(recipe: Recipe, num_processes: int, sharding: str) -> str:
+    """What to change in a recipe that ran out of memory, one numbered line per change, the first to try first.
+
+    Args:
+        sharding: `"none"`, `"DDP"`, `"ZeRO-1"` to `"ZeRO-3"` or `"FSDP"`, however it is spelt.
+    """
+    kind = sharding.lower().replace("-", "")
+    launch = {"gpus": num_processes, "sharding": {"none": "ddp", "fsdp": "fsdp2"}.get(kind, kind), "device": "cuda"}
+    layers = load_config(recipe.model.name_or_path).get_text_config().num_hidden_layers
+    unknown = Tokens(text=1, visual=1)  # which changes there are does not depend on token counts
+    setting = setting_of(recipe, unknown, unknown, layers, **launch)
+    changes = [f"  {i}. {way.change} ({way.note})" for i, way in enumerate(ways(setting, recipe.model, 1), 1)]
+    return "\n".join(["Change, in this order, until it fits (`sayo preflight` prices each):", *changes])
 
 
 def knobs(estimate: Estimate) -> list[Knob]:

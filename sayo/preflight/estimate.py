@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,5 +97,5 @@ def repriced(estimate: Estimate, setting: Setting | None = None, **section: Any)
     """Peak memory after a change of the setting, or of the recipe's model section."""
     policy = estimate.policy
     if section:
-        policy = meta_policy(dataclasses.replace(estimate.recipe.model, **section), policy.config)
+        policy = meta_policy(estimate.recipe.model.model_copy(update=section), policy.config)
     return memory_of(policy, setting or estimate.setting, estimate.gpu_bytes)

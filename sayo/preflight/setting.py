@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sayo.preflight.tokens import Tokens
-from sayo.recipes import Recipe, RecipeError, trainer_config_class
+from sayo.recipes import Recipe, RecipeError
+from sayo.training.setup import trainer_config_class
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 

@@ -100,7 +100,7 @@ def _rows(section: DataSection) -> Any:
     from sayo.training.setup import load_data
 
     # The system prompt is added below, to the sampled prompts only: mapping all rows would rewrite every image.
-    return load_data(dataclasses.replace(section, system_prompt=None), section.split)
+    return load_data(section.model_copy(update={"system_prompt": None}), section.split)
 
 
 def _text_tokens(recipe: Recipe, rows: Any) -> tuple[dict[str, float], str]:

@@ -94,7 +94,7 @@ def figures(
     import torch
 
     from sayo.recipes import DataSection
-    from sayo.training.checks import check_dataset
+    from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
     from sayo.viz.figures import save_looks
     from sayo.viz.look import look_at
@@ -149,7 +149,7 @@ def trend(
     import torch
 
     from sayo.recipes import DataSection
-    from sayo.training.checks import check_dataset
+    from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
     from sayo.viz.trend import sample_responses, save_trend, trend_record, trend_summary
 
@@ -245,16 +245,7 @@ def _region(text: str) -> dict[str, Any]:
         ) from None
 
 
-def _layers(text: str) -> Any:
-    """A layer spec as typed: an index, a fraction, a name, a range, or several with commas."""
-
-    def spec(part: str) -> int | float | str:
-        for kind in (int, float):
-            try:
-                return kind(part)
-            except ValueError:
-                continue
-        return part
-
-    specs = [spec(part.strip()) for part in text.split(",") if part.strip()]
-    return specs[0] if len(specs) == 1 else specs
+def _layers(text: str) -> list[str | float]:
+    """Layer specs as typed, with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    return [float(part) if "." in part else part for part in parts if part]

@@ -12,18 +12,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import Rectangle
 
-from sayo.attention.trace import Rows, select_rows
+from sayo.attention.trace import Rows
 from sayo.draw import COLORMAP, draw_picture, heat_map, new_figure, plain, response_map
 from sayo.geometry import VisualCells
 from sayo.metrics.region import pooled_attention, tas
 from sayo.viz.look import Look
 
-SHARE_COLORS = {"region": "#d55e00", "image": "#0072b2", "question": "#009e73", "response": "#7c5295"}
+TOKEN_COLORS = {"region": "#d55e00", "image": "#0072b2"}
 SIDE_INCHES = 1.9
 MAX_LINES = 14
 TEXT_POINTS, LINE_INCHES = 8.0, 0.17
 CHARACTER_INCHES = TEXT_POINTS * 0.602 / 72  # DejaVu Sans Mono
-MOST_TOKENS = 3  # single tokens whose maps are shown
 
 
 class Panel(NamedTuple):
@@ -45,8 +44,7 @@ class Panel(NamedTuple):
 def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "deciding", dpi: int = 200) -> Path:
     """Draw the picture, the map of each whole response (all on one scale), and below them the responses.
 
-    A single look gets the maps of the tokens that looked most at the region (or the image) too, and the shares of
-    attention over the response. Responses are coloured by attention on the region, each up to its own maximum.
+    Responses are coloured by attention on the region (or the image), each up to its own maximum.
 
     Args:
         looks: label ("before", "after") -> the same question and images.
@@ -62,27 +60,23 @@ def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "decidi
     peak = max(float(panel.values.max()) for panel in maps)
     names = [f"image {index + 1}" for index in range(len(first.images))] if len(first.images) > 1 else ["image"]
     panels = [Panel(name, first, index) for index, name in enumerate(names)]
-    panels += [panel._replace(peak=peak) for panel in maps] + ([] if several else _token_panels(first, rows))
+    panels += [panel._replace(peak=peak) for panel in maps]
     width = max(SIDE_INCHES * len(panels) + 0.7, 7.0)
     columns = int(0.97 * width / CHARACTER_INCHES)
     texts = {label: _lines(look, columns) for label, look in looks.items()}
     tallest = max(image.height / image.width for image in first.images)
     heights = [SIDE_INCHES * min(tallest, 1.3) + 0.75, *(LINE_INCHES * len(lines) + 0.4 for lines in texts.values())]
-    heights += [] if several else [2.0]
     with new_figure(path, width, sum(heights), dpi) as figure:
         top, *below = figure.subfigures(len(heights), 1, height_ratios=heights)
         top.suptitle(plain(first.question, 110), fontsize=9)
         grid = top.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(grid, panels, strict=True):
             _draw_panel(axes, panel)
-        if several:
-            scale = ScalarMappable(Normalize(0, 100 * peak), COLORMAP)
-            bar = top.colorbar(scale, ax=list(grid), fraction=0.03, pad=0.01)
-            bar.set_label("attention on a visual token (%)", fontsize=7)
-        for part, (label, look) in zip(below, looks.items(), strict=False):
+        scale = ScalarMappable(Normalize(0, 100 * peak), COLORMAP)
+        bar = top.colorbar(scale, ax=list(grid), fraction=0.03, pad=0.01)
+        bar.set_label("attention on a visual token (%)", fontsize=7)
+        for part, (label, look) in zip(below, looks.items(), strict=True):
             _draw_response(part.subplots(), look, texts[label], columns, rows, label if several else None)
-        if not several:
-            _draw_shares(below[-1].subplots(), first, rows)
     return Path(path)
 
 
@@ -95,23 +89,6 @@ def _response_panels(look: Look, rows: Rows) -> list[Panel]:
             title += ", tiles" if view else ", whole picture"
         panels.append(Panel(title, look, image, _part(look.cells[image], inside), whole[place][inside]))
     return panels
-
-
-def _token_panels(look: Look, rows: Rows) -> list[Panel]:
-    """The words that looked most at the region (or the image), where one view shows all of a map."""
-    views = look.views()
-    if len(views) > 1:
-        return []
-    _, _, place, inside = views[0]
-    maps = select_rows(look.maps, rows).mean(axis=0)
-    values = select_rows(look.shares[look.colored], rows).mean(axis=0)
-    words = [index for index, text in enumerate(look.tokens) if text.strip() and not look.special[index]]
-    most = sorted(sorted(words, key=lambda index: -values[index])[:MOST_TOKENS])
-    cells = _part(look.cells[0], inside)
-    titles = [f"token {token + 1} “{plain(look.tokens[token].strip(), 14)}”" for token in most]
-    return [
-        Panel(title, look, 0, cells, maps[token][place][inside]) for title, token in zip(titles, most, strict=True)
-    ]
 
 
 def _part(cells: VisualCells, inside: np.ndarray) -> VisualCells:
@@ -147,14 +124,14 @@ def _draw_response(
     axes: Axes, look: Look, lines: list[list[tuple[int, str]]], columns: int, rows: Rows, label: str | None
 ) -> None:
     """The response as text coloured by attention on the region (or the image)."""
-    values = select_rows(look.shares[look.colored], rows).mean(axis=0)
+    values = look.trace.mass(look.colored, rows).mean(axis=0)
     peak = max(float(values.max()), 1e-12)
     axes.set(xlim=(0, columns), ylim=(len(lines), 0))
     axes.set_axis_off()
     for row, line in enumerate(lines):
         column = 0
         for token, text in line:
-            color = to_rgba(SHARE_COLORS[look.colored], 0.72 * values[token] / peak)
+            color = to_rgba(TOKEN_COLORS[look.colored], 0.72 * values[token] / peak)
             axes.add_patch(Rectangle((column, row + 0.04), len(text), 0.92, color=color, lw=0))
             # Fonts may lack a script, or draw it wider: such characters are placed one by one, each in its cell.
             for offset, piece in [(0, text)] if text.isascii() else enumerate(text):
@@ -162,20 +139,11 @@ def _draw_response(
                 written = axes.text(*place, family="monospace", fontsize=TEXT_POINTS, ha="center", va="center")
                 written.set_in_layout(False)
             column += len(text)
-    layers = f"layer {look.layers[0]}" if len(look.layers) == 1 else f"mean of {len(look.layers)} layers"
+    layers = (
+        f"layer {look.trace.layers[0]}" if len(look.trace.layers) == 1 else f"mean of {len(look.trace.layers)} layers"
+    )
     legend = f"colour: attention on the {look.colored}, 0 to {peak:.2%} ({rows} rows, {layers})"
     if label is not None and look.colored == "region":
         pooled = pooled_attention(look.trace, rows)
         legend = f"{label}: target attention score {tas(pooled.region, pooled.image):.2f}\n{legend}"
     axes.set_title(legend, fontsize=7, loc="left")
-
-
-def _draw_shares(axes: Axes, look: Look, rows: Rows) -> None:
-    """Shares of attention over the response."""
-    for name, color in SHARE_COLORS.items():
-        if name in look.shares:
-            values = 100 * select_rows(look.shares[name], rows).mean(axis=0)
-            label = "response so far" if name == "response" else name
-            axes.plot(np.arange(1, len(values) + 1), values, color=color, lw=1.4, label=label)
-    axes.set(xlabel="response token", ylabel="share of attention (%)", ylim=(0, None))
-    axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))

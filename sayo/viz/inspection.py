@@ -120,12 +120,12 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], out: Path) -> Pa
 
 
 def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    """Bars by the first number of their name ("under 1 %" before "1 to 5 %"), then by size; the longest at most."""
-    number = {name: re.search(r"\d+", name) for name in counts}
-    order = sorted(
-        counts, key=lambda name: (int(m[0]) if (m := number[name]) else 0, "under" not in name, -counts[name])
-    )
-    return {name: counts[name] for name in order[:MOST_BARS]}
+    """The bars of a histogram: by the numbers in their names, then by size; at most `MOST_BARS`."""
+
+    def place(name: str) -> tuple:
+        return [int(number) for number in re.findall(r"\d+", name)], -counts[name]
+
+    return {name: counts[name] for name in sorted(counts, key=place)[:MOST_BARS]}
 
 
 def _panels(row: Mapping[str, Any], index: int) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ response; the arithmetic is `sayo.metrics.lookback`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,6 @@ GROUPS = ("image", "question", "response")
 SPAN_COLOR = "#e69f00"
 MARKERS = "os^D"
 FEWEST = 5  # responses that a mean needs to be drawn
-MOST_POINTS = 20  # of a drift curve
 Span = tuple[int, int]
 """Half-open range of response tokens."""
 
@@ -39,7 +37,7 @@ class Response(NamedTuple):
     """A sampled response to a prepared row.
 
     Attributes:
-        text: with its special tokens, for models in which the tags are special tokens.
+        text: without special tokens.
         offsets: half-open character range of each token.
         trace: its attention, without maps (for a real model they are gigabytes that no curve needs).
     """
@@ -54,15 +52,13 @@ class Lift(NamedTuple):
     """How much more the `<back>` spans of a response look at the image than the steps before them.
 
     Attributes:
-        spans: per span, mean share in it / mean share in the window before it; None where that is not defined.
-        mean: of those that are defined; None without any.
-        control: the same mean over stretches of the same length elsewhere in the response; None without any. Attention
-            to the image decays, so this is usually below 1.
-        gain: mean / control: what the tag adds to what any stretch of this response does.
+        lift: over spans of mean share in it / mean share in the window before it; None where that is not defined.
+        control: the same over stretches of the same length elsewhere in the response; None without any. Attention to
+            the image decays, so this is usually below 1.
+        gain: lift / control: what the tag adds to what any stretch of this response does.
     """
 
-    spans: list[float | None]
-    mean: float | None
+    lift: float | None
     control: float | None
     gain: float | None
 
@@ -85,14 +81,15 @@ def sample_responses(
         completions = generate(model, processor, inputs, max_new_tokens=max_new_tokens, temperature=temperature)
         (traces,) = read_traces(model, processor, inputs, completions, batch, [capture], temperature)
         for row, ids, mask, trace in zip(batch, completions.ids, completions.mask, traces, strict=True):
-            yield Response(row, *token_offsets(processor.tokenizer, ids[mask.bool()].tolist()), trace)
+            kept = ids[mask.bool()].tolist()
+            yield Response(row, *token_offsets(processor.tokenizer, kept, skip_special_tokens=True), trace)
 
 
 def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int = 1) -> dict[str, np.ndarray]:
     """Means over responses along the response, as long as at least `FEWEST` responses last.
 
     Args:
-        width: consecutive tokens of a response that are averaged first.
+        width: consecutive tokens of a response that are averaged first (see `drift_width`).
 
     Returns:
         name -> `(points, 3)`: response token (from 1; the middle of those averaged), mean and half a 95% interval
@@ -102,16 +99,18 @@ def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int 
     Raises:
         SayoError: too few responses to average.
     """
-    curves: dict[str, list[np.ndarray]] = {"image": [], "region": []}
-    for trace in traces:
-        curves["image"].append(trace.mass("image", rows).mean(axis=0))
-        if trace.has_region:
-            region, image = (trace.mean(name, rows).mean(axis=0) for name in ("region", "image"))
-            curves["region"].append(region / image)
+    curves = {
+        "image": [trace.mass("image", rows).mean(axis=0) for trace in traces],
+        "region": [
+            trace.mean("region", rows).mean(axis=0) / trace.mean("image", rows).mean(axis=0)
+            for trace in traces
+            if trace.has_region
+        ],
+    }
     return {name: _mean_curve(parts, width) for name, parts in curves.items()}
 
 
-def drift_width(traces: Sequence[AttentionTrace], most: int = MOST_POINTS) -> int:
+def drift_width(traces: Sequence[AttentionTrace], most: int = 20) -> int:
     """Tokens per point for curves of at most `most` points over the longest response."""
     return max(1, -(-max(map(len, traces), default=1) // most))
 
@@ -153,37 +152,22 @@ def shares_without_prefix(trace: AttentionTrace, rows: Rows = "of_token") -> dic
     """Share of image, question and response so far in the attention of each response token, without the prefix.
 
     The prefix (every token before the first visual one) is left out of the denominator because the sinks sit in it.
-
-    Args:
-        trace: with the groups "image" and "prefix", and what there is of "question" and "response".
-        rows: the reading; Look-Back's release reads the rows of the tokens.
+    Look-Back's release reads the rows of the tokens.
 
     Returns:
-        group -> `(T,)` float64: mean over layers of mass / (1 - prefix). They sum to less than 1: markers such as
-        `<|vision_end|>` belong to no group.
-
-    Raises:
-        KeyError: the trace was read without the image or the prefix.
-        ValueError: it has no rows of that reading.
+        group -> `(T,)` float64 (see `sayo.metrics.lookback.attention_trend`), of the groups that were read.
     """
-    masses = {group: trace.mass(group, rows) for group in GROUPS if group == "image" or group in trace.masses}
+    masses = {group: trace.mass(group, rows) for group in GROUPS if group in trace.masses}
     return attention_trend(masses, trace.mass("prefix", rows))
 
 
-def tag_spans(text: str, offsets: Sequence[Span], tag: str = "back") -> list[Span]:
-    """Token spans of every complete, non-empty `<tag>...</tag>`, without the tags, in order; nested pairs count once.
+def back_spans(text: str, offsets: Sequence[Span]) -> list[Span]:
+    """Token spans of every complete, non-empty `<back>...</back>`, without the tags.
 
     A token that holds a piece of the tag and a piece of the inside (`>I`) belongs to the span.
     """
-    spans, opened = [], None
-    for match in re.finditer(rf"<(/?){re.escape(tag)}>", text):
-        if not match[1]:
-            opened = match.end()
-        elif opened is not None:
-            if text[opened : match.start()].strip():
-                spans.append(token_span((opened, match.start()), offsets))
-            opened = None
-    return spans
+    spans = parse_look_back(text).spans
+    return [token_span((start, end), offsets) for start, end in spans if text[start:end].strip()]
 
 
 def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: int = 20) -> list[Span]:
@@ -210,7 +194,7 @@ def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) 
 
     Args:
         series: `(T,)` share of the image (`shares_without_prefix(trace)["image"]`).
-        spans: `<back>` spans (`tag_spans`).
+        spans: `<back>` spans (`back_spans`).
         window: tokens before a span that it is compared with; fewer at the start of the response.
     """
     lifts = lift(series, spans, window)
@@ -220,26 +204,22 @@ def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) 
         if value is not None
     ]
     mean, control = _mean(lifts), _mean(controls)
-    return Lift(lifts, mean, control, mean / control if mean is not None and control else None)
+    return Lift(mean, control, mean / control if mean is not None and control else None)
 
 
 def trend_record(response: Response) -> dict[str, Any]:
     """What `trend.json` holds of one response; without an image or a token it has neither spans nor shares."""
-    text, trace = response.text, response.trace
-    (correct,) = accuracy_reward([text], [response.row["solution"]], [response.row.get("answers")])
+    text, trace, row = response.text, response.trace, response.row
     has_shares = len(trace) > 0 and trace.sizes.get("image", 0) > 0
-    spans = tag_spans(text, response.offsets) if has_shares else []
+    spans = back_spans(text, response.offsets) if has_shares else []
     shares = shares_without_prefix(trace)["image"] if has_shares else np.zeros(0)
-    value = look_back_lift(shares, spans)
     return {
-        "id": str(response.row["id"]),
+        "id": str(row["id"]),
         "response": text,
-        "correct": correct,
-        "strict": parse_look_back(re.sub(r"<\|[^|]*\|>$", "", text)).strict,
+        "correct": accuracy_reward([text], [row["solution"]], [row.get("answers")])[0],
+        "strict": parse_look_back(text).strict,
         "spans": spans,
-        "lift": value.mean,
-        "control": value.control,
-        "gain": value.gain,
+        **look_back_lift(shares, spans)._asdict(),
         "image_share": shares.tolist(),
     }
 
@@ -260,9 +240,8 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "accuracy": _mean([record["correct"] for record in records]),
         "accuracy_with_back": _mean([record["correct"] for record in back]),
         "accuracy_without_back": _mean([record["correct"] for record in no_back]),
-        **{name: _mean([record[name] for record in records]) for name in ("lift", "control", "gain")},
+        **{name: _mean([record[name] for record in records]) for name in Lift._fields},
         "image_share_by_tenth": np.mean(tenths, axis=0).tolist() if tenths else None,
-        "responses_of_ten_tokens": len(tenths),
     }
 
 
@@ -289,9 +268,9 @@ def save_trend(
                 label = "<back>" if number == 0 else None
                 axes.axvspan(start - 0.5, end - 0.5, color=SPAN_COLOR, alpha=0.25, linewidth=0, label=label)
             value = look_back_lift(shares["image"], ranges)
-            if value.mean is not None:
+            if value.lift is not None:
                 control = "" if value.control is None else f", control {value.control:.2f}"
-                title = f"{title} (lift {value.mean:.2f}{control})"
+                title = f"{title} (lift {value.lift:.2f}{control})"
             axes.set_title(title, loc="left")
             axes.set(ylim=(0, 1), xlim=(-0.5, len(shares["image"]) - 0.5), ylabel="share without prefix")
         panels[-1].set_xlabel("response token")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,17 @@ LONGEST_SIDE = 480  # pixels of a picture on the page
 
 
 def gallery(policies: Mapping[str, HeldOut], count: int) -> list[dict[str, Any]]:
-    """Entries for `count` questions, each with a view of every policy, for the template."""
-    policies = {name: evaluation for name, evaluation in policies.items() if evaluation.samples}
-    return (
-        [_entry(question_id, policies) for question_id in pick(next(reversed(policies.values())), count)]
-        if policies
-        else []
-    )
+    """Entries for `count` questions, each with a view of every policy, for the template.
 
-
-def pick(evaluation: HeldOut, count: int) -> list[str]:
-    """Ids of `count` questions: the first of each type in turn, in the file's order, those with a map before others.
-
-    The choice looks at no result, so that the gallery is not a selection of successes.
+    The first questions of the last policy's file, those with a map before others: the choice looks at no result, so
+    that the gallery is not a selection of successes.
     """
-    by_type: dict[str, list[str]] = {}
-    with_map = sorted(evaluation.samples, key=lambda i: evaluation.map_of(i) is None)  # stable: keeps the order
-    for question_id in with_map:
-        by_type.setdefault(str(evaluation.samples[question_id].get("question_type")), []).append(question_id)
-    rounds = zip_longest(*by_type.values())
-    return [question_id for ids in rounds for question_id in ids if question_id is not None][:count]
+    policies = {name: evaluation for name, evaluation in policies.items() if evaluation.samples}
+    if not policies:
+        return []
+    last = policies[next(reversed(policies))]
+    questions = sorted(last.samples, key=lambda question_id: last.map_of(question_id) is None)
+    return [_entry(question_id, policies) for question_id in questions[:count]]
 
 
 def _entry(question_id: str, policies: Mapping[str, HeldOut]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from sayo.viz.pages import render, write_text
 from sayo.viz.report.charts import health_charts, layer_chart, training_charts
 from sayo.viz.report.gallery import gallery
-from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run, unique_names
-from sayo.viz.report.tables import held_out_table, overview_table
+from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
+from sayo.viz.report.tables import held_out_tables
 
 
 def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6) -> Path:
@@ -30,7 +30,8 @@ def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6
     Raises:
         ReportError: a folder does not exist, a file in it cannot be read, or none holds a log or an evaluation.
     """
-    names = unique_names([Path(run) for run in runs])
+    names = [Path(run).resolve().name for run in runs]
+    names = names if len(set(names)) == len(names) else list(map(str, runs))
     loaded = [load_run(Path(run), name) for run, name in zip(runs, names, strict=True)]
     if not any(run.history or run.before or run.after for run in loaded):
         raise ReportError(f"{', '.join(names)}: no trainer_state.json and no evaluation/ in there: nothing to report.")
@@ -72,8 +73,7 @@ def _page(runs: list[Run], questions: int) -> str:
         title=f"{len(runs)} runs" if several else runs[0].name,
         several=several,
         runs=[(run.name, _facts(run)) for run in runs],
-        tables=[table for run in runs if (table := held_out_table(run)) is not None],
-        overview=overview_table(everything),
+        tables=held_out_tables(everything),
         layers=layer_chart(everything),
         charts=training_charts(runs),
         health=health_charts(runs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ class Run:
     """A training run.
 
     Attributes:
-        name: the folder's name (made unique among the runs of one page).
+        name: unique among the runs of one page.
         recipe: the resolved recipe.
         environment: `environment.json`.
         history: the trainer's `log_history`, one dictionary of metrics per logged step.
@@ -140,13 +140,3 @@ def numbers(values: Any) -> list[float]:
     """The finite numbers of a list, or of a single value; everything else is left out."""
     values = values if isinstance(values, list) else [values]
     return [float(value) for value in values if is_number(value)]
-
-
-def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Names of run folders, with as many parent folders as it takes to tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for depth in range(1, max(map(len, parts))):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(map(str, folders))

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from toy_runs import make_toy, recipe_values
+from transformers import TrainerState
 
-from sayo.report.tracker import send_report
+from sayo.viz.report import SendReport
 
 METRICS = (
     "attention/coverage",
@@ -44,10 +45,11 @@ def trained(toys, tmp_path, monkeypatch) -> Callable:
     """Train two steps under a tracker; return its folder."""
 
     def run(tracker: str) -> Path:
-        from sayo.recipes import check_recipe
+        from sayo.recipes import parse_recipe
         from sayo.training.run import train
 
-        return train(check_recipe(recipe_values(toys, tmp_path / "run", **OPTIONS, report_to=tracker)))
+        recipe = parse_recipe(recipe_values(toys, tmp_path / "run", **OPTIONS, report_to=tracker))
+        return train(recipe, callbacks=[SendReport()])
 
     monkeypatch.chdir(tmp_path)
     return run
@@ -93,9 +95,9 @@ def test_trackio(toys, tmp_path):
     code = """
 import json, sys
 from trackio.sqlite_storage import SQLiteStorage
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.training.run import train
-train(check_recipe(json.loads(sys.argv[1])))
+train(parse_recipe(json.loads(sys.argv[1])))
 ((project, name),) = [(p, n) for p in SQLiteStorage.get_projects() for n in SQLiteStorage.get_runs(p)]
 print(json.dumps([sorted(entry) for entry in SQLiteStorage.get_logs(project, name)]))
 """
@@ -110,23 +112,24 @@ print(json.dumps([sorted(entry) for entry in SQLiteStorage.get_logs(project, nam
     assert sum("completions" in entry for entry in logged) >= 2
 
 
+def arguments(folder: Path, trackers: list[str], step: int = 2, is_main: bool = True) -> tuple:
+    args = SimpleNamespace(report_to=trackers, output_dir=str(folder))
+    return args, TrainerState(global_step=step, max_steps=2, is_world_process_zero=is_main), None
+
+
 def test_a_report_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch):
     """Training has ended well by then: the run's exit must not say otherwise."""
     import wandb
 
     monkeypatch.setattr(wandb, "run", object())
-    trainer = SimpleNamespace(
-        args=SimpleNamespace(report_to=["wandb"], output_dir=str(tmp_path)),
-        accelerator=SimpleNamespace(is_main_process=True),
-    )
     with pytest.warns(UserWarning, match="sayo report"):
-        assert send_report(trainer) is None
+        SendReport().on_train_end(*arguments(tmp_path, ["wandb"]))
 
 
-@pytest.mark.parametrize(("trackers", "is_main"), [([], True), (["tensorboard"], True), (["wandb"], False)])
-def test_no_report_without_wandb_or_on_other_ranks(tmp_path, trackers, is_main):
-    trainer = SimpleNamespace(
-        args=SimpleNamespace(report_to=trackers, output_dir=str(tmp_path)),
-        accelerator=SimpleNamespace(is_main_process=is_main),
-    )
-    assert send_report(trainer) is None and not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("trackers", "step", "is_main"),
+    [([], 2, True), (["tensorboard"], 2, True), (["wandb"], 2, False), (["wandb"], 1, True)],
+)
+def test_no_report_without_wandb_or_on_other_ranks_or_of_a_run_that_was_stopped(tmp_path, trackers, step, is_main):
+    SendReport().on_train_end(*arguments(tmp_path, trackers, step, is_main))
+    assert not list(tmp_path.iterdir())

@@ -1,16 +1,20 @@
-"""The page in a real browser: it draws, it answers to mouse and keys, and hostile text stays text."""
+"""The page in a real browser: it draws, it answers to mouse and keys, hostile text stays text; and what it keeps."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import re
+import zlib
 
 import numpy as np
 import pytest
-from look.shapes import synthetic_look
 from PIL import Image
+from viz.conftest import synthetic_look
 
-from sayo.look import look_at, write_page
+from sayo.viz.look import LookError, look_at
+from sayo.viz.look_page import PAGE_BYTES, quantize, write_look
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028{{ 7*7 }}"
@@ -21,7 +25,7 @@ CANVAS = "document.querySelector('.stack canvas').toDataURL()"
 @pytest.fixture(scope="session")
 def html(look, tmp_path_factory):
     """The page of a real look."""
-    return write_page(look, tmp_path_factory.mktemp("page") / "look.html")
+    return write_look(look, tmp_path_factory.mktemp("page") / "look.html")
 
 
 def drawn(page, condition: str) -> str:
@@ -66,21 +70,20 @@ def test_clicking_holds_a_token(page, html) -> None:
     assert "Token 8 of 24" in page.run("document.getElementById('numbers').textContent")
 
 
-def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
+def test_layers_and_readings_change_the_picture(page, html) -> None:
     page.open(html)
     pictures = {page.run(CANVAS)}
     choose = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('{event}')); }})(document.getElementById('{id}'))"
     for id_, value, event, expected in (
         ("layer", 4, "input", "^-1.4.0$"),
-        ("head", 2, "change", "^-1.(?!4.).*.0$"),
-        ("rows", 1, "change", "^-1..*.1$"),
-        ("layer", 1, "input", "^-1..*.1$"),
+        ("rows", 1, "change", "^-1.4.1$"),
+        ("layer", 1, "input", "^-1.1.1$"),
     ):
         before = page.run("document.body.dataset.drawn")
         page.run(choose.format(value=value, event=event, id=id_))
         page.wait_for(f"document.body.dataset.drawn !== '{before}'")
         pictures.add(drawn(page, expected))
-    assert len(pictures) == 5
+    assert len(pictures) == 4
 
 
 def test_keys_move_the_token_and_the_layer(page, html) -> None:
@@ -110,25 +113,25 @@ def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, readin
     text = page.run("document.getElementById('cell').textContent")
     found = re.fullmatch(r"Visual token (\d+): ([\d.]+)\s% of all attention; x 48–64 px, y 32–48 px", text)
     assert found and int(found[1]) == 15
-    row = look.maps.mean(axis=0)[9 + reading]
+    row = look.trace.maps.mean(axis=0)[9 + reading]
     assert float(found[2]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
     shown = page.run("document.getElementById('numbers').textContent")
-    target = float(re.search(r"target ([\d.]+)\s%", shown)[1]) / 100
-    assert target == pytest.approx(look.shares["region"].mean(axis=0)[9 + reading], abs=6e-4)
+    target = float(re.search(r"region ([\d.]+)\s%", shown)[1]) / 100
+    assert target == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
 def test_token_colours_follow_the_choice(page, html, look) -> None:
     page.open(html)
     alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
-    targets = look.shares["region"].mean(axis=0)[:-1]
+    targets = look.trace.masses["region"].mean(axis=0)[:-1]
     np.testing.assert_allclose(page.run(alpha), 0.72 * targets / targets.max(), atol=6e-3)
     page.run("(e => { e.value = 'entropy'; e.dispatchEvent(new Event('change')); })(document.getElementById('paint'))")
-    np.testing.assert_allclose(page.run(alpha), 0.72 * look.entropy / look.entropy.max(), atol=6e-3)
+    np.testing.assert_allclose(page.run(alpha), 0.72 * look.trace.entropy / look.trace.entropy.max(), atol=6e-3)
 
 
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], HOSTILE, response=HOSTILE, name=HOSTILE)
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.title") != "owned"
     assert page.run("document.querySelector('h1').textContent") == HOSTILE
     assert page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')") == HOSTILE
@@ -137,7 +140,7 @@ def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
 
 def test_characters_of_several_tokens_and_line_breaks(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂‮x")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     marks = page.run("document.querySelectorAll('.t.mark').length")
     assert marks == sum(text == "" for text in look.tokens) > 0
     shown = page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')")
@@ -154,7 +157,7 @@ def test_nothing_sticks_out(page, html, width: int) -> None:
 
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert captions == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
     assert page.run("[...document.getElementById('paint').options].map(o => o.value)") == ["image", "entropy"]
@@ -164,19 +167,19 @@ def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
 def test_views_are_shown_apart_and_separators_are_left_out(page, tmp_path) -> None:
     look = synthetic_look(tokens=10, grid=(6, 4), layers=2, views=2)
     look.cells[0].footprints[-1] = np.nan
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert captions == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
 
 
 def test_a_one_token_response(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], "Red?", response="The")
-    page.open(write_page(look, tmp_path / "look.html"))
+    page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.querySelectorAll('.t').length") == 1
 
 
 def test_a_large_page_stays_usable(page, tmp_path) -> None:
-    page.open(write_page(synthetic_look(), tmp_path / "look.html"))
+    page.open(write_look(synthetic_look(), tmp_path / "look.html"))
     page.point_at("#t150")
     drawn(page, "^150.0.0$")
     page.press("ArrowUp")
@@ -190,7 +193,70 @@ def test_the_file_loads_nothing(html) -> None:
 
 
 def test_an_all_zero_map_draws(page, look, tmp_path) -> None:
-    zero = dataclasses.replace(look, maps=np.zeros_like(look.maps), head_maps=np.zeros_like(look.head_maps))
-    page.open(write_page(zero, tmp_path / "look.html"))
+    zero = dataclasses.replace(look, trace=dataclasses.replace(look.trace, maps=np.zeros_like(look.trace.maps)))
+    page.open(write_look(zero, tmp_path / "look.html"))
     page.point_at("#t3")
     drawn(page, "^3.0.0$")
+
+
+def page_data(path) -> dict:
+    """The JSON that stands in a page."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def unpack(data: dict, entry: int) -> np.ndarray:
+    """`(T + 1, N)` of one entry, as the page's script unpacks it."""
+    packed = data["maps"][entry]
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(packed["codes"])), dtype=np.uint8)
+    scales = np.frombuffer(base64.b64decode(packed["scales"]), dtype="<f4")
+    return dequantize(codes.reshape(len(scales), -1), scales, data["levels"])
+
+
+def dequantize(codes: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:
+    return scales[:, None] * (codes.astype(np.float64) / levels) ** 2
+
+
+def error_bound(values: np.ndarray, levels: int) -> np.ndarray:
+    scales = values.max(axis=-1, keepdims=True)
+    return np.sqrt(values * scales) / levels + scales / (2 * levels) ** 2 + 1e-9
+
+
+@pytest.mark.parametrize("levels", [255, 63, 15])
+def test_quantised_values_stay_within_the_bound(levels: int) -> None:
+    values = np.random.default_rng(0).exponential(1e-4, (20, 500))
+    values[:, 3] = 0.4  # a sink
+    values[0] = 0
+    error = np.abs(dequantize(*quantize(values, levels), levels) - values)
+    assert (error <= error_bound(values, levels)).all()
+    assert (error[0] == 0).all()
+
+
+def test_small_values_beside_a_sink_survive() -> None:
+    values = np.full((1, 100), 1e-3)
+    values[0, 0] = 0.5
+    assert dequantize(*quantize(values, 255), 255)[0, 1] == pytest.approx(1e-3, rel=0.1)
+
+
+def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
+    data = page_data(write_look(look, tmp_path / "look.html"))
+    assert data["layers"] == [0, 1, 2, 3] and len(data["maps"]) == 5
+    region = look.trace.masses["region"]
+    for index in range(5):  # the mean over the layers, then each layer
+        maps, mass = (values.mean(axis=0) if index == 0 else values[index - 1] for values in (look.trace.maps, region))
+        assert (np.abs(unpack(data, index) - maps) <= error_bound(maps, data["levels"])).all()
+        shares = np.frombuffer(base64.b64decode(data["maps"][index]["shares"]), dtype="<f4").reshape(5, -1)
+        np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
+
+
+def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(tmp_path) -> None:
+    path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
+    assert 1_000_000 < path.stat().st_size < PAGE_BYTES
+    data = page_data(path)
+    assert len(data["maps"]) == 1 + 36  # every layer is there, in coarser steps
+    assert data["levels"] < 255 and f"{data['levels'] + 1} square-root steps" in path.read_text()
+
+
+def test_a_bound_that_nothing_fits_into_is_an_error(look, tmp_path) -> None:
+    with pytest.raises(LookError, match="read fewer layers"):
+        write_look(look, tmp_path / "look.html", max_bytes=25_000)
+    assert not (tmp_path / "look.html").exists()

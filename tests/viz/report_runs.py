@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-import yaml
 from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 60, 50), "blue": (60, 90, 210), "green": (50, 160, 80), "yellow": (235, 200, 60)}
@@ -133,45 +130,3 @@ def write_summary(folder: Path, lines: list[dict]) -> None:
     summary["tas_by_layer"] = {"by_layer": by_layer, "best": None}
     summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
     (folder / "summary.json").write_text(json.dumps(summary))
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """`make_run(name, steps=40, gain=0.4, seed=0, full_log=False)` -> a complete run folder."""
-
-    def build(name: str = "toy", steps: int = 40, gain: float = 0.4, seed: int = 0, full_log: bool = False) -> Path:
-        rng = np.random.default_rng(seed)
-        run = tmp_path / name
-        run.mkdir(parents=True)
-        write_log(run, steps, gain, rng, full_log)
-        recipe = {
-            "model": {"name_or_path": "runs/demo/cold_start", "dtype": "float32", "lora": None},
-            "data": {"path": "runs/demo/prepared", "split": "train"},
-            "trainer": {"output_dir": f"runs/demo/{name}", "attention_layers": "last", "seed": seed},
-            "rewards": {
-                "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 1.0},
-                "attention": {"function": "sayo.rewards.region_attention_reward", "weight": 0.5},
-            },
-        }
-        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-        environment = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "cpus": 2}
-        (run / "environment.json").write_text(json.dumps(environment))
-        write_evaluation(run / "evaluation" / "before", 0.45, rng)
-        write_evaluation(run / "evaluation" / "after", min(0.97, 0.5 + gain), rng)
-        return run
-
-    return build
-
-
-@pytest.fixture
-def ablation(tmp_path: Path) -> Path:
-    """Four arms over three seeds."""
-    rows = [
-        {"arm": "cold start", "seeds": [0, 1, 2], "accuracy": [0.58, 0.61, 0.6], "tas": [0.41, 0.44, 0.42]},
-        {"arm": "accuracy only", "seeds": [0, 1, 2], "accuracy": [0.95, 0.93, 0.97], "tas": [0.7, 0.66, 0.71]},
-        {"arm": "attention only", "seeds": [0, 1, 2], "accuracy": [0.9, 0.88, 0.92], "tas": [0.86, 0.9, 0.88]},
-        {"arm": "both", "seeds": [0, 1, 2], "accuracy": [0.97, 0.95, 0.98], "tas": [0.9, 0.92, None]},
-    ]
-    path = tmp_path / "ablation.json"
-    path.write_text(json.dumps({"rows": rows, "meta": {"command": "python scripts/toy_bench.py", "samples": 8}}))
-    return path

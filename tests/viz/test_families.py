@@ -13,11 +13,12 @@ from tiny_models import FAMILIES, IMAGE, build, pixels, visual_ids
 from transformers import BatchFeature
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
-from sayo.attention.groups import key_groups
-from sayo.evaluation.rollouts import processor_inputs
-from sayo.look import look_at, save_picture, write_page
-from sayo.look.scoring import Generated, generate, read_response
+from sayo.attention import AttentionCapture
+from sayo.rollout import generate, processor_inputs, read_traces
 from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
+from sayo.viz.figures import save_looks
+from sayo.viz.look import look_at
+from sayo.viz.look_page import write_look
 
 QUESTION, SIZE = "What color is the disc?", (32, 16)  # wide: two tiles beside each other
 VIEWS = {"llava_next": 2, "internvl": 2, "gemma3": 1, "idefics3": 2, "mistral3": 1, "glm4v": 1}
@@ -31,10 +32,12 @@ class TinyProcessor:
         self.name, self.tokenizer = name, make_tokenizer()
         self.image_processor = get_image_processor_class_from_name(processor)(**settings)
 
-    def apply_chat_template(self, conversations: list, **_: Any) -> BatchFeature:
+    def apply_chat_template(self, conversations: list, tokenize: bool = True, **_: Any) -> BatchFeature | list[str]:
         (messages,) = conversations
         pictures = [np.asarray(block["image"]) for block in messages[-1]["content"] if block["type"] == "image"]
         question = "".join(block["text"] for block in messages[-1]["content"] if block["type"] == "text")
+        if not tokenize:
+            return [f"user\n{IMAGE_PAD * len(pictures)}{question}"]
         image = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         visual = [image if token == IMAGE else 1 for token in visual_ids(self.name, pictures)]
         ids = [*self.tokenizer("user\n")["input_ids"], *visual, *self.tokenizer(question)["input_ids"]]
@@ -68,6 +71,7 @@ def seen(request) -> SimpleNamespace:
         name=request.param,
         processor=processor,
         picture=picture,
+        row={"prompt": [{"role": "user", "content": QUESTION}], "images": [picture]},
         look=look_at(model, processor, [picture], QUESTION, **options),
     )
 
@@ -75,8 +79,7 @@ def seen(request) -> SimpleNamespace:
 def test_maps_are_the_attention_of_the_eager_kernel(seen) -> None:
     look = look_at(*tiny_policy(seen.name), [seen.picture], QUESTION, response="The disc is red.")
     eager, processor = tiny_policy(seen.name, "eager")
-    row = {"prompt": [{"role": "user", "content": QUESTION}], "images": [seen.picture]}
-    inputs = processor_inputs(processor, [row], "cpu")
+    inputs = processor_inputs(processor, [seen.row], "cpu")
     response = processor.tokenizer("The disc is red.", return_tensors="pt")["input_ids"]
     ids = torch.cat([inputs["input_ids"], response], dim=1)
     arguments = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -86,21 +89,21 @@ def test_maps_are_the_attention_of_the_eager_kernel(seen) -> None:
     with torch.no_grad():
         attentions = torch.stack(eager(**arguments, output_attentions=True).attentions)[:, 0]
     image = (ids[0] == eager.config.image_token_id).nonzero()[:, 0]
-    np.testing.assert_allclose(look.head_maps, attentions[:, :, -response.shape[1] - 1 :][..., image], atol=2e-5)
+    expected = attentions.mean(dim=1)[:, -response.shape[1] - 1 :][..., image]
+    np.testing.assert_allclose(look.trace.maps, expected, atol=2e-5)
 
 
 def test_the_cache_of_the_generation_changes_nothing(seen) -> None:
     """It is used where it can be cut; sliding windows and prompts that attend both ways run again."""
+    torch.manual_seed(0)
+    sampled = look_at(*tiny_policy(seen.name), [seen.picture], QUESTION, max_new_tokens=6)
     model, processor = tiny_policy(seen.name)
-    row = {"prompt": [{"role": "user", "content": QUESTION}], "images": [seen.picture]}
-    inputs = processor_inputs(processor, [row], "cpu")
-    made = generate(model, processor, inputs, 8, 0.0)
-    ids = torch.cat([inputs["input_ids"], made.ids], dim=1)
-    groups, image_index = key_groups(ids, made.ids.shape[1], [{}], model.config.image_token_id)
-    everything = read_response(model, inputs, Generated(made.ids, None), groups, image_index, "all", 1.0)
-    sampled = read_response(model, inputs, made, groups, image_index, "all", 1.0)
-    for name in ("entropy", "maps", "head_maps"):
-        np.testing.assert_allclose(sampled[name], everything[name], atol=2e-5)
+    inputs = processor_inputs(processor, [seen.row], "cpu")
+    completions = generate(model, processor, inputs, max_new_tokens=6)
+    captures = [AttentionCapture(model, layers="all", maps=True)]
+    ((trace,),) = read_traces(model, processor, inputs, completions, [seen.row], captures)
+    np.testing.assert_allclose(sampled.trace.maps, trace.maps, atol=2e-5)
+    np.testing.assert_allclose(sampled.trace.entropy, trace.entropy, atol=2e-5)
 
 
 def test_regions_lie_in_every_view(seen) -> None:
@@ -108,18 +111,14 @@ def test_regions_lie_in_every_view(seen) -> None:
     cells = seen.look.cells[0]
     real = ~np.isnan(cells.footprints).any(axis=1)
     assert set(cells.views[real]) == set(range(VIEWS[seen.name]))
-    assert seen.look.region_size == pytest.approx(real.sum() / 2, rel=0.15)
+    assert seen.look.trace.sizes["region"] == pytest.approx(real.sum() / 2, rel=0.15)
     inside = real & (cells.footprints[:, 0] >= 15.9)
-    assert (seen.look.shares["region"] >= seen.look.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
+    assert (seen.look.trace.masses["region"] >= seen.look.trace.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
 
 
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:
-    page.open(write_page(seen.look, tmp_path / "look.html"))
+    assert save_looks({"": seen.look}, tmp_path / "look.png").stat().st_size > 1000
+    page.open(write_look(seen.look, tmp_path / "look.html"))
     captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent.split(':')[0])")
     assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
     assert page.run("document.querySelectorAll('.stack rect').length") == VIEWS[seen.name]
-
-
-def test_page_and_picture(seen, tmp_path) -> None:
-    assert write_page(seen.look, tmp_path / "look.html").stat().st_size < 10**7
-    assert save_picture(seen.look, tmp_path / "look.png").stat().st_size > 1000
