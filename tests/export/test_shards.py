@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from sayo.export import export_checkpoint
+from sayo.export.package import export_checkpoint
 
 FAMILY = pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)  # the one whose names ZeRO-3 gets wrong
 ZERO = """
