@@ -26,10 +26,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from sayo.toyworld.policy import make_policy, make_processor
 from sayo.viz import look as look_module
 from sayo.viz.look import look_at
 from sayo.viz.look_page import write_look
-from sayo.toyworld.policy import make_policy, make_processor
 
 LIMIT = 0.10
 TOKENS = 300
