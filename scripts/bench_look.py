@@ -26,9 +26,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from sayo.look import look as look_module
-from sayo.look import look_at, write_page
 from sayo.toyworld.policy import make_policy, make_processor
+from sayo.viz import look as look_module
+from sayo.viz.look import look_at
+from sayo.viz.look_page import write_look
 
 LIMIT = 0.10
 TOKENS = 300
@@ -72,9 +73,9 @@ def measure(name: str, size: tuple[int, int], tokens: int, repeats: int, device:
     processor.image_processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024}
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     times: dict[str, list[float]] = {}
-    original = look_module.generate, look_module.read_response
+    original = look_module.generate, look_module.read_traces
     look_module.generate = stopwatch(original[0], times, "generate")
-    look_module.read_response = stopwatch(original[1], times, "read")
+    look_module.read_traces = stopwatch(original[1], times, "read")
     options = {"regions": [{"box": [16, 16, 64, 64]}], "max_new_tokens": tokens}
     try:
         picture = [Image.fromarray(pixels)]
@@ -83,16 +84,16 @@ def measure(name: str, size: tuple[int, int], tokens: int, repeats: int, device:
         for _ in range(repeats):
             look = look_at(model, processor, picture, QUESTION, **options)
     finally:
-        look_module.generate, look_module.read_response = original
+        look_module.generate, look_module.read_traces = original
     with tempfile.TemporaryDirectory() as folder:
-        page = stopwatch(write_page, times, "page")(look, Path(folder, "look.html"))
+        page = stopwatch(write_look, times, "page")(look, Path(folder, "look.html"))
         page_bytes = page.stat().st_size
     seconds = {key: statistics.median(values) for key, values in times.items()}
     return {
         "model": name,
         "parameters": model.num_parameters(),
-        "layers": len(look.layers),
-        "visual_tokens": look.image_size,
+        "layers": len(look.trace.layers),
+        "visual_tokens": look.trace.maps.shape[-1],
         "response_tokens": len(look.tokens),
         **{f"{key}_seconds": round(value, 4) for key, value in seconds.items()},
         "read_of_generate": round(seconds["read"] / seconds["generate"], 4),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,22 +24,6 @@ TEXT_POINTS, LINE_INCHES = 8.0, 0.17
 CHARACTER_INCHES = TEXT_POINTS * 0.602 / 72  # DejaVu Sans Mono
 
 
-class Panel(NamedTuple):
-    """One picture of the figure's first line; without `values` it is the image alone.
-
-    Attributes:
-        values: `(n,)` attention on the visual tokens of `cells`.
-        peak: value of the brightest colour; the map's own maximum if None.
-    """
-
-    title: str
-    look: Look
-    image: int
-    cells: VisualCells | None = None
-    values: np.ndarray | None = None
-    peak: float | None = None
-
-
 def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "deciding", dpi: int = 200) -> Path:
     """Draw the picture, the map of each whole response (all on one scale), and below them the responses.
 
@@ -52,15 +35,15 @@ def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "decidi
         rows: which reading of attention at a token.
     """
     first, several = next(iter(looks.values())), len(looks) > 1
-    maps = [
-        panel._replace(title=f"{label}: {panel.title}" if several else panel.title)
-        for label, look in looks.items()
-        for panel in _response_panels(look, rows)
+    maps = [(label if several else "", look, *view) for label, look in looks.items() for view in _views(look, rows)]
+    peak = max(float(values.max()) for *_, values in maps)
+    images = [
+        ("image" if len(first.images) == 1 else f"image {index + 1}", index) for index in range(len(first.images))
     ]
-    peak = max(float(panel.values.max()) for panel in maps)
-    names = [f"image {index + 1}" for index in range(len(first.images))] if len(first.images) > 1 else ["image"]
-    panels = [Panel(name, first, index) for index, name in enumerate(names)]
-    panels += [panel._replace(peak=peak) for panel in maps]
+    panels = [(title, first, index, None) for title, index in images]
+    for label, look, title, index, cells, values in maps:
+        title = f"{f'{label}: {title}' if label else title}\nmax {values.max():.2%}"
+        panels.append((title, look, index, heat_map(cells, values, peak)))
     width = max(SIDE_INCHES * len(panels) + 0.7, 7.0)
     columns = int(0.97 * width / CHARACTER_INCHES)
     texts = {label: _lines(look, columns) for label, look in looks.items()}
@@ -70,37 +53,28 @@ def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "decidi
         top, *below = figure.subfigures(len(heights), 1, height_ratios=heights)
         top.suptitle(plain(first.question, 110), fontsize=9)
         grid = top.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(grid, panels, strict=True):
-            _draw_panel(axes, panel)
-        scale = ScalarMappable(Normalize(0, 100 * peak), COLORMAP)
-        bar = top.colorbar(scale, ax=list(grid), fraction=0.03, pad=0.01)
+        for axes, (title, look, index, heat) in zip(grid, panels, strict=True):
+            regions = [{**region, "role": "answer"} for region in look.regions if region["image"] == index]
+            draw_picture(axes, look.images[index], regions, heat)
+            axes.set_title(title, fontsize=7)
+        bar = top.colorbar(ScalarMappable(Normalize(0, 100 * peak), COLORMAP), ax=list(grid), fraction=0.03, pad=0.01)
         bar.set_label("attention on a visual token (%)", fontsize=7)
         for part, (label, look) in zip(below, looks.items(), strict=True):
             _draw_response(part.subplots(), look, texts[label], columns, rows, label if several else None)
     return Path(path)
 
 
-def _response_panels(look: Look, rows: Rows) -> list[Panel]:
-    """The map of the whole response in every view of every image."""
-    whole, views, panels = response_map(look.trace, rows), look.views(), []
+def _views(look: Look, rows: Rows) -> list[tuple[str, int, VisualCells, np.ndarray]]:
+    """Title, image, cells and `(n,)` attention of the whole response, for every view of every image."""
+    whole, views, result = response_map(look.trace, rows), look.views(), []
     for image, view, place, inside in views:
         title = "whole response"
         if sum(other[0] == image for other in views) > 1:
             title += ", tiles" if view else ", whole picture"
-        panels.append(Panel(title, look, image, _part(look.cells[image], inside), whole[place][inside]))
-    return panels
-
-
-def _part(cells: VisualCells, inside: np.ndarray) -> VisualCells:
-    return VisualCells(cells.footprints[inside], cells.views[inside], cells.image_size)
-
-
-def _draw_panel(axes: Axes, panel: Panel) -> None:
-    regions = [{**region, "role": "answer"} for region in panel.look.regions if region["image"] == panel.image]
-    heat = None if panel.values is None else heat_map(panel.cells, panel.values, panel.peak)
-    draw_picture(axes, panel.look.images[panel.image], regions, heat)
-    highest = "" if panel.values is None else f"\nmax {panel.values.max():.2%}"
-    axes.set_title(f"{panel.title}{highest}", fontsize=7)
+        cells = look.cells[image]
+        part = VisualCells(cells.footprints[inside], cells.views[inside], cells.image_size)
+        result.append((title, image, part, whole[place][inside]))
+    return result
 
 
 def _lines(look: Look, columns: int) -> list[list[tuple[int, str]]]:

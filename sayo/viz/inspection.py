@@ -92,9 +92,10 @@ def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     panels = []
     for row in rows:
+        note = f"{row['source']} {row['id']} · {row['question_type']} · {_note(row)}"
         for index, (cells, weights) in enumerate(_weights(row)):
             panel = {"image": _image(row, index), "cells": cells, "map": weights, "regions": _regions(row, index)}
-            texts = {"question": row["question"], "completion": f"→ {row['solution']}", "caption": _note(row)}
+            texts = {"question": row["question"], "completion": f"→ {row['solution']}", "caption": note}
             panels.append(panel | texts)
     try:
         return save_sheet(panels, path, "regions (green: answer, orange: evidence), and their visual tokens by weight")

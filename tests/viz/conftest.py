@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageDraw
 from viz.browser import CHROMIUM, Browser
-from viz.report_runs import write_evaluation, write_log
+from viz.report_runs import write_run
 
 from sayo.attention import AttentionTrace
 from sayo.geometry import VisualCells
@@ -121,24 +119,6 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`make_run(name, steps=40, gain=0.4, seed=0, full_log=False)` -> a complete run folder."""
 
     def build(name: str = "toy", steps: int = 40, gain: float = 0.4, seed: int = 0, full_log: bool = False) -> Path:
-        rng = np.random.default_rng(seed)
-        run = tmp_path / name
-        run.mkdir(parents=True)
-        write_log(run, steps, gain, rng, full_log)
-        recipe = {
-            "model": {"name_or_path": "runs/demo/cold_start", "dtype": "float32", "lora": None},
-            "data": {"path": "runs/demo/prepared", "split": "train"},
-            "trainer": {"output_dir": f"runs/demo/{name}", "attention_layers": "last", "seed": seed},
-            "rewards": {
-                "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 1.0},
-                "attention": {"function": "sayo.rewards.region_attention_reward", "weight": 0.5},
-            },
-        }
-        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-        environment = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "cpus": 2}
-        (run / "environment.json").write_text(json.dumps(environment))
-        write_evaluation(run / "evaluation" / "before", 0.45, rng)
-        write_evaluation(run / "evaluation" / "after", min(0.97, 0.5 + gain), rng)
-        return run
+        return write_run(tmp_path / name, steps, gain, seed, full_log)
 
     return build

@@ -61,15 +61,6 @@ def test_hovering_changes_the_picture_and_leaving_restores_it(page, html) -> Non
     assert len({whole, first, second}) == 3 and drawn(page, "^-1.0.0$") == whole
 
 
-def test_clicking_holds_a_token(page, html) -> None:
-    page.open(html)
-    page.point_at("#t7", click=True)
-    held = drawn(page, "^7.0.0$")
-    page.point_at("h1")
-    assert drawn(page, "^7.0.0$") == held
-    assert "Token 8 of 24" in page.run("document.getElementById('numbers').textContent")
-
-
 def test_layers_and_readings_change_the_picture(page, html) -> None:
     page.open(html)
     pictures = {page.run(CANVAS)}
@@ -86,12 +77,16 @@ def test_layers_and_readings_change_the_picture(page, html) -> None:
     assert len(pictures) == 4
 
 
-def test_keys_move_the_token_and_the_layer(page, html) -> None:
+def test_clicking_holds_a_token_and_keys_move_it(page, html) -> None:
     page.open(html)
+    page.point_at("#t7", click=True)
+    held = drawn(page, "^7.0.0$")
+    page.point_at("h1")
+    assert drawn(page, "^7.0.0$") == held
+    assert "Token 8 of 24" in page.run("document.getElementById('numbers').textContent")
     for key, expected in (
-        ("ArrowRight", "^0.0.0$"),
-        ("ArrowRight", "^1.0.0$"),
-        ("ArrowUp", "^1.1.0$"),
+        ("ArrowRight", "^8.0.0$"),
+        ("ArrowUp", "^8.1.0$"),
         ("End", "^23.1.0$"),
         ("ArrowLeft", "^22.1.0$"),
         ("ArrowDown", "^22.0.0$"),
@@ -172,20 +167,6 @@ def test_views_are_shown_apart_and_separators_are_left_out(page, tmp_path) -> No
     assert captions == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
 
 
-def test_a_one_token_response(page, policy, picture, tmp_path) -> None:
-    look = look_at(*policy, [picture], "Red?", response="The")
-    page.open(write_look(look, tmp_path / "look.html"))
-    assert page.run("document.querySelectorAll('.t').length") == 1
-
-
-def test_a_large_page_stays_usable(page, tmp_path) -> None:
-    page.open(write_look(synthetic_look(), tmp_path / "look.html"))
-    page.point_at("#t150")
-    drawn(page, "^150.0.0$")
-    page.press("ArrowUp")
-    drawn(page, ".1.0$")
-
-
 def test_the_file_loads_nothing(html) -> None:
     text = html.read_text()
     assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
@@ -231,12 +212,6 @@ def test_quantised_values_stay_within_the_bound(levels: int) -> None:
     assert (error[0] == 0).all()
 
 
-def test_small_values_beside_a_sink_survive() -> None:
-    values = np.full((1, 100), 1e-3)
-    values[0, 0] = 0.5
-    assert dequantize(*quantize(values, 255), 255)[0, 1] == pytest.approx(1e-3, rel=0.1)
-
-
 def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
     data = page_data(write_look(look, tmp_path / "look.html"))
     assert data["layers"] == [0, 1, 2, 3] and len(data["maps"]) == 5
@@ -248,8 +223,11 @@ def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
         np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
 
 
-def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(tmp_path) -> None:
+def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(page, tmp_path) -> None:
     path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
+    page.open(path)
+    page.point_at("#t150")
+    drawn(page, "^150.0.0$")
     assert 1_000_000 < path.stat().st_size < PAGE_BYTES
     data = page_data(path)
     assert len(data["maps"]) == 1 + 36  # every layer is there, in coarser steps

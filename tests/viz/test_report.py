@@ -52,18 +52,9 @@ def edit_samples(run: Path, moment: str, change) -> None:
 
 def test_complete_run(make_run, tmp_path):
     result = page(make_run(full_log=True), out=tmp_path / "report.html", questions=6)
-    for text in (
-        "Reward by part",
-        "Attention on the region",
-        "Completion length",
-        "Entropy",
-        "runs/demo/cold_start",
-        "torch: 2.13.0",
-        "attention × 0.5",
-        "Held-out questions",
-        "Where the policy looks",
-        "attention_layers: last",
-    ):
+    for text in ("Reward by part", "Attention on the region", "Completion length", "Entropy", "Held-out questions"):
+        assert text in result.text, text
+    for text in ("runs/demo/cold_start", "torch: 2.13.0", "attention × 0.5", "attention_layers: last", "<answer>"):
         assert text in result.text, text
     assert "Not in this report" not in result.text
     assert len(result.images["Attention on the picture: before training"]) == 6
@@ -126,10 +117,6 @@ def test_hostile_strings_stay_text(make_run, tmp_path):
     assert '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}' in result.text
 
 
-def test_answer_tags_of_a_completion_are_visible(make_run, tmp_path):
-    assert "<answer>" in page(make_run(), out=tmp_path / "report.html").text
-
-
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
@@ -184,14 +171,6 @@ def test_image_outside_the_folder_is_not_shown(make_run, tmp_path):
         edit_samples(run, moment, lambda r: r.update(image="../../../secret.png"))
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     assert "The picture with the regions of this question" not in page(run, out=tmp_path / "report.html").images
-
-
-def test_several_runs_share_charts(make_run, tmp_path):
-    first, second = make_run("both"), make_run("accuracy", gain=0.2, seed=1)
-    result = page(first, second, out=tmp_path / "report.html")
-    assert "2 runs" in result.text and "Reward: attention" in result.text
-    assert sum("Entropy" in alt for alt in result.images) == 1
-    assert "Resolved recipe of accuracy" in result.text
 
 
 def test_runs_of_the_same_name_are_told_apart(make_run, tmp_path):
@@ -258,20 +237,6 @@ def test_intervals_of_the_evaluations(make_run, tmp_path):
         assert shown in text
         for kind in summary["by_type"].values():
             assert f"{moment} training 6 {100 * kind['accuracy']:.1f}% {kind['tas']:.3g}" in text
-
-
-def test_the_layer_chart_shows_every_layer(make_run, tmp_path):
-    run = make_run()
-    result = page(run, out=tmp_path / "report.html")
-    (source,) = next(sources for alt, sources in result.images.items() if alt.startswith("Which layer"))
-    tree = ElementTree.fromstring(base64.b64decode(source.partition(",")[2]))
-    bars = [element for element in tree.iter() if element.get("id", "").startswith("LineCollection")]
-    assert [len(list(bar)) for bar in bars[:2]] == [3, 3]  # three layers of both policies
-    for moment in ("before", "after"):
-        path = run / "evaluation" / moment / "summary.json"
-        summary = json.loads(path.read_text())
-        path.write_text(json.dumps({**summary, "tas_by_layer": None}))
-    assert not any(alt.startswith("Which layer") for alt in page(run, out=tmp_path / "report.html").images)
 
 
 def test_command(make_run, tmp_path, sayo_command):

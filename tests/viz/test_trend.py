@@ -33,28 +33,6 @@ def make_trace(masses: dict[str, np.ndarray], is_generate: bool = False) -> Atte
     return AttentionTrace(masses, sizes, entropy, tuple(range(num_layers)))
 
 
-def test_the_worked_row():
-    # prefix .40 | image .20 | <|vision_end|> .02 | question .08 | response .30
-    row = {"prefix": 0.40, "image": 0.20, "question": 0.08, "response": 0.30}
-    trace = make_trace({group: np.array([[0.9, mass]]) for group, mass in row.items()})
-    shares = {group: values.tolist() for group, values in shares_without_prefix(trace).items()}
-    assert shares == {
-        "image": [pytest.approx(1 / 3)],
-        "question": [pytest.approx(0.08 / 0.6)],
-        "response": [pytest.approx(0.5)],
-    }
-    assert sum(value[0] for value in shares.values()) == pytest.approx(0.966667, abs=1e-6)
-
-
-def test_the_prefix_changes_nothing_and_layers_are_means_of_ratios():
-    masses = {"prefix": np.array([[0.5, 0.5], [0.8, 0.8]]), "image": np.array([[0.1, 0.1], [0.1, 0.1]])}
-    assert shares_without_prefix(make_trace(masses))["image"] == pytest.approx([(0.1 / 0.5 + 0.1 / 0.2) / 2])
-    more_sink = {"prefix": 1 - (1 - masses["prefix"]) / 4, "image": masses["image"] / 4}
-    assert shares_without_prefix(make_trace(more_sink))["image"] == pytest.approx(
-        shares_without_prefix(make_trace(masses))["image"]
-    )
-
-
 def test_readings_and_missing_groups():
     masses = {"prefix": np.zeros((1, 3)), "image": np.array([[0.1, 0.2, 0.3]])}
     assert shares_without_prefix(make_trace(masses))["image"] == pytest.approx([0.2, 0.3])

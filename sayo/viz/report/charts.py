@@ -1,19 +1,19 @@
-"""Curves of the training log, and which layer of a policy tells right from wrong."""
+"""Curves of the training log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from sayo.viz.plots import COLORS, GREY, Chart, chart, line, short, smooth
-from sayo.viz.report.runs import HeldOut, Run
+from sayo.viz.plots import COLORS, Chart, chart, line, smooth
+from sayo.viz.report.runs import Run
 
 REWARD = ("rewards/{}/mean", "Reward", "Mean of the batch before weights; the band is one standard deviation.")
 SHARE = ("gradient_share/{}", "Share of the gradient", "Part of the advantages that a reward makes; together 1.")
-TRAINING = (  # key of the log, title, what is shown
+CURVES = (  # key of the log, title, what is shown
     ("reward", "Reward", "Weighted sum of the reward functions, mean of the batch."),
     ("attention/tas", "Target attention score", "0.5: no preference for the region; 1: all attention on it."),
     ("attention/region_ratio", "Attention on the region", "Per region token over per visual token; 1: no preference."),
@@ -21,8 +21,6 @@ TRAINING = (  # key of the log, title, what is shown
     ("attention/image_mass", "Attention mass on the image", "Share of all attention that falls on visual tokens."),
     ("completions/mean_length", "Completion length", "Tokens, mean of the batch."),
     ("entropy", "Entropy", "Nats per token of the completions."),
-)
-HEALTH = (
     ("frac_reward_zero_std", "Groups without spread", "Share of prompts whose completions all got the same reward."),
     ("completions/clipped_ratio", "Truncated completions", "Share that reached the length limit."),
     ("kl", "KL to the reference", "Nats per token."),
@@ -35,38 +33,8 @@ Series = tuple[str, Run, str]
 
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Reward by part, share of the gradient, attention, length and entropy; several runs share each chart."""
-    return _by_part(runs, *REWARD) + _by_part(runs, *SHARE) + _curves(runs, TRAINING)
-
-
-def health_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Whether the run itself was sound."""
-    return _curves(runs, HEALTH)
-
-
-def layer_chart(policies: Mapping[str, HeldOut]) -> Chart | None:
-    """How well the TAS of each decoder layer tells right from wrong answers, with intervals; None where not known."""
-    layers = {name: (e.summary.get("tas_by_layer") or {}).get("by_layer") or [] for name, e in policies.items()}
-    layers = {name: [row for row in rows if row.get("auc") is not None] for name, rows in layers.items()}
-    layers = {name: rows for name, rows in layers.items() if rows}
-    if not layers:
-        return None
-
-    def draw(axes: Any) -> None:
-        for index, ((name, rows), color) in enumerate(zip(layers.items(), cycle(COLORS), strict=False)):
-            place = np.array([row["layer"] for row in rows]) + 0.12 * (index - (len(layers) - 1) / 2)
-            middle = np.array([row["auc"] for row in rows])
-            ends = np.array([row.get("auc_interval") or [row["auc"]] * 2 for row in rows])
-            options = {"fmt": "o", "markersize": 5, "color": color, "label": short(name)}
-            axes.errorbar(place, middle, yerr=np.abs(ends.T - middle), **options)
-        axes.axhline(0.5, color=GREY, linewidth=1, linestyle=":")
-        axes.set(xlabel="decoder layer", ylabel="AUC")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(layers) > 1:  # below: the points and intervals of several policies leave no free corner
-            axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9, columnspacing=1, handletextpad=0.2)
-
-    caption = "Chance that a right answer has the larger TAS, with its 95% interval; 0.5: this layer does not tell."
-    return chart("Which layer tells right from wrong", caption, draw)
+    """Reward by part, share of the gradient, and `CURVES`; several runs share each chart."""
+    return _by_part(runs, *REWARD) + _by_part(runs, *SHARE) + _curves(runs, CURVES)
 
 
 def _by_part(runs: Sequence[Run], key: str, title: str, caption: str) -> list[Chart]:

@@ -11,7 +11,7 @@ import yaml
 from transformers import TrainerCallback
 
 from sayo.viz.pages import render, write_text
-from sayo.viz.report.charts import health_charts, layer_chart, training_charts
+from sayo.viz.report.charts import training_charts
 from sayo.viz.report.gallery import gallery
 from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
 from sayo.viz.report.tables import held_out_tables
@@ -74,9 +74,7 @@ def _page(runs: list[Run], questions: int) -> str:
         several=several,
         runs=[(run.name, _facts(run)) for run in runs],
         tables=held_out_tables(everything),
-        layers=layer_chart(everything),
         charts=training_charts(runs),
-        health=health_charts(runs),
         galleries=[(name, gallery(group, questions)) for name, group in groups.items()],
         missing=[f"{run.name}: {text}" if several else text for run in runs for text in run.missing],
         details=[(run.name, _as_yaml(run.recipe), _as_yaml(run.environment)) for run in runs],
