@@ -31,7 +31,7 @@ def recipe(toys, tmp_path):
         # MULTI_GPU without `use_cpu` would be two independent rank-0 jobs in the same folder
         ("ddp", {"use_cpu": False}, ["The launcher started 2 processes, but each of them trains alone", "cpu.yaml"]),
         # accelerate's own MULTI_CPU starts one process
-        ("multi_cpu", {}, ["asked for several processes but started one", "cpu.yaml trainer.use_cpu=true"]),
+        ("multi_cpu", {}, ["asked for several processes but started one", "cpu.yaml", "trainer.use_cpu=true"]),
         ("fsdp2", {}, ["FSDP was asked for, but this is MULTI_CPU with sharding none"]),
     ],
 )
