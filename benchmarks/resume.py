@@ -1,7 +1,7 @@
 """Kill training runs with -9 at random moments, restart them until they end, compare them with an uninterrupted run.
 
-    python scripts/check_resume.py                      # 20 kills for each of: one process, DDP, ZeRO-2, ZeRO-3
-    python scripts/check_resume.py --quick --check      # 3 kills each; exit status 1 on any difference
+    python -m benchmarks.resume --out benchmarks/results/resume_cpu.json     # 20 kills for each way to launch
+    python -m benchmarks.resume --quick --check --mode single       # 3 kills
 
 The run is made so that hardly any moment is easy: generation blocks of several optimizer steps, each block used twice,
 saves and log lines inside the blocks, a reference model that moves, a learning rate that falls, several epochs. What
@@ -11,6 +11,8 @@ third kill waits for a save to begin. Everything runs on CPU, on the toy world.
 Compared bit by bit: completions, rewards and advantages of every step, weights, optimizer, random states, logged
 metrics (but for wall-clock times), and the tracker's run id.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -23,14 +25,11 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import psutil
-import typer
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.harness import ROOT, finish, make_toy_data, options_of, sayo, write
+
 MODES = ("single", "ddp", "zero2", "zero3")
 LAST_STEP = 14
 SETTINGS = {
@@ -54,7 +53,6 @@ SETTINGS = {
     "log_completions": "true",
 }
 CLOCK = ("step_time", "scoring_time", "runtime", "per_second", "seconds")
-console = Console(stderr=True)
 
 
 @dataclass
@@ -72,48 +70,12 @@ class Outcome:
     seconds: float = 0.0
 
 
-def main(
-    kills: Annotated[int, typer.Option(help="Kills for each way to launch.")] = 20,
-    quick: Annotated[bool, typer.Option("--quick", help="3 kills for each way to launch.")] = False,
-    mode: Annotated[
-        list[str] | None, typer.Option(help=f"Ways to launch: {', '.join(MODES)}; all by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the moments and the victims.")] = 0,
-    work: Annotated[Path | None, typer.Option(help="Folder to work in; a temporary one by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 on any difference.")] = False,
-) -> None:
-    """Check that killed runs end like uninterrupted ones."""
-    folder = work or Path(tempfile.mkdtemp(prefix="check_resume_"))
-    policy, data = make_toy(folder / "toy")
-    outcomes = []
-    for name in mode or MODES:
-        outcome = check_mode(name, folder / name, policy, data, 3 if quick else kills, seed)
-        outcomes.append(outcome)
-        for difference in outcome.differences[:10]:
-            console.print(f"[red]{name}: {difference}[/]", highlight=False)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"seed": seed, "modes": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
-    if work is None:
-        shutil.rmtree(folder)
-    Console().print(table_of(outcomes))
-    if check and any(outcome.differences or outcome.orphans for outcome in outcomes):
-        raise typer.Exit(1)
-
-
 def make_toy(folder: Path) -> tuple[Path, Path]:
     """A toy policy and ten pictures' worth of prepared questions."""
-    from sayo.cli import app
-
-    world, policy, data = folder / "world", folder / "policy", folder / "data"
+    policy, data = folder / "policy", folder / "prepared"
     if not (data / "summary.json").is_file():
-        files = ["--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
-        files += ["--images", world / "images", "--processor", policy, "--out", data]
-        make_world = ["toy", "world", "--out", world, "--num-images", 10]
-        for words in (make_world, ["toy", "policy", "--out", policy], ["prepare", "gqa", *files]):
-            if app([str(word) for word in words], standalone_mode=False):
-                raise SystemExit(f"`sayo {' '.join(map(str, words))}` failed")
+        sayo("toy", "policy", "--out", policy)
+        make_toy_data(folder, policy, 10)
     return policy, data
 
 
@@ -149,7 +111,7 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, se
         outcome.compared += 1
         outcome.differences += [f"run {outcome.runs}: {difference}" for difference in found]
         shutil.rmtree(run_dir)
-        console.print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences")
+        print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences", file=sys.stderr)
     outcome.seconds = round(time.time() - start, 1)
     return outcome
 
@@ -283,18 +245,28 @@ def without_clock(value):
     return [without_clock(item) for item in value] if isinstance(value, list) else value
 
 
-def table_of(outcomes: list[Outcome]) -> Table:
-    table = Table(title="killed with -9 and restarted, against an uninterrupted run")
-    for name in ("launch", "kills", "in a save", "victims", "runs compared", "differences", "orphans", "seconds"):
-        table.add_column(name, justify="left" if name in ("launch", "victims") else "right")
-    for one in outcomes:
-        victims = ", ".join(f"{name} {count}" for name, count in sorted(one.victims.items()))
-        numbers = (one.compared, len(one.differences), one.orphans, one.seconds)
-        table.add_row(one.mode, str(one.kills), str(one.in_save), victims, *map(str, numbers))
-    return table
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="for each way to launch")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--work", type=Path, help="folder to work in; a temporary one by default")
+    options = parser.parse_args()
+    folder = options.work or Path(tempfile.mkdtemp(prefix="sayo_resume_"))
+    policy, data = make_toy(folder / "toy")
+    rows = []
+    for mode in options.mode:
+        outcome = check_mode(mode, folder / mode, policy, data, 3 if options.quick else options.kills, options.seed)
+        rows.append(asdict(outcome))
+        write(options.out, rows, seed=options.seed)
+    if options.work is None:
+        shutil.rmtree(folder)
+    shown = [{**row, "differences": len(row["differences"]), "victims": str(row["victims"])} for row in rows]
+    missed = [difference for row in rows for difference in row["differences"]]
+    missed += [f"{row['mode']}: {row['orphans']} orphans" for row in rows if row["orphans"]]
+    title = "Killed with -9 and restarted, against an uninterrupted run"
+    finish(options, title, rows, missed, shown=shown, seed=options.seed)
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    main()

@@ -1,6 +1,6 @@
 """Draw when the objective helps and when it costs: training curves of the toy bench, from a good and a weak start.
 
-python scripts/toy_curves.py     # after scripts/toy_bench.py
+python -m benchmarks.toy_curves     # after benchmarks.toy
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def draw(axes: Any, rows: dict[str, Any], names: dict[str, str], metric: str) ->
 
 
 def main(
-    table: Annotated[Path, typer.Option(help="Table of scripts/toy_bench.py.")] = Path("benchmarks/toy_bench.json"),
+    table: Annotated[Path, typer.Option(help="Table of benchmarks.toy.")] = Path("benchmarks/results/toy_bench.json"),
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("docs/figures/objective.png"),
 ) -> None:
     """Draw accuracy and target attention score over the steps of GRPO; bands are standard deviations over seeds."""
