@@ -1,7 +1,7 @@
 """One arm of the toy bench, trained and judged in a process of its own.
 
-An arm is a recipe with overrides, started from one of `STARTS` (`toy_arms.yaml`); nothing is trained by other code than
-`sayo train`, nor judged by other code than `sayo evaluate --data`.
+An arm is a recipe with overrides, started from one of `STARTS` (`toy_arms.yaml`); nothing is trained by other code
+than `sayo train`, nor judged by other code than `sayo evaluate --data`.
 """
 
 from __future__ import annotations
