@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.harness import finish, options_of, own_process, write
 from benchmarks.models import SHAPES, make_model
-from sayo.attention import AttentionCapture, Reading
+from sayo.attention import AttentionCapture, CapturedMasses
 
 TARGETS = {("scoring", "last"): 1.03, ("scoring", "all"): 1.25, ("step", "scored"): 1.02, ("update", "last"): 1.02}
 MEMORY_TARGET = 0.01  # of what eager weights need at the same length
@@ -81,15 +81,15 @@ class ReadingClock:
     """Process time spent inside readings, on a CPU."""
 
     def __init__(self, device: str):
-        self.spent, read = 0.0, Reading.read
+        self.spent, read = 0.0, CapturedMasses.read
 
-        def timed(reading: Reading, *args: Any, **kwargs: Any) -> None:
+        def timed(reading: CapturedMasses, *args: Any, **kwargs: Any) -> None:
             start = time.process_time()
             read(reading, *args, **kwargs)
             self.spent += time.process_time() - start
 
         if device == "cpu":
-            Reading.read = timed
+            CapturedMasses.read = timed
 
 
 def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namespace, clock: ReadingClock) -> dict:

@@ -61,7 +61,7 @@ def length_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> list[dict]:
     """One row per setting: TRL's trainer and ours in turn, `rounds` times, on pictures of `(side / 16)^2` tokens."""
-    from sayo.training.setup import load_auto_processor
+    from sayo.processors import load_auto_processor
 
     results = []
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):  # trainers print

@@ -150,8 +150,9 @@ def _evaluate(
     import torch
 
     from sayo.evaluation.evaluate import evaluate
+    from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection
-    from sayo.training.setup import load_auto_processor, load_data, load_policy
+    from sayo.training.setup import load_data, load_policy
 
     torch.set_num_threads(1)
     policy = load_policy(ModelSection(name_or_path=str(policy_dir), dtype="float32"))
@@ -210,7 +211,7 @@ def _fingerprint(name: str, seed: int, settings: Settings) -> str:
 
     arm = ARMS[name]
     weights = (_start_of(arm, seed, settings) / "model.safetensors").read_bytes()
-    recipe = yaml.safe_load(load_recipe(arm.recipe, arm.overrides or ()).to_yaml())
+    recipe = load_recipe(arm.recipe, arm.overrides or ()).model_dump(mode="json")
     content = json.dumps([name, seed, vars(settings) | {"root": "", "runs": ""}, arm.steering, recipe], sort_keys=True)
     return hashlib.sha256(content.encode() + hashlib.sha256(weights).digest()).hexdigest()[:16]
 

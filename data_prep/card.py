@@ -1,4 +1,4 @@
-"""What lies beside the data: summary.json, rejects.jsonl and README.md (data card), all made from the shards."""
+"""What lies beside the data: summary.json, rejected.jsonl and README.md (data card), all made from the shards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Columns: `regions` are boxes xyxy in pixels of the upright original image, with 
 (weight 0.5), and a COCO run-length mask `rle` where one is known. `region_tokens` index the sample's visual tokens in
 order of appearance, with `region_weights`, for the processor of `processor_fingerprint`; they are null where no
 processor was given (`sayo map` adds them). Rows without a region keep `has_region = false`. Rejected rows:
-rejects.jsonl; counts: summary.json.
+rejected.jsonl; counts: summary.json.
 
 ## Sources and licences
 
@@ -74,14 +74,14 @@ def write_card(out: Path) -> dict[str, Any]:
         `data_prep.shards`, over all and by split; a split also has the settings used.
     """
     splits: dict[str, dict[str, Any]] = {}
-    temporary = out / f".rejects.jsonl.{os.getpid()}.tmp"
+    temporary = out / f".rejected.jsonl.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8", errors="backslashreplace") as rejects:
         for path in sorted((out / "data").glob("*.parquet")):
             account = read_account(path)
             split = account["settings"]["--split"]
             _add(splits.setdefault(split, {"settings": account["settings"]}), account)
             rejects.writelines(json.dumps({"split": split, **entry}) + "\n" for entry in account["rejects"])
-    os.replace(temporary, out / "rejects.jsonl")
+    os.replace(temporary, out / "rejected.jsonl")
     total: dict[str, Any] = {}
     for entry in splits.values():
         _add(total, entry)

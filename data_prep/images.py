@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from data_prep.examples import Box, PrepareError, RejectError
+from data_prep.examples import Box, PrepareError, RejectedError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not those that Pillow hands to other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".JPG", ".JPEG", ".PNG")
@@ -56,22 +56,22 @@ def find_image(folder: Path, name: str) -> Path:
     """The file `name` in `folder`; a name without suffix gets those of `SUFFIXES` in turn.
 
     Raises:
-        RejectError: `path_outside_image_dir` (absolute, `..` or a link that leads out) or `missing_image`.
+        RejectedError: `path_outside_image_dir` (absolute, `..` or a link that leads out) or `missing_image`.
     """
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
-        raise RejectError("path_outside_image_dir", f"image name {name!r} does not stay inside the image folder")
+        raise RejectedError("path_outside_image_dir", f"image name {name!r} does not stay inside the image folder")
     candidates = (name, *(name + suffix for suffix in SUFFIXES))
     listed = list_folder(os.path.join(folder, os.path.dirname(name)))
     found = next((candidate for candidate in candidates if os.path.basename(candidate) in listed), None)
     if found is None:  # newer than the listing, or of a file system that does not tell upper from lower case
         found = next((candidate for candidate in candidates if os.path.isfile(os.path.join(folder, candidate))), None)
     if found is None:
-        raise RejectError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
+        raise RejectedError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
     path = os.path.join(folder, found)
     is_plain = listed.get(os.path.basename(found), False)
     real = _real(os.path.dirname(path)) if is_plain else os.path.realpath(path)
     if os.path.commonpath([real, _real(str(folder))]) != _real(str(folder)):
-        raise RejectError("path_outside_image_dir", f"{found} is a link that leads out of the image folder")
+        raise RejectedError("path_outside_image_dir", f"{found} is a link that leads out of the image folder")
     return Path(path)
 
 
@@ -96,15 +96,15 @@ def read_image(folder: Path, name: str) -> ImageFile:
     """Read a file and its header.
 
     Raises:
-        RejectError: missing_image, path_outside_image_dir, unreadable_image, truncated_image or decompression_bomb.
+        RejectedError: missing_image, path_outside_image_dir, unreadable_image, truncated_image or decompression_bomb.
     """
     path = find_image(folder, name)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise RejectError("missing_image", f"{path.name} was there a moment ago") from None
+        raise RejectedError("missing_image", f"{path.name} was there a moment ago") from None
     except OSError as error:
-        raise RejectError("unreadable_image", f"{path.name}: {error}") from None
+        raise RejectedError("unreadable_image", f"{path.name}: {error}") from None
     return parse_image(path.relative_to(folder).as_posix(), data)
 
 
@@ -112,7 +112,7 @@ def parse_image(name: str, data: bytes) -> ImageFile:
     """Read the header of a file's bytes and check that the file is complete.
 
     Raises:
-        RejectError: unreadable_image, truncated_image or decompression_bomb.
+        RejectedError: unreadable_image, truncated_image or decompression_bomb.
     """
     short = name.rpartition("/")[2]
     try:
@@ -120,12 +120,12 @@ def parse_image(name: str, data: bytes) -> ImageFile:
             warnings.simplefilter("ignore")  # Pillow's bomb warning: the same limit is a reject just below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise RejectError("decompression_bomb", f"{short}: {error}") from None
+        raise RejectedError("decompression_bomb", f"{short}: {error}") from None
     except Exception as error:  # a decoder fed with a broken header raises nearly anything
         reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
-        raise RejectError(reason, f"{short} ({len(data)} bytes): {error}") from None
+        raise RejectedError(reason, f"{short} ({len(data)} bytes): {error}") from None
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise RejectError("decompression_bomb", f"{short} claims {image.width}x{image.height} pixels")
+        raise RejectedError("decompression_bomb", f"{short} claims {image.width}x{image.height} pixels")
     _check_complete(image, data, short)
     orientation = _orientation(image, data)
     width, height = image.size
@@ -162,7 +162,7 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
         else:
             Image.open(io.BytesIO(data)).load()
     except Exception as error:  # see above: decoders raise nearly anything
-        raise RejectError("truncated_image", f"{name} ({len(data)} bytes): {error}") from None
+        raise RejectedError("truncated_image", f"{name} ({len(data)} bytes): {error}") from None
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

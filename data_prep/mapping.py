@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.card import write_card
-from data_prep.examples import PrepareError, RejectError
+from data_prep.examples import PrepareError, RejectedError
 from data_prep.pipeline import check_mapper, finished_shards
 from data_prep.rows import features
 from data_prep.shards import ShardWriter, list_shards, read_account
@@ -65,14 +65,14 @@ def _map_shard(path: Path, target: Path, mapper: TokenMapper, settings: dict[str
         raise PrepareError(f"{path} has other columns than this version writes; prepare this data set again")
     with ShardWriter(target, schema) as writer:
         for reject in read_account(path)["rejects"]:
-            writer.reject(reject["id"], RejectError(reject["reason"], reject["detail"]))
+            writer.reject(reject["id"], RejectedError(reject["reason"], reject["detail"]))
         for table in _row_groups(file):
             mapped, keep = [], []
             for row in table.select(["id", "regions", "image_sizes"]).to_pylist():
                 try:
                     mapped.append(mapper([tuple(size) for size in row["image_sizes"]], row["regions"]))
                     keep.append(True)
-                except RejectError as error:
+                except RejectedError as error:
                     if strict:
                         raise PrepareError(f"--strict: question {row['id']}: {error}") from None
                     writer.reject(row["id"], error)

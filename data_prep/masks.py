@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from data_prep.examples import Box, RejectError
+from data_prep.examples import Box, RejectedError
 from data_prep.fields import is_integer, numbers
 from sayo.geometry.regions import check_runs
 
@@ -36,13 +36,13 @@ def encode(segmentation: Any, size: tuple[int, int]) -> str:
             what was encoded before.
 
     Raises:
-        RejectError: bad_mask, mask_size_differs, mask_outside_image or empty_mask.
+        RejectedError: bad_mask, mask_size_differs, mask_outside_image or empty_mask.
     """
     width, height = size
     if isinstance(segmentation, Drawn) and segmentation.size == size:
         return segmentation.counts
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise RejectError("decompression_bomb", f"a mask of {width}x{height} pixels")
+        raise RejectedError("decompression_bomb", f"a mask of {width}x{height} pixels")
     if isinstance(segmentation, dict):
         encoded = _checked_runs(segmentation, width, height)
     else:
@@ -50,7 +50,7 @@ def encode(segmentation: Any, size: tuple[int, int]) -> str:
         drawn = coco.frPyObjects(polygons, height, width)
         encoded = coco.merge(drawn) if len(drawn) > 1 else drawn[0]
     if coco.area(encoded) == 0:
-        raise RejectError("empty_mask", f"the mask covers no pixel of the {width}x{height} picture")
+        raise RejectedError("empty_mask", f"the mask covers no pixel of the {width}x{height} picture")
     return encoded["counts"].decode("ascii")
 
 
@@ -58,7 +58,7 @@ def extent(segmentation: Any, size: tuple[int, int]) -> Box:
     """The xyxy box around a COCO `segmentation`; polygons are checked but not drawn, which is much faster.
 
     Raises:
-        RejectError: as for `encode`.
+        RejectedError: as for `encode`.
     """
     if isinstance(segmentation, dict):
         return box_of(encode(segmentation, size), size)
@@ -100,20 +100,20 @@ def orient(rle: str, stored_size: tuple[int, int], orientation: int) -> str:
 def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[Sequence[float]], Box]:
     """(the polygons as numbers, the xyxy box around them, which may leave the picture)."""
     if not isinstance(polygons, list) or not polygons or not all(isinstance(entry, list) for entry in polygons):
-        raise RejectError("bad_mask", f"segmentation is {str(polygons)[:200]}, expected a list of polygons")
+        raise RejectedError("bad_mask", f"segmentation is {str(polygons)[:200]}, expected a list of polygons")
     checked, low, high = [], (math.inf, math.inf), (-math.inf, -math.inf)
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
-            raise RejectError("bad_mask", f"a polygon needs at least three points x, y; found {str(polygon)[:200]}")
+            raise RejectedError("bad_mask", f"a polygon needs at least three points x, y; found {str(polygon)[:200]}")
         points = numbers(polygon)
         x, y = points[::2], points[1::2]
         first, last = (min(x), min(y)), (max(x), max(y))
         near = -_FAR < first[0] and -_FAR < first[1] and last[0] < _FAR and last[1] < _FAR
         if not near or math.isnan(sum(points)):  # min and max overlook a NaN that does not come first
-            raise RejectError("bad_mask", f"a polygon holds what is no number: {str(polygon)[:200]}")
+            raise RejectedError("bad_mask", f"a polygon holds what is no number: {str(polygon)[:200]}")
         for start, end, side in zip(first, last, (width, height), strict=True):
             if start < -side or end > 2 * side:
-                raise RejectError("mask_outside_image", f"a polygon goes from {start} to {end} in a side of {side}")
+                raise RejectedError("mask_outside_image", f"a polygon goes from {start} to {end} in a side of {side}")
         low, high = (min(low[0], first[0]), min(low[1], first[1])), (max(high[0], last[0]), max(high[1], last[1]))
         checked.append(points)
     return checked, (*low, *high)
@@ -122,15 +122,15 @@ def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[Sequ
 def _checked_runs(segmentation: dict, width: int, height: int) -> dict[str, Any]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        raise RejectError(
+        raise RejectedError(
             "mask_size_differs", f"run lengths of size {str(size)[:50]}, the picture is {[height, width]}"
         )
     if not isinstance(counts, str) and not (isinstance(counts, list) and all(is_integer(run) for run in counts)):
-        raise RejectError("bad_mask", f"counts are {str(counts)[:100]}, expected run lengths")
+        raise RejectedError("bad_mask", f"counts are {str(counts)[:100]}, expected run lengths")
     try:
         check_runs(counts, width, height)
     except ValueError as error:
-        raise RejectError("bad_mask", str(error)) from None
+        raise RejectedError("bad_mask", str(error)) from None
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode()}
     return coco.frPyObjects({"size": size, "counts": counts}, height, width)

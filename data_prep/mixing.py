@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.card import write_card
-from data_prep.examples import PrepareError, RejectError
+from data_prep.examples import PrepareError, RejectedError
 from data_prep.pictures import PartIndex, Pictures, coco_of_genome, index_part
 from data_prep.pipeline import finished_shards, shard_paths
 from data_prep.rows import features
@@ -166,7 +166,7 @@ def _write_split(
             continue
         with ShardWriter(path, schema) as writer:
             for row_id in rejects if number == 0 else []:
-                writer.reject(row_id, RejectError("picture_taken", "an earlier part or --exclude has this picture"))
+                writer.reject(row_id, RejectedError("picture_taken", "an earlier part or --exclude has this picture"))
             left = rows_per_shard
             while group := list(islice(rows, min(left, ROWS_PER_GROUP))):
                 left -= len(group)

@@ -149,9 +149,9 @@ def report(counts: dict, out: Path) -> None:
         f"{counts['kept']} of {counts['read']} questions kept, {counts['with_region']} with a region; {rejected}"
     )
     if counts["kept"] == 0:
-        with (out / "rejects.jsonl").open(encoding="utf-8") as rejects:
+        with (out / "rejected.jsonl").open(encoding="utf-8") as rejects:
             first = json.loads(rejects.readline() or "{}").get("detail", "")
-        text = f"error: nothing was kept; {out / 'rejects.jsonl'} says why for each row. The first: {first}"
+        text = f"error: nothing was kept; {out / 'rejected.jsonl'} says why for each row. The first: {first}"
         typer.secho(text, fg="red", err=True)
         raise typer.Exit(2)
     typer.echo(f"{out}")

@@ -1,4 +1,4 @@
-"""A source's examples -> OUT/data/<split>-0000i-of-0000N.parquet, summary.json, rejects.jsonl and a data card.
+"""A source's examples -> OUT/data/<split>-0000i-of-0000N.parquet, summary.json, rejected.jsonl and a data card.
 
 Shard i always holds the same stretch of the source's questions, whatever the number of processes, and no clock or path
 goes into a file. So a run that was killed goes on where it stopped and ends with the same bytes.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.card import write_card
-from data_prep.examples import Example, PrepareError, Reject
+from data_prep.examples import Example, PrepareError, Rejected
 from data_prep.images import list_folder
 from data_prep.rows import RowBuilder, written_schema
 from data_prep.seen import SeenIds
@@ -33,7 +33,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Example | Reject]: ...
+    def __iter__(self) -> Iterator[Example | Rejected]: ...
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -198,6 +198,6 @@ def _shards(
         for index, known in enumerate(seen.check([entry.id for entry in stretch])):
             if known:
                 detail = "an earlier question has this id; the first one is kept"
-                stretch[index] = Reject(stretch[index].id, "duplicate_id", detail)
+                stretch[index] = Rejected(stretch[index].id, "duplicate_id", detail)
         if path not in done:
             yield Shard(path, tuple(stretch))

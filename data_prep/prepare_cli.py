@@ -12,7 +12,7 @@ prepare_app = typer.Typer(
     rich_markup_mode="rich",
     help="Turn a grounded data set into parquet files that sayo and plain TRL train on.",
     epilog="A run that was stopped goes on when the same line is typed again. Rejected rows are counted in "
-    "OUT/summary.json and listed in OUT/rejects.jsonl. Exit status: 0 when rows were kept, 2 when none was or the "
+    "OUT/summary.json and listed in OUT/rejected.jsonl. Exit status: 0 when rows were kept, 2 when none was or the "
     "input cannot be used.",
 )
 

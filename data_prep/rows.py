@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep import masks
-from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, RejectError
+from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, RejectedError
 from data_prep.images import ImageFile, parse_image, read_image
 from data_prep.tokens import COLUMNS as TOKEN_COLUMNS
 from data_prep.tokens import TokenMapper
@@ -117,7 +117,7 @@ class RowBuilder:
         """Build the row.
 
         Raises:
-            RejectError: an image cannot be used, or a region does not fit it.
+            RejectedError: an image cannot be used, or a region does not fit it.
         """
         _check_text(example)
         images = [self._open(image) for image in example.images]
@@ -155,7 +155,7 @@ class RowBuilder:
     def _place(self, region: Region, images: list[ImageFile], annotated: Sequence[Any]) -> dict[str, Any]:
         """The region as a row value."""
         if not 0 <= region.image < len(images):
-            raise RejectError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
+            raise RejectedError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
         return self._placed(_Key(region), _Key(images[region.image]), annotated[region.image])
 
     def _place_in(self, region_key: _Key, image_key: _Key, annotated: tuple[int, int] | None) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class RowBuilder:
             _clip(box, drawn_size, image, region.label), masks.box_of(rle, drawn_size)
         ):
             around = [*masks.box_of(rle, drawn_size)]
-            raise RejectError("box_and_mask_differ", f"box {[*box]} of {region.label!r}, its mask fills {around}")
+            raise RejectedError("box_and_mask_differ", f"box {[*box]} of {region.label!r}, its mask fills {around}")
         if on_side:
             box = image.orient(box)
             rle = masks.orient(rle, image.stored_size, image.orientation) if rle is not None else None
@@ -209,7 +209,7 @@ def _check_text(example: Example) -> None:
     try:
         "".join([example.id, example.question, *kinds, *example.answers, *names, *labels]).encode()
     except UnicodeEncodeError as error:
-        raise RejectError("malformed_record", f"text that is no Unicode: {error}") from None
+        raise RejectedError("malformed_record", f"text that is no Unicode: {error}") from None
 
 
 def _frame(image: ImageFile, annotated: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
@@ -221,7 +221,7 @@ def _frame(image: ImageFile, annotated: tuple[int, int] | None) -> tuple[tuple[i
         return image.size, False
     if tuple(annotated) == image.stored_size:
         return image.stored_size, True
-    raise RejectError(
+    raise RejectedError(
         "image_size_differs",
         f"{image.name} is {image.size[0]}x{image.size[1]}, its boxes were drawn at {annotated[0]}x{annotated[1]}",
     )
@@ -246,7 +246,7 @@ def _clip(box: Box, size: tuple[int, int], image: ImageFile, label: str) -> Box:
     width, height = size
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
     if x1 >= x2 or y1 >= y2:
-        raise RejectError(
+        raise RejectedError(
             "box_outside_image", f"box {[*box]} of {label!r} lies outside {image.name} ({width}x{height})"
         )
     return x1, y1, x2, y2

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.examples import Example, PrepareError, Reject, RejectError
+from data_prep.examples import Example, PrepareError, Rejected, RejectedError
 from data_prep.rows import RowBuilder, table_of
 from data_prep.workers import report_rows
 
@@ -57,9 +57,9 @@ class ShardWriter:
         self._rejects: list[dict[str, str]] = []
         self._kept = self._with_region = self._with_mask = 0
 
-    def reject(self, row_id: str, error: RejectError) -> None:
+    def reject(self, row_id: str, error: RejectedError) -> None:
         """Count a row that is left out."""
-        self._rejects.append(asdict(Reject(row_id, error.reason, error.detail)))
+        self._rejects.append(asdict(Rejected(row_id, error.reason, error.detail)))
         self._counters["rejected_by_reason"][error.reason] += 1
 
     def write(self, table: pa.Table, rows: list[dict[str, Any]] | None = None) -> None:
@@ -121,7 +121,7 @@ class Shard:
     """A stretch of the source's questions and the file that holds those of them that are kept."""
 
     path: Path
-    entries: tuple[Example | Reject, ...]
+    entries: tuple[Example | Rejected, ...]
 
 
 def write_shard(
@@ -140,7 +140,7 @@ def write_shard(
         for index, entry in enumerate(shard.entries, start=1):
             try:
                 rows.append(_row_or_raise(entry, build_row))
-            except RejectError as error:
+            except RejectedError as error:
                 if strict:
                     raise PrepareError(f"--strict: question {entry.id}: {error}") from None
                 writer.reject(entry.id, error)
@@ -154,9 +154,9 @@ def write_shard(
         return writer.finish(settings)
 
 
-def _row_or_raise(entry: Example | Reject, build_row: RowBuilder) -> dict[str, Any]:
-    if isinstance(entry, Reject):
-        raise RejectError(entry.reason, entry.detail)
+def _row_or_raise(entry: Example | Rejected, build_row: RowBuilder) -> dict[str, Any]:
+    if isinstance(entry, Rejected):
+        raise RejectedError(entry.reason, entry.detail)
     return build_row(entry)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.examples import RejectError
+from data_prep.examples import RejectedError
 
 if TYPE_CHECKING:
     from sayo.geometry import VisualCells, VisualLayout
@@ -46,7 +46,7 @@ class TokenMapper:
             regions: values of the `regions` column.
 
         Raises:
-            RejectError: image_refused_by_processor or region_unseen_by_processor.
+            RejectedError: image_refused_by_processor or region_unseen_by_processor.
         """
         counts = [len(self._cells_of(size, len(sizes))) for size in sizes]
         starts = np.cumsum([0, *counts])
@@ -68,10 +68,10 @@ class TokenMapper:
         try:
             return region_tokens(self._cells_of(size, num_images), [region], self.threshold, self.soft)
         except ValueError as error:
-            raise RejectError("region_unseen_by_processor", str(error)) from None
+            raise RejectedError("region_unseen_by_processor", str(error)) from None
 
     def _cells_of(self, size: tuple[int, int], num_images: int) -> VisualCells:
         try:
             return self._cells(*size, num_images)
         except ValueError as error:
-            raise RejectError("image_refused_by_processor", f"{size[0]}x{size[1]}: {error}") from None
+            raise RejectedError("image_refused_by_processor", f"{size[0]}x{size[1]}: {error}") from None

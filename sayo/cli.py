@@ -30,8 +30,10 @@ class OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except (SayoError, OSError) as error:
-            line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
-            typer.secho(f"error: {line}", fg="red", err=True)
+            line = " ".join(f"{getattr(error, 'label', 'error')}: {error}".split())
+            typer.secho(line.encode("utf-8", "backslashreplace").decode(), fg="red", err=True)
+            if advice := getattr(error, "advice", ""):
+                typer.echo(advice, err=True)
             raise typer.Exit(getattr(error, "exit_status", 2)) from None
 
 
@@ -41,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(prepare_app, name="prepare")
 app.command("map")(map_rows)
@@ -78,10 +80,8 @@ def copy_recipe(
     """Copy a recipe to edit it; train it with `sayo train --config-name ./my_recipe.yaml`."""
     from sayo.recipes import recipe_names, recipes_dir
 
-    if name not in recipe_names():
-        raise typer.BadParameter(f"unknown recipe {name!r}; `sayo ls` lists them")
-    if out.exists():
-        raise typer.BadParameter(f"{out} exists already; choose another name")
+    if name not in recipe_names() or out.exists():
+        raise typer.BadParameter(f"{out} exists already" if out.exists() else f"`sayo ls` does not list {name!r}")
     shutil.copy(recipes_dir() / f"{name}.yaml", out)
     typer.echo(f"{out} written. Train it with: sayo train --config-name {out}")
 

@@ -1,36 +1,38 @@
-"""Recipes: YAML files composed by Hydra, checked key by key before anything is loaded.
+"""Recipes: YAML files composed by Hydra and checked key by key before anything is loaded.
 
-A key under `trainer:` is a field of the trainer's config, so a TRL recipe can be pasted. Unknown keys fail by name.
+The keys under `trainer:` are fields of the trainer's config, so a TRL recipe can be pasted. They, the rewards' options
+and the gates are checked by `sayo.training.setup.check_recipe`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import importlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sayo.errors import SayoError
 
+Gate = Literal["always", "correct", "group"]
+
 
 class RecipeError(SayoError, ValueError):
-    """A recipe that cannot be meant as it is written."""
+    """The recipe asks for something that does not exist or cannot work."""
 
 
-@dataclass
-class ModelSection:
+class Section(BaseModel, extra="forbid"):
+    """Base of every part of a recipe: unknown keys are errors."""
+
+
+class ModelSection(Section):
     """`model:` what is trained.
 
     name_or_path: local directory or hub id.
     dtype: of the loaded weights (`bfloat16`, `float32`, ...).
-    attn_implementation: any kernel; attention is read beside it.
+    attn_implementation: any kernel; attention is captured beside it.
     size: passed to the image processor's `size` (pixel limits), or None for the processor's own.
     lora: arguments of peft's `LoraConfig`, or None for full fine-tuning.
     freeze_vision: keep the vision tower and the projector as they are.
@@ -43,14 +45,13 @@ class ModelSection:
     size: dict[str, int] | None = None
     lora: dict[str, Any] | None = None
     freeze_vision: bool = False
-    load: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass
-class DataSection:
+class DataSection(Section):
     """`data:` what it is trained on.
 
-    path: a folder written by `sayo prepare`, parquet files, or a hub data set.
+    path: a folder written by `sayo prepare`, a parquet file, or a data set on the hub.
     split: of that data set.
     eval_split: held-out split for evaluation during training, or None.
     system_prompt: put in front of every prompt, or None.
@@ -64,11 +65,21 @@ class DataSection:
     eval_split: str | None = None
     system_prompt: str | None = None
     user_suffix: str | None = None
-    max_samples: int | None = None
+    max_samples: int | None = Field(default=None, ge=1)
 
 
-@dataclass
-class RewardSection:
+class ShaperSection(Section):
+    """`advantage_shaper:` which tokens of a completion its advantage is paid to.
+
+    function: dotted path, one of `sayo.training.advantages` or your own.
+    options: keyword arguments bound to the function.
+    """
+
+    function: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RewardSection(Section):
     """One entry of `rewards:`; its key is the name under which it is logged.
 
     function: dotted path of a TRL reward function, sayo's or your own.
@@ -80,36 +91,39 @@ class RewardSection:
 
     function: str
     weight: float = 1.0
-    gate: str = "always"
-    options: dict[str, Any] = field(default_factory=dict)
+    gate: Gate = "always"
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass
-class ShaperSection:
-    """`advantage_shaper:` which tokens of a completion its advantage is paid to.
+class Recipe(Section):
+    """A resolved recipe.
 
-    function: dotted path, one of `sayo.advantages` or your own.
-    options: keyword arguments bound to the function.
+    trainer: fields of the trainer's config, `output_dir` among them.
+    rewards: empty for supervised tuning.
+    resume: `auto` (the newest complete checkpoint of `output_dir`), `never`, or a checkpoint folder.
     """
-
-    function: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Recipe:
-    """A resolved recipe. `trainer` holds fields of the trainer's config; `rewards` is empty for supervised tuning."""
 
     model: ModelSection
     data: DataSection
     trainer: dict[str, Any]
-    rewards: dict[str, RewardSection] = field(default_factory=dict)
+    rewards: dict[str, RewardSection] = Field(default_factory=dict)
     advantage_shaper: ShaperSection | None = None
     resume: str = "auto"
 
+    @model_validator(mode="after")
+    def _check_whole(self) -> Recipe:
+        if "output_dir" not in self.trainer:
+            raise ValueError("`trainer.output_dir` is missing: say where the run is written.")
+        if self.advantage_shaper is not None and not self.rewards:
+            raise ValueError("`advantage_shaper` needs rewards: supervised tuning has no advantages.")
+        return self
+
     def to_yaml(self) -> str:
         """The recipe as one flat file that can be launched again."""
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+SECTIONS = {"model": ModelSection, "data": DataSection, "rewards": RewardSection, "advantage_shaper": ShaperSection}
 
 
 def recipes_dir() -> Path:
@@ -124,7 +138,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Compose, resolve and check a recipe.
+    """Compose and resolve a recipe.
 
     Args:
         name: a shipped recipe's name, or the path of your own YAML file (which may use the shipped groups).
@@ -138,103 +152,39 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    own = Path(name)
-    is_file = own.suffix in (".yaml", ".yml")
-    if is_file and not own.is_file():
-        raise RecipeError(f"There is no recipe file {name}.")
-    if not is_file and name not in recipe_names():
-        raise RecipeError(f"Unknown recipe {name!r}.{_closest(name, recipe_names())} `sayo ls` lists them.")
-    folder = own.resolve().parent if is_file else recipes_dir()
-    search = [f"hydra.searchpath=[file://{recipes_dir()}]"] if is_file else []
+    file = Path(name) if name.endswith((".yaml", ".yml")) else recipes_dir() / f"{name}.yaml"
+    if not file.is_file():
+        raise RecipeError(f"There is no recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
+    search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            config = compose(own.stem if is_file else name, overrides=[*search, *map(_or_add, overrides)])
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        with initialize_config_dir(str(file.resolve().parent), version_base="1.3"):
+            config = compose(file.stem, overrides=[search, *map(_or_add, overrides)])
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise RecipeError(
-            f"Recipe {name!r} needs `{error.full_key}`: write it into the recipe, or add {error.full_key}=... to the "
-            "command."
-        ) from None
+        how = f"write it into the recipe, or add {error.full_key}=... to the command."
+        raise RecipeError(f"Recipe {name!r} needs `{error.full_key}`: {how}") from None
     except (HydraException, OmegaConfBaseException) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise RecipeError(f"Recipe {name!r}: {str(error).strip()}{cause}") from None
-    return check_recipe(resolved)
+    return parse_recipe({key: value for key, value in values.items() if value is not None})
 
 
-def check_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Build the typed recipe from plain values; every unknown key fails by its full name.
-
-    Raises:
-        RecipeError: see `load_recipe`.
-    """
-    values = dict(values)
-    rewards, shaper = values.pop("rewards", None) or {}, values.pop("advantage_shaper", None)
-    trainer = dict(values.pop("trainer", None) or {})
-    _check_keys(values, Recipe, "")
-    for key in ("model", "data"):
-        if key not in values:
-            raise RecipeError(f"The recipe has no section `{key}:`.")
-    recipe = Recipe(
-        model=_section(ModelSection, values.pop("model"), "model"),
-        data=_section(DataSection, values.pop("data"), "data"),
-        rewards={name: _section(RewardSection, entry, f"rewards.{name}") for name, entry in rewards.items()},
-        advantage_shaper=_section(ShaperSection, shaper, "advantage_shaper") if shaper else None,
-        trainer=trainer,
-        **values,
-    )
-    _check_keys(trainer, trainer_config_class(recipe), "trainer")
-    if "output_dir" not in trainer:
-        raise RecipeError("The recipe has no `trainer.output_dir`: say where the run is written.")
-    for name, entry in recipe.rewards.items():
-        _check_options(entry, f"rewards.{name}")
-    if recipe.rewards:
-        _check_credit(recipe)
-    elif recipe.advantage_shaper is not None:
-        raise RecipeError("`advantage_shaper` needs rewards: supervised tuning has no advantages.")
-    return recipe
-
-
-def _check_options(entry: RewardSection | ShaperSection, path: str) -> None:
-    function = resolve_function(entry.function, f"{path}.function")
-    # Reward functions take **kwargs, so a misspelt option would pass unseen.
-    named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    _check_names(entry.options, named, f"{path}.options")
-
-
-def _check_credit(recipe: Recipe) -> None:
-    from sayo.training.credit import check_gates
-
-    try:
-        check_gates([entry.gate for entry in recipe.rewards.values()], list(recipe.rewards))
-    except ValueError as error:
-        raise RecipeError(f"`rewards`: {error}") from None
-    if recipe.advantage_shaper is not None:
-        _check_options(recipe.advantage_shaper, "advantage_shaper")
-
-
-def trainer_config_class(recipe: Recipe) -> type:
-    """`RegionGRPOConfig` where there are rewards, `AnchoredSFTConfig` where there are none."""
-    if recipe.rewards:
-        from sayo.training.config import RegionGRPOConfig
-
-        return RegionGRPOConfig
-    from sayo.training.sft_config import AnchoredSFTConfig
-
-    return AnchoredSFTConfig
-
-
-@cache
-def resolve_function(dotted: str, key: str) -> Callable:
-    """Import `package.module.function`.
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The typed recipe of plain values.
 
     Raises:
-        RecipeError: with the recipe key that names it.
+        RecipeError: every key that is unknown, missing or of another type, by its full name.
     """
-    module_name, _, attribute = dotted.rpartition(".")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"`{key}: {dotted}` cannot be imported: {error}") from None
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(" ".join(_sentence(item) for item in error.errors())) from None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word; empty where nothing known is close."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
 
 
 def _or_add(override: str) -> str:
@@ -244,27 +194,12 @@ def _or_add(override: str) -> str:
     return override if is_group or not key[:1].isalpha() else f"++{override}"
 
 
-def _section(cls: type, values: Any, path: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"`{path}` must be a mapping, got {values!r}.")
-    _check_keys(values, cls, path)
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise RecipeError(f"`{path}`: {str(error).replace('__init__() ', '')}.") from None
-
-
-def _check_keys(values: Mapping[str, Any], cls: type, path: str) -> None:
-    _check_names(values, [item.name for item in dataclasses.fields(cls) if item.init], path)
-
-
-def _check_names(values: Mapping[str, Any], known: Sequence[str], path: str) -> None:
-    for key in values:
-        if key not in known:
-            full = f"{path}.{key}" if path else key
-            raise RecipeError(f"Unknown recipe key `{full}`.{_closest(key, known)}")
-
-
-def _closest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
+def _sentence(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors."""
+    path, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        section = SECTIONS[error["loc"][0]] if len(error["loc"]) > 1 else Recipe
+        return f"Unknown recipe key `{path}`.{did_you_mean(error['loc'][-1], section.model_fields)}"
+    if error["type"] == "missing":
+        return f"The recipe has no `{path}`."
+    return f"`{path}`: {message}; got {error['input']!r}." if path else message

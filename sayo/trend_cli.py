@@ -39,8 +39,9 @@ def trend(
     import torch
 
     from sayo.evaluation.local import LocalModel
+    from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection, RecipeError
-    from sayo.training.setup import load_auto_processor, load_data, load_policy
+    from sayo.training.setup import load_data, load_policy
     from sayo.trend import plot_trend
 
     try:
@@ -82,8 +83,8 @@ def trend(
 
 def response_record(row: dict[str, Any], reply: Any, window: int) -> tuple[dict[str, Any], Any]:
     """What `trend.json` holds of one response, and its trace where it has an image and a token."""
+    from sayo.answers.extract import parse_look_back
     from sayo.evaluation.scoring import grade
-    from sayo.rewards.look_back import parse_look_back
     from sayo.trend import look_back_lift, tag_spans, trend
 
     text = reply.text or ""

@@ -1,11 +1,13 @@
-"""Train a recipe, with or without a launcher.
+"""`sayo train` as a script, which a launcher can start.
 
     python scripts/train.py --config-name toy
     accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py --config-name sayo_qwen3_vl_8b \\
         data.path=prepared/gqa trainer.output_dir=runs/qwen3
 """
 
-from sayo.training.cli import app
+import sys
+
+from sayo.cli import app
 
 if __name__ == "__main__":
-    app()
+    app(["train", *sys.argv[1:]])

@@ -77,3 +77,11 @@ def recipe_values(
         "rewards": rewards,
         "trainer": {**TRAINER, "output_dir": str(output_dir), **trainer},
     }
+
+
+def rollout(trainer) -> dict[str, Any]:
+    """One scored generation batch, split as TRL splits it."""
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    return trainer._prepare_inputs(inputs)

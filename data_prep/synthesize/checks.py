@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable
 
 from data_prep.examples import RejectError
-from sayo.rewards.answers import answer_matches
-from sayo.rewards.look_back import parse_look_back
-from sayo.rewards.text import boxed_answer
+from sayo.answers.compare import answer_matches
+from sayo.answers.extract import boxed_answer, parse_look_back
 
 _PICTURE = (
     r"(?:image|picture|photo(?:graph)?|figure|diagram|drawing|sketch|illustration|chart|graph|plot|map|scene|"
@@ -110,7 +109,7 @@ def check_text(text: str, step: str) -> None:
 
 
 def check_answer(answer: str | None, accepted: list[str], step: str) -> None:
-    """The answer is one of the accepted ones (`sayo.rewards.answers.answer_matches`).
+    """The answer is one of the accepted ones (`sayo.answers.compare.answer_matches`).
 
     Raises:
         RejectError: `wrong_answer`.

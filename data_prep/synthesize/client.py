@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from sayo.rewards.text import completion_text
+from sayo.answers.extract import completion_text
 
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _HOPELESS = {

@@ -15,8 +15,8 @@ from data_prep.synthesize import checks, prompts
 from data_prep.synthesize.roles import Roles
 from data_prep.synthesize.rows import Question
 from data_prep.synthesize.sampling import first_good
+from sayo.answers.extract import completion_text
 from sayo.prompts import USER_SUFFIX
-from sayo.rewards.text import completion_text
 
 ROLES = ("cot", "back")
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_prep.examples import PrepareError, RejectError
 from data_prep.shards import list_shards
-from sayo.rewards.accuracy import accepted_answers
+from sayo.answers.extract import accepted_answers
 
 if TYPE_CHECKING:
     import datasets

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from sayo.attention.captured import AttentionNotCaptured, no_kernel_call, read_layer
 from sayo.attention.groups import key_groups
-from sayo.attention.reading import AttentionNotCaptured, no_kernel_call, read_layer
 from sayo.attention.trace import AttentionTrace
 
 LATER = ("text", "response")  # groups to which every token after the prompt belongs
 
 
-class CallReading:
+@dataclass(eq=False)
+class CallCapture:
     """The last model call: tokens that ran, and attention and entropy of the rows whose logits were computed.
 
     Key groups: `"image"` (every visual token), `"text"` (every other token but padding), `"response"` (tokens after
@@ -28,22 +30,14 @@ class CallReading:
         samples, groups, maps, temperature: see `AttentionCapture`.
     """
 
-    def __init__(
-        self,
-        layers: tuple[int, ...],
-        config: Any,
-        *,
-        options: dict,
-        samples: Sequence[Mapping] | None,
-        groups: Mapping[str, torch.Tensor] | None,
-        maps: bool,
-        temperature: float,
-    ):
-        self.layers, self.config, self.options = layers, config, options
-        self.samples, self.own_groups, self.wants_maps, self.temperature = samples, groups or {}, maps, temperature
-        self.tokens: torch.Tensor | None = None
-        self._ran: set[int] = set()
-        self._complete = True
+    layers: tuple[int, ...]
+    config: Any
+    options: dict
+    samples: Sequence[Mapping] | None
+    groups: Mapping[str, torch.Tensor] | None
+    maps: bool
+    temperature: float
+    tokens: torch.Tensor | None = field(default=None, init=False)
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook: note the tokens of this forward and which rows are wanted."""
@@ -88,7 +82,7 @@ class CallReading:
             del groups["region"]
         groups["text"] = (self.attention_mask & (groups["image"] == 0)).float()
         groups["response"] = torch.zeros_like(groups["image"])
-        for name, weights in self.own_groups.items():
+        for name, weights in (self.groups or {}).items():
             rows = torch.stack(self._per_row(list(weights))).float().to(ids.device)
             if rows.shape != ids.shape:
                 raise ValueError(
@@ -100,8 +94,8 @@ class CallReading:
         self.weights = torch.stack(list(groups.values()), dim=-1)
         self.later = torch.tensor([float(name in LATER) for name in self.names], device=ids.device)
         self.positions: list[torch.Tensor] = []
-        self.masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
-        self.maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        self._masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        self._maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
         self.entropies: list[torch.Tensor] = []
         self.num_long_forwards = 0
 
@@ -113,7 +107,7 @@ class CallReading:
         return [value for value in values for _ in range(times)]
 
     def ran(self, layer: int) -> None:
-        self._ran.add(layer)
+        """Whether every layer was read is asked after the forward."""
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
         """Called by the tapped kernel; see `read_masses`."""
@@ -124,14 +118,14 @@ class CallReading:
             [self.weights, self.later.expand(len(self.tokens), self.tokens.shape[1] - self.prompt_length, -1)], dim=1
         )
         weights = weights[:, -shift:] if shift < 0 else nn.functional.pad(weights, (0, 0, 0, shift))
-        index = self.image_index + min(shift, 0) if self.wants_maps else None
+        index = self.image_index + min(shift, 0) if self.maps else None
         with torch.no_grad():
             masses, maps = read_layer(
                 module, query, key, attention_mask, kernel, self.rows, weights, index, options=self.options, **kwargs
             )
-        self.masses[layer].append(masses)
+        self._masses[layer].append(masses)
         if maps is not None:
-            self.maps[layer].append(maps)
+            self._maps[layer].append(maps)
         self._read_now.add(layer)
 
     @torch.no_grad()
@@ -144,8 +138,8 @@ class CallReading:
         blocks = logits.split(max(1, self.options["byte_budget"] // (4 * logits.shape[0] * logits.shape[2])), dim=1)
         self.entropies.append(torch.cat([_entropy(block / self.temperature) for block in blocks], dim=1))
 
-    def check(self, kernel: str) -> None:
-        """Raise if the `with` block ended without any reading."""
+    def check(self) -> None:
+        """Raise if no model call was seen."""
         if self.tokens is None:
             raise AttentionNotCaptured(
                 "No model call was seen: run the model that the capture was made with inside the `with` block."
@@ -155,7 +149,7 @@ class CallReading:
         self, output: Any, prompt_length: int | None, eos_token_id: int | Sequence[int] | None
     ) -> list[AttentionTrace]:
         """See `AttentionCapture.trace`."""
-        self.check("")
+        self.check()
         if output is None:
             sequences, prompt_length = self.tokens, self._plain_prompt_length(prompt_length)
             lengths = self.attention_mask[:, prompt_length:].sum(dim=1).tolist()
@@ -165,18 +159,18 @@ class CallReading:
             lengths = _lengths(sequences[:, prompt_length:], eos_token_id)
         last = sequences.shape[1] - (1 if output is not None else 0)
         where = self._places(torch.arange(prompt_length - 1, last))
-        masses, maps = self._gather(self.masses, where), self._gather(self.maps, where) if self.wants_maps else None
+        masses, maps = self._gather(self._masses, where), self._gather(self._maps, where) if self.maps else None
         entropies = torch.cat(self.entropies, dim=1)[:, where].float().cpu().numpy()
         extra = 1 if output is None else 0
         traces = []
         for row, length in enumerate(lengths):
             rows = slice(0, length + extra)
             sizes = self.weights[row].sum(dim=0) + self.later * length * (output is not None)
-            own = {name: masses[row, :, rows, i] for i, name in enumerate(self.names) if sizes[i] > 0}
+            present = {name: masses[row, :, rows, i] for i, name in enumerate(self.names) if sizes[i] > 0}
             traces.append(
                 AttentionTrace(
-                    masses=own,
-                    sizes={name: float(sizes[self.names.index(name)]) for name in own},
+                    masses=present,
+                    sizes={name: float(sizes[self.names.index(name)]) for name in present},
                     entropy=entropies[row, :length],
                     layers=self.layers,
                     maps=None if maps is None else maps[row, :, rows, : int(self.weights[row, :, 0].sum())],

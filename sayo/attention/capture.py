@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from sayo.attention.calls import CallReading
+from sayo.attention.calls import CallCapture
+from sayo.attention.captured import AttentionNotCaptured, CapturedMasses
 from sayo.attention.kernel import tapped
 from sayo.attention.layers import LayerSpec, attention_layers, inner_model, resolve_layers
-from sayo.attention.reading import AttentionNotCaptured, Reading
 from sayo.attention.trace import AttentionTrace
 
 
@@ -19,7 +19,7 @@ class AttentionCapture:
     """Reads attention of a transformers model, in whatever kernel it runs.
 
     Used as a context manager, it reads every row whose logits the model computes: of `generate` the rows that decided
-    each token, of a plain forward all of them. `trace` then hands the reading out, one trace per sequence. A trainer
+    each token, of a plain forward all of them. `trace` then hands it out, one trace per sequence. A trainer
     that knows its rows and key groups uses `reading` instead, which holds nothing else and can keep the graph.
 
     Args:
@@ -30,7 +30,7 @@ class AttentionCapture:
         samples: for traces, one mapping per prompt with `region_tokens`, `region_weights` (they become the group
             `"region"`) and `num_visual_tokens` (checked), as `sayo prepare` writes them.
         groups: for traces, further key groups -> `(B, P)` weights over the padded prompts.
-        maps: for traces, keep the attention on every visual token.
+        maps: keep the attention on every visual token (of traces, and in `sayo.rollout`).
         temperature: for traces, of the distributions whose entropy is kept.
 
     Raises:
@@ -59,21 +59,17 @@ class AttentionCapture:
         self._inner = inner_model(model)
         num_layers = self._inner.config.get_text_config().num_hidden_layers
         self.layers = resolve_layers(layers, tuple(attention_layers(model)), num_layers)
+        self.maps = maps
         self._options = {"per_head": per_head, "byte_budget": byte_budget}
         self._call_options = {"samples": samples, "groups": groups, "maps": maps, "temperature": temperature}
-        self._calls: CallReading | None = None
+        self._calls: CallCapture | None = None
         self._stack: ExitStack | None = None
-
-    @property
-    def kernel(self) -> str:
-        """Name of the attention kernel that the decoder runs now."""
-        return self._modules[self.layers[0]].config._attn_implementation
 
     @property
     def _modules(self) -> dict[int, nn.Module]:
         """The attention modules as they are now: an adapter may have replaced some since the capture was made."""
-        found = attention_layers(self._model)
-        return {layer: found[layer] for layer in self.layers}
+        modules = attention_layers(self._model)
+        return {layer: modules[layer] for layer in self.layers}
 
     @contextmanager
     def reading(
@@ -83,7 +79,7 @@ class AttentionCapture:
         image_index: torch.Tensor | None = None,
         *,
         gradients: bool = False,
-    ) -> Iterator[Reading]:
+    ) -> Iterator[CapturedMasses]:
         """Read while the body runs the model once over the batch (whole, or in consecutive chunks).
 
         Args:
@@ -94,21 +90,21 @@ class AttentionCapture:
                 `backward` inside the `with` block too: it runs the layers again.
 
         Raises:
-            AttentionNotCaptured: the body ended without a full reading.
+            AttentionNotCaptured: the body ended before all of it was read.
         """
         if isinstance(rows, slice):
             rows = torch.arange(next(iter(groups.values())).shape[1])[rows]
-        reading = Reading(self.layers, rows, groups, image_index, gradients=gradients, options=self._options)
-        with tapped(self._modules, reading) as kernel:
-            yield reading
-        reading.check(kernel)
+        captured = CapturedMasses(self.layers, rows, groups, image_index, gradients=gradients, options=self._options)
+        with tapped(self._modules, captured) as kernel:
+            yield captured
+        captured.check(kernel)
 
     def __enter__(self) -> AttentionCapture:
         if self._options["per_head"]:
             raise ValueError("Traces are averaged over heads: use `capture.reading(...)` for per_head=True.")
         if self._stack is not None:
             raise RuntimeError("This capture is open already: make a second one to nest them.")
-        self._calls = CallReading(self.layers, self._inner.config, options=self._options, **self._call_options)
+        self._calls = CallCapture(self.layers, self._inner.config, options=self._options, **self._call_options)
         with ExitStack() as stack:
             stack.enter_context(tapped(self._modules, self._calls))
             before = self._inner.register_forward_pre_hook(self._calls.before, with_kwargs=True)
@@ -122,7 +118,7 @@ class AttentionCapture:
         self._stack.close()
         self._stack = None
         if error_type is None:
-            self._calls.check(self.kernel)
+            self._calls.check()
 
     def trace(
         self,
@@ -137,7 +133,7 @@ class AttentionCapture:
             output: what `generate` returned. A trace then has the `T` rows that decided the `T` tokens, the end of
                 sequence included. The last token's own row does not exist: generate never runs it, so
                 `rows="of_token"` raises. Left out after a plain forward over prompts + completions, whose traces have
-                both readings.
+                both kinds of rows.
             prompt_length: length of the padded prompts; needed after a plain forward.
             eos_token_id: where completions end; by default the model's `generation_config` says.
 

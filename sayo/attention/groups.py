@@ -1,4 +1,4 @@
-"""From a padded batch to key groups, and from a reading back to one trace per completion."""
+"""From a padded batch to key groups, and from captured masses back to one trace per completion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sayo.attention.reading import AttentionNotCaptured, Reading
+from sayo.attention.captured import AttentionNotCaptured, CapturedMasses
 from sayo.attention.trace import AttentionTrace
 
 VISION_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -77,66 +77,34 @@ def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.T
     return (before & attention_mask.bool() & (image > 0).any(dim=1, keepdim=True)).float()
 
 
-def split_image(image: torch.Tensor, labels: Sequence[Sequence[int]], name: str) -> dict[str, torch.Tensor]:
-    """One key group per image, or per view, of the samples.
-
-    Args:
-        image: `(B, S)`, the visual tokens (the group `"image"`).
-        labels: per sample, the label of each visual token in order: `VisualCells.views` for views,
-            `numpy.repeat(range(n), num_visual_tokens)` for images.
-        name: prefix of the groups' names.
-
-    Returns:
-        `{"<name>_<label>": (B, S) float32}` for every label that occurs.
-
-    Raises:
-        AttentionNotCaptured: a sample has another number of visual tokens than labels.
-    """
-    groups: dict[str, torch.Tensor] = {}
-    for row, own in enumerate(labels):
-        positions = (image[row] > 0).nonzero()[:, 0]
-        own = torch.as_tensor(own, device=image.device)
-        if len(own) != len(positions):
-            raise AttentionNotCaptured(
-                f"Sample {row} has {len(positions)} visual tokens but {len(own)} labels: was its prompt truncated, or "
-                "are the cells another processor's?"
-            )
-        for label in own.unique().tolist():
-            group = groups.setdefault(f"{name}_{label}", torch.zeros(image.shape, device=image.device))
-            group[row, positions[own == label]] = 1.0
-    return dict(sorted(groups.items()))
-
-
 def completion_traces(
-    reading: Reading,
+    captured: CapturedMasses,
     groups: Mapping[str, torch.Tensor],
     entropies: torch.Tensor,
     completion_mask: torch.Tensor,
-    image_index: torch.Tensor,
 ) -> list[AttentionTrace]:
     """One [`AttentionTrace`] per row of the batch. A group without any key in a row has size 0 and no masses there.
 
     Args:
-        reading: rows `P - 1 .. P + T_max - 1` of every sample.
-        groups: as given to the reading.
+        captured: rows `P - 1 .. P + T_max - 1` of every sample.
+        groups: as given to the capture.
         entropies: `(B, T_max)` nats.
         completion_mask: `(B, T_max)`; its sum is a completion's number of tokens.
-        image_index: `(B, N)` as of `key_groups`; used where the reading kept maps.
     """
-    masses = {name: value.float().cpu().numpy() for name, value in reading.masses.items()}
+    masses = {name: value.float().cpu().numpy() for name, value in captured.masses.items()}
     sizes = {name: value.sum(dim=1).tolist() for name, value in groups.items()}
     num_visual = (groups["image"] > 0).sum(dim=1).tolist()
     entropies = entropies.float().cpu().numpy()
-    maps = None if reading.maps is None else reading.maps.float().cpu().numpy()
+    maps = None if captured.maps is None else captured.maps.float().cpu().numpy()
     traces = []
     for row, length in enumerate(completion_mask.sum(dim=1).tolist()):
         present = [name for name in masses if sizes[name][row] > 0]
         traces.append(
             AttentionTrace(
                 masses={name: masses[name][row, :, : length + 1] for name in present},
-                sizes={name: own[row] for name, own in sizes.items()},
+                sizes={name: size[row] for name, size in sizes.items()},
                 entropy=entropies[row, :length],
-                layers=reading.layers,
+                layers=captured.layers,
                 maps=None if maps is None else maps[row, :, : length + 1, : num_visual[row]],
             )
         )

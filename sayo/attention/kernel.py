@@ -1,7 +1,7 @@
 """The tap: while it is open, every call of the attention kernel can be listened to, and adjusted on its way in.
 
 transformers sends every attention layer through `AttentionInterface`. The entry of the model's own kernel is wrapped
-under its own name: listeners that adjust get the kernel's arguments first (steering; a mere reading changes nothing),
+under its own name: listeners that adjust get the kernel's arguments first (steering; a mere capture changes nothing),
 the stock function is called, then whoever reads is handed the queries, keys and mask that it was called with. The
 model's config never changes, so masks, flash checks and saved configs stay as they were (a kernel registered under a
 new name would need a mask function of that name, or masks silently become None); vision towers and other models that
@@ -25,7 +25,7 @@ class Listener(Protocol):
 
     `adjust(layer, module, query, key, attention_mask, kernel, **kwargs)` is called before the kernel and returns the
     queries, keys and mask that it shall get. Several adjust one after the other, in the order in which they were
-    opened; every reading sees the outcome.
+    opened; every capture sees the outcome.
     """
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:

@@ -32,14 +32,14 @@ def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
     """
     inner = inner_model(model)
     layers = getattr(inner.get_decoder(), "layers", None) or ()
-    found = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
-    if not found:
+    modules = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
+    if not modules:
         raise ValueError(
             f"{type(inner).__name__}: `get_decoder().layers` holds no layer with a `self_attn`. sayo reads attention "
             "of models that keep transformers' names; for another model, override `get_decoder` so that it returns "
             "the module with the `layers`, and name the attention module of each `self_attn`."
         )
-    return found
+    return modules
 
 
 def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ Visible = tuple[int, int, int, "torch.Tensor | None"]
 
 
 class RowMask:
-    """The kernel's mask, row block by row block, so that a reading never holds a square one of its own.
+    """The kernel's mask, row block by row block, so that a capture never holds a square one of its own.
 
     The kernel gets its mask in its own format (transformers `masking_utils`), and each has to be understood:
 
@@ -79,8 +79,8 @@ class RowMask:
         if hasattr(self.mask, "mask_mod"):
             seen = _evaluate(self.mask.mask_mod, sample, rows.to(device), self.key_length)
         else:
-            own = self.mask[sample if self.mask.shape[0] > 1 else 0, ..., : self.key_length]
-            seen = own if own.shape[1] == 1 else own[:, _as_slice(rows)]
+            seen = self.mask[sample if self.mask.shape[0] > 1 else 0, ..., : self.key_length]
+            seen = seen if seen.shape[1] == 1 else seen[:, as_slice(rows)]
         return _trim(seen)
 
     def count(self, sample: int, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -184,7 +184,8 @@ def _is_implicit(kernel: str) -> bool:
     return not kernel.endswith("eager") and kernel != "flex_attention"
 
 
-def _as_slice(rows: torch.Tensor) -> slice | torch.Tensor:
+def as_slice(rows: torch.Tensor) -> slice | torch.Tensor:
+    """The same rows as a slice where they are consecutive, so that picking them copies nothing."""
     is_range = len(rows) > 0 and bool((rows.diff() == 1).all())
     return slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows
 

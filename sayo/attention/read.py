@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sayo.attention.masks import RowMask
+from sayo.attention.masks import RowMask, as_slice
 
 CPU_BLOCK = 3 * 2**20
 """Bytes of one block of scores on a CPU: near the size of a core's cache, so that the passes over a block after its
@@ -100,9 +100,9 @@ class _Groups:
         """`(h, r, k)`, keys from `start` on -> `(h, r, G)`."""
         first = max(self.start, start)
         last = max(first, min(self.stop, start + numerators.shape[-1]))
-        own = numerators[..., first - start : last - start].flatten(0, 1)
+        summed = numerators[..., first - start : last - start].flatten(0, 1)
         # Few columns from the left: (G, k) x (k, h r) is three times as fast on a CPU as its transpose.
-        return torch.matmul(self.weights[:, first:last], own.t()).t().view(*numerators.shape[:2], -1)
+        return torch.matmul(self.weights[:, first:last], summed.t()).t().view(*numerators.shape[:2], -1)
 
 
 class _BlockReader:
@@ -124,7 +124,7 @@ class _BlockReader:
 
     def read(self, sample, keys, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         start, partial, stop, mask = visible
-        picked = self.query[sample][:, _range(rows)]
+        picked = self.query[sample][:, as_slice(rows)]
         for first in range(0, self.kv_heads, self.num_heads):
             last = min(first + self.num_heads, self.kv_heads)
             heads = slice(first * self.shared, last * self.shared)
@@ -165,8 +165,3 @@ class _BlockReader:
                 part.add_(mask)
         peak = scores.detach().amax(dim=-1, keepdim=True)
         return scores.sub_(peak).exp_(), peak
-
-
-def _range(rows: torch.Tensor) -> slice | torch.Tensor:
-    is_range = len(rows) > 0 and bool((rows.diff() == 1).all())
-    return slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows

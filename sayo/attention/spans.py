@@ -34,7 +34,7 @@ def turn_groups(
     Args:
         processor: with `apply_chat_template`, as it made `inputs`.
         conversations: one list of messages per row, images inside their content.
-        inputs: `input_ids` and `attention_mask`, `(B, S)`; a row's tokens may go on after the prompt.
+        inputs: `input_ids` and `attention_mask`, `(B, S)`; a row's tokens may continue after the prompt.
         turns: name of the group -> role.
         template_options: of `apply_chat_template`; a generation prompt is added unless it says otherwise.
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 Rows = Literal["of_token", "deciding"]
-"""The two readings of "attention at response token t" (both exist in the field, so every consumer names its own).
+"""The two meanings of "attention at response token t" (both exist in the field, so every consumer says which).
 
 - `"of_token"`: the query is the generated token itself, position `P + t` (what the SAYO and Look-Back releases read).
 - `"deciding"`: the query is the position whose logits chose the token, `P + t - 1`.
@@ -21,7 +21,7 @@ class AttentionTrace:
 
     Row `i` of every array is the query position `P - 1 + i`, so there are `T + 1` rows: the row that decided the
     first token, then the row of every token. A trace read during `generate` has `T` rows: the last token's own row
-    was never run, and the `"of_token"` reading does not exist.
+    was never run, and there are no `"of_token"` rows.
 
     Attributes:
         masses: key group -> `(L, T + 1)` float32, the attention that the group received: `sum_k A[q, k] * w[k]`.
@@ -50,7 +50,9 @@ class AttentionTrace:
 
     def mass(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention mass on `group` for each response token: the group's share of the row."""
-        return select_rows(self._group(group), rows, len(self))
+        if group not in self.masses:
+            raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
+        return select_rows(self.masses[group], rows, len(self))
 
     def mean(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention per key of `group` (mass / size): SAYO's `a` for the target, `v` for the image."""
@@ -66,34 +68,17 @@ class AttentionTrace:
             raise ValueError("This trace holds no maps: read it with maps=True (or with an image index).")
         return select_rows(self.maps, rows, len(self))
 
-    def map_entropy(self, rows: Rows, tokens: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """`(L, T)` entropy in nats of the attention within the image: how widely a row looks, from 0 to log N.
-
-        Args:
-            rows: which reading.
-            tokens: the visual tokens of one image or view; all by default.
-        """
-        weights = self.map(rows)[..., tokens].astype(np.float64)
-        total = weights.sum(axis=-1, keepdims=True)
-        share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-        return -(share * np.log(share, out=np.zeros_like(share), where=share > 0)).sum(axis=-1)
-
-    def _group(self, group: str) -> np.ndarray:
-        if group not in self.masses:
-            raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
-        return self.masses[group]
-
 
 def select_rows(array: np.ndarray, rows: Rows, num_tokens: int | None = None) -> np.ndarray:
     """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them.
 
     Args:
         array: rows of a trace.
-        rows: which reading.
+        rows: which of them.
         num_tokens: `T`; needed where the last token's own row may be missing.
 
     Raises:
-        ValueError: an unknown reading, or `"of_token"` of an array without the last token's own row.
+        ValueError: an unknown word, or `"of_token"` of an array without the last token's own row.
     """
     if rows not in ("of_token", "deciding"):
         raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")

@@ -12,10 +12,10 @@ import numpy as np
 from torch import nn
 
 from sayo.attention.layers import LayerSpec
+from sayo.draw import response_map
 from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply, grid_map, question_record
 from sayo.evaluation.summary import summarise
-from sayo.pictures import response_map
 
 
 @dataclass

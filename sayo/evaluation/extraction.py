@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sayo.rewards.answers import normalize
-from sayo.rewards.text import boxed_answer, extract_answer, tagged_answer
+from sayo.answers.compare import normalize
+from sayo.answers.extract import boxed_answer, extract_answer, tagged_answer
 
 LETTERS = "ABCDEFGHIJ"
 _STATED = re.compile(

@@ -77,8 +77,9 @@ class Plan:
             return Server(self.server, self.server_model, **limits, **options)
         import torch
 
+        from sayo.processors import load_auto_processor
         from sayo.recipes import ModelSection
-        from sayo.training.setup import load_auto_processor, load_policy
+        from sayo.training.setup import load_policy
 
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         policy = load_policy(ModelSection(name_or_path=self.model, dtype=dtype))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from sayo.answers.compare import normalize
 from sayo.evaluation.extraction import LETTERS
 from sayo.evaluation.sources import decode_image, load_rows
 from sayo.evaluation.tasks import Task, TaskError, columns_of, fields_of, fill, render
-from sayo.rewards.answers import normalize
 
 _OPTION_LABEL = re.compile(r"^\s*\(?([A-J])[).:]\s*")
 _OPTION_SPLIT = re.compile(r"(?:^|[;\n])\s*\(?[A-J][).:]\s*")

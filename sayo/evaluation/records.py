@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sayo.answers.extract import parse_look_back
 from sayo.attention.trace import AttentionTrace
 from sayo.evaluation.scoring import grade
 from sayo.metrics import attention_trend, lift, pooled_attention, region_ratio, region_score, tas, token_weights, vas
-from sayo.rewards.look_back import parse_look_back
 
 
 @dataclass(frozen=True)

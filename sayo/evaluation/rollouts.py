@@ -114,4 +114,4 @@ def read_captures(
         ).logits
     log_probs = torch.log_softmax(logits[:, :-1].float() / (temperature or 1.0), dim=-1)
     entropies = -(log_probs.exp() * log_probs).sum(dim=-1)
-    return [completion_traces(reading, groups, entropies, mask, image_index) for reading in readings]
+    return [completion_traces(reading, groups, entropies, mask) for reading in readings]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sayo.answers.compare import answer_matches, normalize
+from sayo.answers.extract import accepted_answers, extract_answer
 from sayo.evaluation.extraction import choice_letter, numbers_of, only_number, readings, stated_answer, yes_or_no
-from sayo.rewards.accuracy import accepted_answers
-from sayo.rewards.answers import answer_matches, normalize
-from sayo.rewards.text import extract_answer
 
 
 class Grade(NamedTuple):
@@ -62,7 +61,7 @@ def yes_no_reference(reference: str) -> str:
 
 
 def math(response: str, row: Mapping[str, Any], references: list[str]) -> Grade:
-    """The same value (math-verify behind `rewards.mathematics`), words or choice.
+    """The same value (math-verify behind `answers.mathematics`), words or choice.
 
     With `precision`, a number is rounded to so many decimals first, as MathVista does.
     """

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from sayo.evaluation.scoring import SCORERS
-from sayo.recipes import _closest, recipes_dir
+from sayo.recipes import did_you_mean as _closest
+from sayo.recipes import recipes_dir
 
 ANSWER_FORMS = ("text", "letter", "index", "first")
 BOX_FORMATS = ("xyxy", "xywh")

@@ -115,7 +115,7 @@ def _quick_start(folder: Path, name: str, base: str | None, source: Checkpoint, 
     imports = "from transformers import AutoModelForImageTextToText, AutoProcessor"
     processor = folder / "processor_config.json"
     if processor.is_file() and '"Toy' in processor.read_text():
-        imports += "\n\nimport sayo.toyworld.processor  # the processor of the toy world"
+        imports += "\n\nimport sayo.processors  # the processor of the toy world"
     prompt = (source.recipe.get("data") or {}).get("system_prompt")
     system = f'    {{"role": "system", "content": {json.dumps(prompt)}}},\n' if isinstance(prompt, str) else ""
     if result.merged:

@@ -81,7 +81,7 @@ def export_checkpoint(
         ExportError: missing or extra weights, tensor names other than the base's, values that are not finite, logits
             that differ from the source's, or an `out` that must not be written. Nothing is written or removed then.
     """
-    import sayo.toyworld.processor  # noqa: F401  # makes the toy processor known to AutoProcessor
+    import sayo.processors  # noqa: F401  # makes the toy processor known to AutoProcessor
 
     out = Path(out).absolute()
     source = Checkpoint.open(checkpoint, base_model)

@@ -6,6 +6,7 @@ numpy only: importing it never imports torch.
 from sayo.geometry.cells import VisualCells, cells_from_count
 from sayo.geometry.layout import VisualLayout
 from sayo.geometry.regions import (
+    Region,
     coverage_of_box,
     coverage_of_mask,
     coverage_of_region,
@@ -15,6 +16,7 @@ from sayo.geometry.regions import (
 )
 
 __all__ = [
+    "Region",
     "VisualCells",
     "VisualLayout",
     "cells_from_count",

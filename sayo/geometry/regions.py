@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sayo.geometry.cells import VisualCells
 
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
+
+Space = Literal["pixels", "normalised", "padded_square"]
+"""What box coordinates count: pixels; shares of width and height; or shares of the square that the image was padded to
+(both sides evenly, as in Visual-CoT's conversations)."""
+
 SOFT_THRESHOLD = 0.05
 HARD_THRESHOLD = 0.5
 _LEAST = 1e-6  # share of a cell: less is the rounding error of a mask's coverage
+
+
+class Region(NamedTuple):
+    """One place in one image that matters for the answer.
+
+    Attributes:
+        box: xyxy in `space`; may leave the image, it is clipped to it. None: the mask's own box.
+        role: `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
+        weight: 0..1, how much a visual token that the region covers counts.
+        label: the object's name.
+        image: index of the image within the sample.
+        mask: COCO `segmentation` (polygons, or a run-length dict with `size` and `counts`), or None where only the box
+            is known.
+        space: what the coordinates of `box` count.
+    """
+
+    box: Box | None = None
+    role: Literal["answer", "evidence"] = "answer"
+    weight: float = 1.0
+    label: str = ""
+    image: int = 0
+    mask: Any = None
+    space: Space = "pixels"
 
 
 def check_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:

@@ -35,8 +35,9 @@ def look(
     from PIL import Image
 
     from sayo.look import look_at, save_picture, write_page
+    from sayo.processors import load_auto_processor
     from sayo.recipes import ModelSection, RecipeError
-    from sayo.training.setup import load_auto_processor, load_policy
+    from sayo.training.setup import load_policy
 
     torch.manual_seed(seed)
     try:
@@ -119,9 +120,10 @@ def figures(
 
     from sayo.look.compare import drift, points_of, sampled_traces, save_comparison, save_drift
     from sayo.look.look import look_at
+    from sayo.processors import load_auto_processor
     from sayo.recipes import DataSection, ModelSection, RecipeError
-    from sayo.training.checks import check_dataset
-    from sayo.training.setup import load_auto_processor, load_data, load_policy
+    from sayo.training.guards import check_dataset
+    from sayo.training.setup import load_data, load_policy
 
     try:
         rows = load_data(DataSection(path=data, split=split), split)

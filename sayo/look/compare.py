@@ -15,6 +15,7 @@ from torch import nn
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
 from sayo.attention.trace import Rows
+from sayo.draw import COLORMAP
 from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_attention, sample_completions
 from sayo.look.look import Look
 from sayo.look.picture import (
@@ -30,7 +31,6 @@ from sayo.look.picture import (
     view_panels,
 )
 from sayo.metrics.region import pooled_attention, tas
-from sayo.pictures import COLORMAP
 
 GREY = "#64748b"
 MODEL_COLORS = ("#0072b2", "#d55e00", "#009e73", GREY)  # Okabe and Ito's palette, and grey

@@ -107,7 +107,7 @@ def _colors() -> str:
     """256 RGB bytes of the colour map, base64."""
     from matplotlib import colormaps
 
-    from sayo.pictures import COLORMAP
+    from sayo.draw import COLORMAP
 
     table = np.rint(colormaps[COLORMAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
     return base64.b64encode(table.tobytes()).decode()

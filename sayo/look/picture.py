@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sayo.attention.trace import Rows, select_rows
+from sayo.draw import COLORMAP, REGION_COLORS, raster, response_map
 from sayo.geometry import VisualCells
 from sayo.look.look import Look
 from sayo.look.payload import panels_of
-from sayo.pictures import COLORMAP, REGION_COLORS, raster, response_map
 
 SHARE_COLORS = {"region": "#d55e00", "image": "#0072b2", "question": "#009e73", "response": "#7c5295"}
 LABELS = {"response": "response so far"}

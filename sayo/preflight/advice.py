@@ -109,12 +109,12 @@ def _price(estimate: Estimate, overrides: dict[str, Any]) -> Price:
 
 
 def _apply(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    sections = {"trainer": dict(recipe.trainer), "model": dict(vars(recipe.model))}
+    sections: dict[str, dict[str, Any]] = {"trainer": {}, "model": {}}
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = value
-    values = {**vars(recipe), "trainer": sections["trainer"], "model": type(recipe.model)(**sections["model"])}
-    return type(recipe)(**values)
+    model = recipe.model.model_copy(update=sections["model"])
+    return recipe.model_copy(update={"trainer": {**recipe.trainer, **sections["trainer"]}, "model": model})
 
 
 def _plain(value: Any) -> str:

@@ -82,6 +82,9 @@ def estimate(
         RecipeError: no config or data to be had, or sizes that do not divide.
         UnmodelledFamilyError: see `MODELLED`.
     """
+    from sayo.training.setup import check_recipe
+
+    check_recipe(recipe)
     policy = policy or MetaPolicy(recipe.model, load_config(recipe.model.name_or_path))
     config = policy.config
     if config.model_type not in MODELLED:

@@ -95,7 +95,7 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
         RecipeError: generation cannot be divided into groups, or an unknown sharding.
     """
     from sayo.attention.layers import resolve_layers
-    from sayo.recipes import trainer_config_class
+    from sayo.training.setup import trainer_config_class
 
     if sharding not in SHARDINGS:
         raise RecipeError(f"Unknown sharding {sharding!r}: use one of {', '.join(SHARDINGS)}.")
@@ -156,8 +156,7 @@ def count_tokens(recipe: Recipe, config: Any) -> TokenCount:
     if recipe.data.path == NO_DATA:
         return TokenCount(most, ASSUMED_TEXT, most, ASSUMED_TEXT, source="assumed: one image at its pixel limit")
     # The system prompt is counted below: mapping all rows would rewrite every image.
-    section = {**vars(recipe.data), "system_prompt": None}
-    rows = load_data(type(recipe.data)(**section), recipe.data.split)
+    rows = load_data(recipe.data.model_copy(update={"system_prompt": None}), recipe.data.split)
     counts = rows["num_visual_tokens"] if "num_visual_tokens" in rows.column_names else []
     counts = [[min(count, most) if limit else count for count in row] for row in counts if row is not None] or [[most]]
     visual = [sum(row) for row in counts]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from sayo.rewards.answers import answer_matches
-from sayo.rewards.text import completion_text, extract_answer
+from sayo.answers.compare import answer_matches
+from sayo.answers.extract import accepted_answers, completion_text, extract_answer
 
 
 def accuracy_reward(
@@ -20,8 +19,8 @@ def accuracy_reward(
 ) -> list[float | None]:
     r"""1.0 for a right answer, 0.0 for a wrong or missing one, None where there is nothing to compare with.
 
-    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}` (see `text.extract_answer`); what
-    counts as equal is written in `answers.answer_matches`.
+    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}` (`answers.extract.extract_answer`); what
+    counts as equal is written in `answers.compare.answer_matches`.
 
     Args:
         completions: B completions (messages or strings).
@@ -37,22 +36,6 @@ def accuracy_reward(
     return [
         _score(answer, accepted_answers(one, more)) for answer, one, more in zip(given, solution, answers, strict=True)
     ]
-
-
-def accepted_answers(solution: Any, answers: Any = None) -> list[str]:
-    """The non-empty reference answers of one sample, as text, without tags; empty when there is none."""
-    accepted = []
-    for reference in (*_listed(solution), *_listed(answers)):
-        if reference is None or (isinstance(reference, float) and math.isnan(reference)):  # NaN: missing in a table
-            continue
-        text = extract_answer(str(reference), whole_text=True)
-        if text and text not in accepted:
-            accepted.append(text)
-    return accepted
-
-
-def _listed(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _score(answer: str | None, accepted: list[str]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sayo.rewards.text import completion_text, tagged_answer
+from sayo.answers.extract import completion_text, tagged_answer
 
 
 def format_reward(

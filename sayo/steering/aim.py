@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from sayo.attention.captured import read_layer
 from sayo.attention.layers import LayerSpec
 from sayo.attention.masks import kernel_mask, with_bias
-from sayo.attention.reading import read_layer
 from sayo.geometry import VisualCells
 from sayo.metrics import vrga
 from sayo.steering.calls import Prompt, Steering, template_tail

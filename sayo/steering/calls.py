@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
 from sayo.attention.groups import key_groups
 from sayo.attention.kernel import tapped
 from sayo.attention.layers import LayerSpec, attention_layers, inner_model, resolve_layers
-from sayo.attention.reading import AttentionNotCaptured, no_kernel_call
 
 
 @dataclass

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from sayo.toyworld.processor import ToyQwen2_5_VLProcessor, ToyQwen3VLProcessor
+from sayo.processors import ToyQwen2_5_VLProcessor, ToyQwen3VLProcessor
 from sayo.toyworld.vocabulary import (
     CHAT_TEMPLATE,
     IM_END,

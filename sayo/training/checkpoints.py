@@ -23,7 +23,9 @@ UNFINISHED = "SAVING"  # there while the ranks write; becomes the marker
 
 
 class CheckpointError(SayoError, ValueError):
-    """A checkpoint cannot be written, or this launch cannot go on from it; the message says what can be done."""
+    """A checkpoint cannot be written, or this launch cannot resume from it; the message says what can be done."""
+
+    exit_status = 1
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -51,12 +53,7 @@ def begin(checkpoint: Path) -> None:
 
 def mark_complete(checkpoint: Path, world_size: int, sharding: str) -> None:
     """Write `COMPLETE`; call on rank 0 only, after a barrier."""
-    files = {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in checkpoint.rglob("*")
-        if path.is_file() and path.name != UNFINISHED
-    }
-    values = {"world_size": world_size, "sharding": sharding, "files": dict(sorted(files.items()))}
+    values = {"world_size": world_size, "sharding": sharding, "files": _file_sizes(checkpoint)}
     draft = checkpoint / UNFINISHED
     with draft.open("w") as file:
         json.dump(values, file, indent=1)
@@ -65,22 +62,25 @@ def mark_complete(checkpoint: Path, world_size: int, sharding: str) -> None:
     draft.replace(checkpoint / MARKER)
 
 
+def _file_sizes(checkpoint: Path) -> dict[str, int]:
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != UNFINISHED)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+
+
 def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that counts, and one message for each torn one that was skipped on the way to it."""
     skipped = []
     for checkpoint in reversed(checkpoints(run_dir)):
         if is_complete(checkpoint):
             return checkpoint, skipped
-        skipped.append(
-            f"{checkpoint} is torn (the run ended while it was written): skipped, written anew at that step."
-            if (checkpoint / UNFINISHED).is_file()
-            else f"{checkpoint} has no {MARKER} file (not written by sayo?): skipped."
-        )
+        is_torn = (checkpoint / UNFINISHED).is_file()
+        reason = "is torn (the run ended while it was written)" if is_torn else f"has no {MARKER} file"
+        skipped.append(f"{checkpoint} {reason}: skipped.")
     return None, skipped
 
 
 def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """Whether this launch can go on exactly from the checkpoint.
+    """Whether this launch can resume exactly from the checkpoint.
 
     Raises:
         CheckpointError: it is torn, a file is missing or cut, or it was written by another kind of launch.
@@ -92,24 +92,19 @@ def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
             f"model.name_or_path={checkpoint} trainer.output_dir=NEW_FOLDER."
         )
     values = json.loads((checkpoint / MARKER).read_text())
-    lost = [
-        name
-        for name, size in values["files"].items()
-        if not (checkpoint / name).is_file() or (checkpoint / name).stat().st_size != size
-    ]
-    if lost:
+    sizes = _file_sizes(checkpoint)
+    if lost := [name for name, size in values["files"].items() if sizes.get(name) != size]:
         raise CheckpointError(
             f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
-            "(with several machines, output_dir must lie on storage that all of them share), or remove the folder "
-            "to go on from the one before it."
+            "(several machines must share the storage of output_dir), or remove the folder to resume from the one "
+            "before it."
         )
     if (values["world_size"], values["sharding"]) != (world_size, sharding):
         raise CheckpointError(
             f"{checkpoint} was written by {values['world_size']} process(es) with sharding {values['sharding']}; this "
-            f"launch has {world_size} with {sharding}. An exact continuation needs the same launch: accelerate launch "
-            f"--num_processes {values['world_size']} with the same accelerate file. To go on with another one, start "
-            f"a new run from the weights: sayo export {checkpoint} --out WEIGHTS, then model.name_or_path=WEIGHTS "
-            "trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
+            f"launch has {world_size} with {sharding}. Exact resume needs the same --num_processes and accelerate "
+            f"file. For another launch, start a new run from the weights: sayo export {checkpoint} --out WEIGHTS, "
+            "then model.name_or_path=WEIGHTS trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
         )
 
 
@@ -122,10 +117,8 @@ def remove(checkpoint: Path) -> None:
 def prune(run_dir: Path, keep: int | None, protected: str | None = None) -> None:
     """Delete all but the newest `keep` complete checkpoints (None keeps all), and every torn one.
 
-    Call only when a newer one is complete. Folders that sayo did not write are left alone.
-
-    Args:
-        protected: a checkpoint that stays (the best one of an evaluated run).
+    Call only when a newer one is complete. Folders that sayo did not write are left alone, and so is `protected` (the
+    best one of an evaluated run).
     """
     complete = [path for path in checkpoints(run_dir) if is_complete(path)]
     extra = complete[: -max(keep, 1)] if keep is not None else []

@@ -1,13 +1,10 @@
-"""`sayo train` and `scripts/train.py`: one command line for both."""
+"""`sayo train`, which `scripts/train.py` runs behind a launcher."""
 
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
-
-@app.command()
 def train(
     overrides: Annotated[
         list[str] | None,
@@ -28,45 +25,28 @@ def train(
     On several:         [b]accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py
                         --config-name sayo_qwen3_vl_8b data.path=prepared/gqa[/]
 
-    Run the same command again after a crash: it goes on from the newest complete checkpoint of trainer.output_dir.
+    Run the same command again after a crash: it resumes from the newest complete checkpoint of trainer.output_dir.
 
     Exit status: 0 done; 2 the recipe, the data or the launch is wrong; 75 stopped by Ctrl-C or SIGTERM, the step is
     saved; 1 anything else.
     """
-    from sayo.recipes import RecipeError, load_recipe
     from sayo.training.launch import die_with_launcher
 
     die_with_launcher()
-    try:
-        recipe = load_recipe(config_name, overrides or [])
-        if show:
-            typer.echo(recipe.to_yaml(), nl=False)
-            return
-        _run(recipe, dry_run)
-    except (RecipeError, ValueError) as error:
-        if isinstance(error, RecipeError) or dry_run or _is_setup_error(error):
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(2) from None
-        raise
-
-
-def _run(recipe, dry_run: bool) -> None:
-    from sayo.training.checkpoints import CheckpointError
-    from sayo.training.guards import NonFiniteError
-    from sayo.training.interrupt import EXIT_INTERRUPTED, Interrupted
-    from sayo.training.memory import OutOfMemory
+    from sayo.recipes import load_recipe
+    from sayo.training.guards import OutOfMemory
     from sayo.training.run import train as run
+    from sayo.training.setup import check_recipe
 
+    recipe = load_recipe(config_name, overrides or [])
+    check_recipe(recipe)
+    if show:
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
     try:
         run(recipe, dry_run=dry_run)
-    except Interrupted as stopped:
-        typer.secho(str(stopped), err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (CheckpointError, NonFiniteError, OutOfMemory) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
+    except OutOfMemory as error:
+        from sayo.preflight.advice import out_of_memory_advice
 
-
-def _is_setup_error(error: ValueError) -> bool:
-    """Messages for the person at the keyboard need no traceback; an error inside a step does."""
-    return any(words in str(error) for words in ("must be divisible", "another processor"))
+        error.advice = out_of_memory_advice(recipe, error.num_processes, error.sharding)
+        raise

@@ -1,35 +1,38 @@
-"""Which reward an advantage comes from: gates, TRL's normalisation taken apart, and each reward's share."""
+"""Which reward an advantage comes from: gates, TRL's normalisation taken apart, shares of the gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from trl.trainer.utils import nanstd
 
-GATES = ("always", "correct", "group")
+from sayo.recipes import Gate, RecipeError
+from sayo.training.advantages import AdvantageShaper, ShapingBatch
+
 ACCURACY_NAMES = ("accuracy", "accuracy_reward")
 EPS = 1e-4
 """What TRL adds to the standard deviation that it divides by."""
+
+TOKEN_MEAN_LOSSES = ("grpo", "sapo")
+TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
 
 def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
     """Refuse gates that could not open.
 
     Raises:
-        ValueError: an unknown gate, one for every reward is missing, or there is no accuracy reward to open them.
+        RecipeError: an unknown gate, one for every reward is missing, or there is no accuracy reward to open them.
     """
     if len(gates) != len(names):
-        raise ValueError(
-            f"reward_gates has {len(gates)} entries, but there are {len(names)} reward functions: {names}"
-        )
+        raise RecipeError(f"reward_gates has {len(gates)} entries, but there are {len(names)} rewards: {names}")
     for name, gate in zip(names, gates, strict=True):
-        if gate not in GATES:
-            raise ValueError(f"The gate of the reward {name!r} must be one of {', '.join(GATES)}; got {gate!r}.")
-        if gate == "always":
-            continue
-        if name in ACCURACY_NAMES or not set(ACCURACY_NAMES) & set(names):
-            raise ValueError(
+        if gate not in get_args(Gate):
+            raise RecipeError(f"The gate of the reward {name!r} must be one of {get_args(Gate)}; got {gate!r}.")
+        if gate != "always" and (name in ACCURACY_NAMES or not set(ACCURACY_NAMES) & set(names)):
+            raise RecipeError(
                 f"The gate {gate!r} of the reward {name!r} is opened by another reward named 'accuracy', but the "
                 f"rewards are {list(names)}. Add one; with weight 0 it stays out of the sum."
             )
@@ -56,12 +59,11 @@ def pay_gated(rewards: torch.Tensor, names: Sequence[str], gates: Sequence[str],
         if gate == "always":
             continue
         accuracy = rewards[:, next(i for i, name in enumerate(names) if name in ACCURACY_NAMES)]
-        is_open, is_unknown = accuracy > 0, accuracy.isnan()
-        if gate == "group":
-            is_open = is_open.view(-1, num_generations).any(dim=1).repeat_interleave(num_generations)
-            is_unknown = is_unknown.view(-1, num_generations).all(dim=1).repeat_interleave(num_generations)
-        own = torch.where(is_open | rewards[:, column].isnan(), rewards[:, column], 0.0)
-        paid[:, column] = own.masked_fill(is_unknown, torch.nan)
+        size = num_generations if gate == "group" else 1
+        is_open = (accuracy > 0).view(-1, size).any(dim=1).repeat_interleave(size)
+        is_unknown = accuracy.isnan().view(-1, size).all(dim=1).repeat_interleave(size)
+        paid[:, column] = rewards[:, column].where(is_open | rewards[:, column].isnan(), 0.0)
+        paid[is_unknown, column] = torch.nan
     return paid
 
 
@@ -84,7 +86,12 @@ def advantage_parts(
         scale_rewards, aggregation: TRL's `scale_rewards` and `multi_objective_aggregation`.
         std_floor: the standard deviation of a group's rewards (of the batch's under `scale_rewards="batch"`) counts
             as at least this, so that rounding noise is not blown up to advantages of 1. 0 is TRL.
+
+    Raises:
+        ValueError: a mode of TRL's that is not known here.
     """
+    _check_mode("scale_rewards", scale_rewards, ("group", "batch", "none"))
+    _check_mode("multi_objective_aggregation", aggregation, ("sum_then_normalize", "normalize_then_sum"))
     unscorable = rewards.isnan().all(dim=1)
     if aggregation == "normalize_then_sum":
         grouped = rewards.view(-1, num_generations, rewards.shape[1])
@@ -106,6 +113,20 @@ def advantage_parts(
     return torch.nan_to_num(parts, nan=0.0)
 
 
+def check_parts(parts: torch.Tensor, advantages: torch.Tensor, largest_reward: float) -> None:
+    """Raise RuntimeError where the parts, `(B, F)`, do not sum to TRL's own advantages, `(B,)`, as they must without a
+    floor. Rounding is relative to the `largest_reward` (weighted), and TRL divides by as little as `EPS`.
+    """
+    difference = (parts.sum(dim=1) - advantages).abs().max().item()
+    tolerance = 10 * torch.finfo(advantages.dtype).eps / EPS * max(1.0, largest_reward)
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"The parts of the rewards sum to other advantages than TRL's (by {difference:.2g}, tolerance "
+            f"{tolerance:.2g}): this TRL normalises rewards in another way than sayo.training.credit.advantage_parts. "
+            "Install the version that sayo was tested with."
+        )
+
+
 def zero_std_share(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
     """`(F,)`: share of the groups in which a reward does not vary (or applies to nobody)."""
     std = nanstd(rewards.view(-1, num_generations, rewards.shape[1]), dim=1)
@@ -116,6 +137,62 @@ def token_weights_of_loss(loss_type: str, mask: torch.Tensor) -> torch.Tensor:
     """`(B, T)`: how much each token weighs in the loss, up to a factor common to all.
 
     `"grpo"` and `"sapo"` average over the tokens of a completion first; the other loss types add tokens up.
+
+    Raises:
+        ValueError: a loss type of TRL's that is not known here.
     """
+    _check_mode("loss_type", loss_type, TOKEN_MEAN_LOSSES + TOKEN_SUM_LOSSES)
     mask = mask.float()
-    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1) if loss_type in ("grpo", "sapo") else mask
+    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1) if loss_type in TOKEN_MEAN_LOSSES else mask
+
+
+def shape_advantages(
+    batch: ShapingBatch,
+    shaper: AdvantageShaper | None,
+    token_weights: torch.Tensor,
+    reduce_sum: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Spread advantages over the tokens, and say how much of the gradient each reward is responsible for.
+
+    Args:
+        shaper: or None to leave the advantages as they are.
+        token_weights: `(B, T)`, see `token_weights_of_loss`.
+        reduce_sum: sums a tensor over all ranks.
+
+    Returns:
+        the advantages, `(B, T)` from a shaper and `(B,)` without one, and for several rewards `gradient_share/<name>`:
+        the sum over the step's tokens of `w |A_name|`, divided by the same sum over all rewards. `A_name` is what the
+        reward alone contributes to the token's advantage (after the shaper, which must be linear for this), `w` the
+        token's weight. Shares add up to 1; parts of opposite signs cancel in the gradient but not here.
+
+    Raises:
+        ValueError: the shaper returned another shape.
+    """
+    advantages = _shaped(shaper, batch)
+    if len(batch.parts) == 1:
+        return advantages, {}
+    sums = []
+    for name, part in batch.parts.items():
+        others = {other: torch.zeros_like(part) for other in batch.parts}
+        paid = _shaped(shaper, dataclasses.replace(batch, advantages=part, parts={**others, name: part}))
+        sums.append((token_weights * paid.reshape(len(part), -1).abs()).sum())
+    totals = reduce_sum(torch.stack(sums))
+    shares = (totals / totals.sum()).tolist() if totals.sum() > 0 else []
+    return advantages, {f"gradient_share/{name}": share for name, share in zip(batch.parts, shares, strict=False)}
+
+
+def _shaped(shaper: AdvantageShaper | None, batch: ShapingBatch) -> torch.Tensor:
+    if shaper is None:
+        return batch.advantages
+    shaped = shaper(batch)
+    if shaped.shape != batch.completion_mask.shape:
+        raise ValueError(
+            f"The advantage shaper returned {tuple(shaped.shape)}; it must give every token an advantage: "
+            f"{tuple(batch.completion_mask.shape)}."
+        )
+    return shaped.to(batch.advantages.device)
+
+
+def _check_mode(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"TRL's {key}={value!r} is not known to sayo, which knows {', '.join(known)}.")

@@ -5,9 +5,9 @@ The algorithm, beside TRL's own:
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
    way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
-3. The readings become one `AttentionTrace` per completion and reach every reward function as the column `attention`.
+3. The captured masses become one `AttentionTrace` per completion, the column `attention` of every reward function.
 4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
-   (`sayo.training.credit`, `sayo.training.shaping`).
+   (`sayo.training.credit`, `sayo.training.advantages`).
 5. Losses, clipping, importance correction and logging stay TRL's; the same region score may be added to the loss as
    an objective (`sayo.training.objective`).
 """
@@ -15,63 +15,79 @@ The algorithm, beside TRL's own:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from trl import GRPOTrainer, prepare_multimodal_messages
-from trl.data_utils import is_conversational
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
-from sayo.attention import AttentionCapture
-from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
-from sayo.attention.spans import WordsNotFound, turn_groups
-from sayo.training.checks import check_dataset
+from sayo.attention import AttentionCapture, AttentionTrace
+from sayo.attention.groups import completion_traces, vision_token_ids
+from sayo.geometry import VisualLayout
+from sayo.metrics.perception import token_dependency
+from sayo.recipes import RecipeError
+from sayo.rollout import Completions, rollout_groups
+from sayo.training import credit
+from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
 from sayo.training.config import RegionGRPOConfig
-from sayo.training.credit import check_gates, pay_gated
-from sayo.training.guards import GuardedSteps, NonFiniteError, require_finite_rewards, save_batch
-from sayo.training.metrics import attention_metrics, sink_free_metrics
+from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, require_finite_rewards, save_batch
+from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, send_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
-from sayo.training.overlay import save_overlay
-from sayo.training.prompts import plain_prompts
 from sayo.training.resume import ExactResume
-from sayo.training.shaping import AdvantageShaper, ScoredRollouts, shape_advantages
+
+
+@dataclass
+class ScoredRollouts:
+    """What one pass of generating and scoring leaves for the advantages and the loss.
+
+    Attributes:
+        inputs: rows of the data set, one per completion of this process.
+        traces: one per completion, once the policy has been read.
+        groups: key weights over the padded sequences, `(B, P + T)`.
+        logps: `(B, T)` log-probabilities of the sampled tokens.
+        call: positional and keyword arguments of the scoring forward.
+        rewards: `(N, F)` as paid, of all processes.
+    """
+
+    inputs: Sequence[dict]
+    traces: list[AttentionTrace] | None = None
+    groups: dict[str, torch.Tensor] = field(default_factory=dict)
+    logps: torch.Tensor | None = None
+    call: tuple[tuple, dict] = ((), {})
+    rewards: torch.Tensor | None = None
 
 
 class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer):
-    """TRL's [`~trl.GRPOTrainer`] with an exact reading of the policy's attention for the reward functions.
+    """TRL's [`~trl.GRPOTrainer`] with the policy's exact attention for the reward functions.
 
-    Four TRL methods are overridden: `_generate_and_score_completions`, `_get_per_token_logps_and_entropies`,
-    `_calculate_rewards` and `log`, and a few more by its three mixins; `tests/training/test_trl_contract.py` names
-    what is expected of each.
+    `tests/training/test_trl_contract.py` names the TRL methods that this class and its three mixins extend.
 
     Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
-    [`~sayo.attention.AttentionTrace`] per completion. Its key groups: `"image"`, `"region"` (the region), `"prefix"`
-    (every token before the first visual one), `"system"` and `"question"` (the words of those turns; left out where
-    the prompt was not made by the chat template) and `"response"`.
+    [`~sayo.attention.AttentionTrace`] per completion, with the key groups of `sayo.rollout.rollout_groups`.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
             the columns that `sayo prepare` writes (`prompt`, `images`, `region_tokens`, `region_weights`,
             `num_visual_tokens`, `processor_fingerprint`, ...).
-        advantage_shaper: takes a [`~sayo.advantages.ShapingBatch`] and returns advantages per token, `(B, T)`; None
+        advantage_shaper: from a [`~sayo.training.advantages.ShapingBatch`] to advantages per token, `(B, T)`; None
             leaves TRL's. One with an attribute `needs_maps = True` gets traces with maps.
 
     Raises:
-        ValueError: the data were prepared for another processor than this model's (the message has the command that
-            maps them again), or a prompt's visual tokens do not match the prepared ones.
+        RecipeError: the data were prepared for another processor than this model's (the message has the command that
+            maps them again), or a gate could not open.
+        AttentionNotCaptured: while training, a prompt's visual tokens do not match the prepared ones.
     """
 
     _tag_names = ("trl", "grpo", "sayo")
     _name = "SAYO"
 
     def __init__(
-        self,
-        model,
-        reward_funcs=None,
-        args: RegionGRPOConfig | None = None,
-        *,
-        advantage_shaper: AdvantageShaper | None = None,
-        **kwargs,
+        self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, *, advantage_shaper=None, **kwargs
     ):
         super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
@@ -81,9 +97,9 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
         self.args.check_objective_has_a_graph()
-        self.advantage_shaper = advantage_shaper
+        self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
-        check_gates(self._reward_gates, self.reward_func_names)
+        credit.check_gates(self._reward_gates, self.reward_func_names)
         self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
 
     def _ban_vision_tokens(self) -> None:
@@ -105,15 +121,63 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
                 # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
                 output.pop("old_per_token_logps")
             if self.model.training:
-                shape_advantages(self, output, scored)
+                self._shape_advantages(output, scored)
                 if self.args.objective_weight:
-                    width, select = output["completion_ids"].shape[1], self.args.objective_select
-                    output |= objective_inputs(
-                        scored.traces, scored.groups, width, select, self.args.objective_top_share
-                    )
+                    which = (self.args.objective_select, self.args.objective_top_share)
+                    output |= objective_inputs(scored.traces, scored.groups, output["completion_ids"].shape[1], *which)
         finally:
             self._scoring = None
         return output
+
+    def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
+        """Apply the floor and the shaper to `output["advantages"]`.
+
+        Logs, for every reward, `rewards/<name>/frac_zero_std` (share of the groups in which it does not vary) and the
+        metrics of `shape_advantages`.
+        """
+        names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
+        weights = self.reward_weights.to(rewards.device)
+        modes = (self.scale_rewards, self.multi_objective_aggregation)
+        all_parts = credit.advantage_parts(rewards, weights, self.num_generations, *modes, floor)
+        first = self.accelerator.process_index * len(scored.inputs)
+        parts = all_parts[first : first + len(scored.inputs)]
+        if floor == 0:
+            largest = (rewards.nan_to_num() * weights).abs().sum(dim=1).max().item()
+            credit.check_parts(parts, output["advantages"], largest)
+        else:
+            output["advantages"] = parts.sum(dim=1)
+            logged = self._logs["advantages"]  # TRL has logged its own for the completions table by now
+            earlier = list(logged)[: -len(all_parts)]
+            logged.clear()
+            logged.extend([*earlier, *all_parts.sum(dim=1).tolist()])
+        batch = ShapingBatch(
+            output["advantages"],
+            dict(zip(names, parts.unbind(dim=1), strict=True)),
+            output["completion_mask"],
+            scored.traces,
+            dependency=cache(partial(self._image_dependency, scored)),
+            gather=self.accelerator.gather,
+        )
+        token_weights = credit.token_weights_of_loss(
+            self.loss_type, output["completion_mask"] * output.get("tool_mask", 1)
+        )
+        reduce_sum = partial(self.accelerator.reduce, reduction="sum")
+        output["advantages"], metrics = credit.shape_advantages(
+            batch, self.advantage_shaper, token_weights, reduce_sum
+        )
+        zero_std = credit.zero_std_share(rewards, self.num_generations).tolist()
+        metrics |= {f"rewards/{name}/frac_zero_std": share for name, share in zip(names, zero_std, strict=True)}
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+
+    @torch.no_grad()
+    def _image_dependency(self, scored: ScoredRollouts) -> torch.Tensor:
+        """`(B, T)` VPPO's dependency of each token on the image: one more scoring forward, with blanked patches."""
+        args, kwargs = scored.call
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            blanked, _, _ = self._get_per_token_logps_and_entropies(*args, **blank_patches(kwargs, self.model.config))
+        dependency = token_dependency(scored.logps.float().cpu().numpy(), blanked.float().cpu().numpy())
+        return torch.as_tensor(dependency, dtype=torch.float32, device=scored.logps.device)
 
     @contextmanager
     def _scoring_pass_forced(self) -> Iterator[bool]:
@@ -124,9 +188,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         """
         period = self.args.steps_per_generation * self.num_iterations
         real = self.args.gradient_accumulation_steps
-        scored_by_trl = real % period != 0 or (self.use_vllm and self.vllm_importance_sampling_correction)
-        if scored_by_trl:
-            yield False
+        if real % period != 0 or (self.use_vllm and self.vllm_importance_sampling_correction):
+            yield False  # TRL scores by itself
             return
         self.args.gradient_accumulation_steps = period + 0.5
         try:
@@ -135,57 +198,41 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             self.args.gradient_accumulation_steps = real
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        words = (model, input_ids, attention_mask, logits_to_keep, *args)
+        args = (model, input_ids, attention_mask, logits_to_keep, *args)
         scored = self._scoring
         if scored is None or scored.traces is not None:
             # The loss's own forward, or another one after the policy has been read.
-            return super()._get_per_token_logps_and_entropies(*words, **kwargs)
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         start = time.perf_counter()
-        groups, image_index = self._key_groups(input_ids, attention_mask, logits_to_keep)
+        prompts = {"input_ids": input_ids[:, :-logits_to_keep], "attention_mask": attention_mask[:, :-logits_to_keep]}
+        completions = Completions(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
+        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
+        groups, image_index = rollout_groups(
+            self.model, self.processing_class, prompts, completions, scored.inputs, **options
+        )
         wanted = image_index if self._wants_maps(image_index) else None
         first_row = input_ids.shape[1] - logits_to_keep - 1
-        with self._capture.reading(slice(first_row, None), groups, wanted) as reading:
-            output = super()._get_per_token_logps_and_entropies(*words, **{**kwargs, "compute_entropy": True})
-        scored.groups, scored.logps, scored.call = groups, output[0], (words, kwargs)
-        scored.traces = completion_traces(reading, groups, output[1], attention_mask[:, -logits_to_keep:], image_index)
+        with self._capture.reading(slice(first_row, None), groups, wanted) as captured:
+            output = super()._get_per_token_logps_and_entropies(*args, **{**kwargs, "compute_entropy": True})
+        scored.groups, scored.logps, scored.call = groups, output[0], (args, kwargs)
+        scored.traces = completion_traces(captured, groups, output[1], completions.mask)
         self._log_metric("attention/scoring_time", time.perf_counter() - start)
         return output
-
-    def _key_groups(self, input_ids, attention_mask, completion_width: int):
-        """Key groups of the traces (see the class) and the positions of the visual tokens."""
-        examples = self._scoring.inputs
-        groups, image_index = key_groups(input_ids, completion_width, examples, self.model.config.image_token_id)
-        groups["prefix"] = prefix_weights(groups["image"], attention_mask)
-        is_completion = (
-            torch.arange(input_ids.shape[1], device=input_ids.device) >= input_ids.shape[1] - completion_width
-        )
-        groups["response"] = (attention_mask * is_completion).float()
-        if not is_conversational(examples[0]):
-            return groups, image_index
-        prompts = [prepare_multimodal_messages(row["prompt"], images=row.get("images") or []) for row in examples]
-        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask * ~is_completion}
-        try:
-            groups |= turn_groups(self.processing_class, prompts, inputs, **options)
-        except WordsNotFound:
-            pass  # a rollout function wrote its own prompts: a reward that asks for their words fails by name
-        return groups, image_index
 
     def _wants_maps(self, image_index) -> bool:
         """Maps are read where they fit in their budget (for the metrics without sinks), and where they are needed.
 
         Raises:
-            ValueError: the shaper needs maps that do not fit.
+            RecipeError: the shaper needs maps that do not fit.
         """
         # The longest completion that may come, so that a run stops at its first batch rather than in the night.
         size = 4 * len(self._capture.layers) * (self.max_completion_length + 1) * image_index.numel()
         fits = size <= self.args.attention_map_budget
         if getattr(self.advantage_shaper, "needs_maps", False) and not fits:
-            raise ValueError(
-                f"The advantage shaper needs the attention on every visual token: {size / 2**20:.0f} MiB for one "
-                f"generation batch, above trainer.attention_map_budget ({self.args.attention_map_budget / 2**20:.0f} "
-                "MiB). Read fewer layers (trainer.attention_layers), generate fewer completions at once "
-                "(trainer.steps_per_generation), or raise the budget."
+            raise RecipeError(
+                f"The advantage shaper needs the attention on every visual token: {size} bytes for one generation "
+                f"batch, above trainer.attention_map_budget={self.args.attention_map_budget}. Read fewer layers "
+                "(trainer.attention_layers), generate less at once (trainer.steps_per_generation), or raise it."
             )
         return fits or self._wants_overlay()
 
@@ -193,16 +240,20 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         scored = self._scoring
         for name, value in {**attention_metrics(scored.traces), **sink_free_metrics(scored.traces, inputs)}.items():
             self._log_metric(name, value)
-        if self._wants_overlay():
-            save_overlay(self, inputs, completions, scored.traces)
+        if self._wants_overlay() and self.accelerator.is_main_process:
+            step = self.state.global_step
+            path = Path(self.args.output_dir, "overlays", f"overlay_{step:05d}.png")
+            layout = VisualLayout.from_processor(self.processing_class, self.model.config)
+            if save_overlay(path, step, inputs, completions, scored.traces, layout):
+                send_overlay(path, step, self.args.report_to or [], self.callback_handler.callbacks)
         inputs = [{**example, "attention": trace} for example, trace in zip(inputs, scored.traces, strict=True)]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         except NonFiniteError as error:
-            path = save_batch(self, None, {"samples": inputs, "completions": completions})
+            path = save_batch(self, {"samples": inputs, "completions": completions})
             raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
         group = self.num_generations if self.model.training else self.num_generations_eval
-        scored.rewards = pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
+        scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards
 
     def log(self, logs, start_time=None):

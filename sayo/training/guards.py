@@ -1,4 +1,4 @@
-"""Stop before a broken step is taken, and keep what broke it."""
+"""What stops a run: data of another processor, numbers that are not finite (and what they came from), no memory."""
 
 from __future__ import annotations
 
@@ -6,25 +6,73 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sayo.errors import SayoError
+from sayo.geometry import VisualLayout
+from sayo.recipes import RecipeError
 from sayo.training.checkpoints import plain
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(SayoError, FloatingPointError):
     """A reward, loss or gradient norm is NaN or infinite; the step was not taken and the batch was saved."""
+
+    exit_status = 1
+
+
+class OutOfMemory(SayoError, RuntimeError):
+    """The run did not fit; `num_processes` and `sharding` of its launch are for advice."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, num_processes: int, sharding: str):
+        super().__init__(message)
+        self.num_processes, self.sharding = num_processes, sharding
+
+
+@contextmanager
+def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
+    """Raise `OutOfMemory` in place of the several errors of torch and Python."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a plain RuntimeError
+        message = str(error).lower()
+        if not (isinstance(error, MemoryError) or "can't allocate memory" in message or "out of memory" in message):
+            raise
+        first = str(error).partition("\n")[0]
+        raise OutOfMemory(f"Out of memory: {first}", num_processes, sharding) from error
+
+
+def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
+    """Refuse data whose region tokens were computed for another processor.
+
+    A data set without the column (plain TRL data) passes: it has no region tokens that could be wrong.
+
+    Raises:
+        RecipeError: with both fingerprints and the command that maps the data again.
+    """
+    if dataset is None or "processor_fingerprint" not in (getattr(dataset, "column_names", None) or ()):
+        return
+    prepared = set(dataset.unique("processor_fingerprint"))
+    expected = VisualLayout.from_processor(processor, model_config).fingerprint
+    if others := prepared - {expected}:
+        raise RecipeError(
+            f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
+            f"({expected}). Map them: sayo map DATA --out NEW --processor "
+            f"{getattr(model_config, '_name_or_path', '') or 'MODEL'}"
+        )
 
 
 class GuardedSteps:
     """Mixin in front of a TRL trainer: no optimizer step is taken from a loss or a gradient that is not finite.
 
-    Overridden methods, both extended: `compute_loss` and `_get_grad_norm`. What went into the step is written to
-    `output_dir/broken_batch/`.
+    What went into the step is written to `output_dir/broken_batch/`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -62,31 +110,32 @@ class GuardedSteps:
         engine.step = checked_step
 
     def _require_finite(self, what: str, value: Any) -> None:
-        number = value.item() if isinstance(value, torch.Tensor) else float(value)
+        number = float(value)
         if math.isfinite(number):
             return
-        texts = [_texts(batch, self.processing_class) for batch in self._since_step]
-        path = save_batch(self, plain([dict(batch) for batch in self._since_step]), texts)
+        path = save_batch(self, [self._texts(x) for x in self._since_step], plain([dict(x) for x in self._since_step]))
         raise NonFiniteError(
             f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
             f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "
             "The last checkpoint is good: lower trainer.learning_rate and start the same command again."
         )
 
+    def _texts(self, batch: dict[str, Any]) -> dict[str, Any]:
+        decode = functools.partial(self.processing_class.batch_decode, skip_special_tokens=True)
+        texts = {
+            key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch
+        }
+        return texts | ({"advantages": batch["advantages"].tolist()} if "advantages" in batch else {})
+
 
 def require_finite_rewards(functions: Any) -> Any:
     """Make every plain reward function stop the run when it returns NaN or an infinity (None is fine).
 
-    TRL takes NaN for "not applicable" and would go on without a word.
+    TRL takes NaN for "not applicable" and would continue without a word.
     """
     many = functions if isinstance(functions, list) else [functions]
-    return [_finite(function) if _is_plain_function(function) else function for function in many]
-
-
-def _is_plain_function(function: Any) -> bool:
-    """TRL also takes names of models, models and coroutine functions; those are left to it."""
-    is_async = inspect.iscoroutinefunction(function)
-    return callable(function) and not isinstance(function, (str, nn.Module)) and not is_async
+    # TRL also takes names of models, models and coroutine functions; those are left to it.
+    return [f if isinstance(f, (str, nn.Module)) or inspect.iscoroutinefunction(f) else _finite(f) for f in many]
 
 
 def _finite(function: Callable) -> Callable:
@@ -104,12 +153,12 @@ def _finite(function: Callable) -> Callable:
     return checked
 
 
-def save_batch(trainer: Any, batch: Any, text: Any) -> Path:
+def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:
     """Write what broke a step to `output_dir/broken_batch/`: readable text, and tensors where there are any.
 
     Args:
-        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it), or None.
         text: anything; what JSON does not know is written as `str`.
+        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it).
     """
     folder = Path(trainer.args.output_dir, "broken_batch")
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,11 +167,3 @@ def save_batch(trainer: Any, batch: Any, text: Any) -> Path:
     if batch is not None:
         torch.save(batch, path.with_suffix(".pt"))
     return path
-
-
-def _texts(batch: Any, processing_class: Any) -> dict[str, Any]:
-    decode = functools.partial(processing_class.batch_decode, skip_special_tokens=True)
-    texts = {key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch}
-    if "advantages" in batch:
-        texts["advantages"] = batch["advantages"].tolist()
-    return texts

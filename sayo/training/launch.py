@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+from importlib.metadata import version
 from typing import Any
 
 from rich.table import Table
@@ -26,15 +27,14 @@ def is_behind_launcher() -> bool:
 
 
 def die_with_launcher() -> None:
-    """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would go on writing checkpoints.
+    """Ask the kernel to kill this rank when its launcher dies (Linux): an orphan would keep writing checkpoints.
 
     torch's launcher gives every rank its own session, so killing the launcher, even its process group, leaves the
     ranks alive.
     """
-    if not is_behind_launcher() or not sys.platform.startswith("linux"):
-        return
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
-    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if is_behind_launcher() and sys.platform.startswith("linux"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, from linux/prctl.h
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def prepare_environment(trainer: dict[str, Any]) -> None:
@@ -60,9 +60,6 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
 def check_processes(args: Any) -> None:
     """Stop before the model is loaded if the launcher started another kind of run than the trainer takes part in.
 
-    Args:
-        args: the trainer's config (a `TrainingArguments`).
-
     Raises:
         LaunchError: with the line to use instead.
     """
@@ -70,46 +67,31 @@ def check_processes(args: Any) -> None:
     if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise LaunchError(
             "accelerate was asked for several processes but started one (distributed_type MULTI_CPU does that "
-            f"without MPI). Use:\n  {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true\n"
-            "If one process is what you mean, unset MASTER_ADDR."
+            f"without MPI). Use: {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true (if one process is what you mean, "
+            "unset MASTER_ADDR)."
         )
     if args.world_size != launched:
-        on_cpu = " trainer.use_cpu=true" if args.device.type == "cpu" else ""
         raise LaunchError(
             f"The launcher started {launched} processes, but each of them trains alone ({args.world_size} process), "
-            f"on {args.device.type}: they would overwrite each other. "
-            + (f"Without a GPU, use:\n  {_LAUNCH.format('cpu.yaml')}{on_cpu}" if on_cpu else "Is CUDA visible to all?")
+            f"on {args.device.type}: they would overwrite each other. Is CUDA visible to all? Without a GPU, use: "
+            f"{_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true"
         )
 
 
 def check_launch(trainer: Any) -> None:
-    """Check the built trainer against what the launcher asked for.
+    """Check the built trainer's sharding against what the launcher asked for.
 
     Raises:
         LaunchError: with what differs.
     """
-    accelerator = trainer.accelerator
-    launched, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if (accelerator.num_processes, accelerator.process_index) != (launched, rank):
+    asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") else ""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+        asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
+    if not sharding(trainer).startswith(asked):
         raise LaunchError(
-            f"The launcher started rank {rank} of {launched}, the trainer is rank {accelerator.process_index} of "
-            f"{accelerator.num_processes}. Start with:\n  {_LAUNCH.format('ddp.yaml')}"
-        )
-    if _asked("ACCELERATE_USE_DEEPSPEED") and sharding(trainer) in ("none", "FSDP"):
-        raise LaunchError(
-            f"DeepSpeed was asked for, but this is {accelerator.distributed_type.value}. Start with:\n  "
-            + _LAUNCH.format("zero2.yaml")
-        )
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    if _asked("ACCELERATE_USE_DEEPSPEED") and stage and f"ZeRO-{stage}" != sharding(trainer):
-        raise LaunchError(
-            f"ZeRO-{stage} was asked for, but this is {sharding(trainer)}. Do the recipe's `trainer.deepspeed` and "
-            f"the accelerate file both set a stage? Keep one:\n  {_LAUNCH.format(f'zero{stage}.yaml')}"
-        )
-    if _asked("ACCELERATE_USE_FSDP") and sharding(trainer) != "FSDP":
-        raise LaunchError(
-            f"FSDP was asked for, but this is {accelerator.distributed_type.value} without any sharding (accelerate "
-            f"has no FSDP on CPU). Without a GPU, use:\n  {_LAUNCH.format('zero3.yaml')} trainer.use_cpu=true"
+            f"{asked} was asked for, but this is {trainer.accelerator.distributed_type.value} with sharding "
+            f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
+            f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2.yaml')}"
         )
 
 
@@ -124,11 +106,11 @@ def sharding(trainer: Any) -> str:
 def launch_table(trainer: Any) -> Table:
     """What the launch really got."""
     args, accelerator, policy = trainer.args, trainer.accelerator, trainer.model
-    trainable = sum(_numel(p) for p in policy.parameters() if p.requires_grad)
+    # ZeRO-3 keeps nothing but a shard of each parameter
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p.requires_grad)
     autocast = "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
     rows = {
-        "processes": f"{accelerator.num_processes} ({accelerator.distributed_type.value}, "
-        f"sharding {sharding(trainer)})",
+        "processes": f"{args.world_size} ({accelerator.distributed_type.value}, sharding {sharding(trainer)})",
         "device": str(accelerator.device),
         "precision": f"weights {str(policy.dtype).removeprefix('torch.')}, mixed precision {autocast}",
         "attention kernel": policy.config._attn_implementation,
@@ -138,8 +120,7 @@ def launch_table(trainer: Any) -> Table:
     }
     if hasattr(trainer, "reward_func_names"):
         engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
-        if getattr(trainer, "rollout_func", None) is not None:
-            engine = "rollout function"
+        engine = "rollout function" if trainer.rollout_func is not None else engine
         weights = zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
         rows["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
         rows["attention read at"] = f"layers {trainer._capture.layers}"
@@ -150,18 +131,8 @@ def launch_table(trainer: Any) -> Table:
     return table
 
 
-def _numel(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 keeps nothing but a shard
-
-
-def _asked(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true")
-
-
 def environment(trainer: Any) -> dict[str, Any]:
     """Device, processes and versions of a run, for its report and for bug reports."""
-    from importlib.metadata import version
-
     packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
     accelerator = trainer.accelerator
     return {

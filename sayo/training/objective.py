@@ -1,29 +1,75 @@
-"""Attention as an objective: the region score of the policy itself, added to the GRPO loss.
+"""Attention as an objective: differentiable losses of attention masses, and the region score added to the GRPO loss.
 
-The reward samples responses and pays those that looked right; the objective descends the same score directly, through
-the queries and keys of the layers that are read. Rows and weights are the reward's: fixed when the rollout is scored,
-carried to the loss with the rollout.
+Masses come from `AttentionCapture.reading` with gradients on: `sum_k A[q, k] * w[k]` of a key group whose weights sum
+to `size`, so `mass / size` is the attention per key.
+
+The region reward samples responses and pays those that looked right; the region objective descends the same score
+directly, through the queries and keys of the layers that are read. Rows and weights are the reward's: fixed when the
+rollout is scored, carried to the loss with the rollout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from sayo.attention import AttentionTrace
 from sayo.metrics.region import token_weights
-from sayo.objectives import region_objective
+
+
+def region_objective(
+    region: torch.Tensor, image: torch.Tensor, row_weights: torch.Tensor, eps: float = 1e-8
+) -> torch.Tensor:
+    """`-mean tanh(log((a + eps) / (v + eps)))`: SAYO's region reward, descended instead of sampled.
+
+    The same rows and weights as the reward: per sample, `a` and `v` are pooled over its rows before the ratio is taken
+    (arXiv 2602.08241). Samples without any row weight (no region, empty response) take no part.
+
+    Args:
+        region: `(B, R)` attention per region token of each row (mean over heads and layers).
+        image: `(B, R)` attention per visual token.
+        row_weights: `(B, R)`, each row sums to 1, or is 0 throughout for a sample that takes no part.
+        eps: floor of both means, as in the reward.
+
+    Returns:
+        a scalar in (-1, 1); 0 with a graph when no sample takes part, so that every rank runs the same backward.
+    """
+    takes_part = row_weights.sum(dim=1) > 0
+    pooled_region = (region * row_weights).sum(dim=1) + eps
+    pooled_image = (image * row_weights).sum(dim=1) + eps
+    score = torch.tanh(torch.log(pooled_region) - torch.log(pooled_image))
+    return -(score * takes_part).sum() / takes_part.sum().clamp(min=1)
+
+
+def mean_log_attention(
+    masses: torch.Tensor, sizes: torch.Tensor, query_mask: torch.Tensor, eps: float = 0.0
+) -> torch.Tensor:
+    """Log of the mean attention from the queries to a key group, as in AVAR (arXiv 2603.03825).
+
+    `L_enh` is minus that of the image, `L_sup` that of the system prompt. The mean over queries and keys stands inside
+    the logarithm; means over heads, samples and layers outside.
+
+    Args:
+        masses: `(B, L, H, R)` attention of each row on the group.
+        sizes: `(B,)` number of keys in the group; a sample with 0 takes no part.
+        query_mask: `(B, R)` 1 for rows that count as queries; a sample without any takes no part.
+        eps: added inside the logarithm.
+    """
+    takes_part = (sizes > 0) & (query_mask.sum(dim=1) > 0)
+    queries = query_mask.to(masses.dtype)[:, None, None]
+    mean = (masses * queries).sum(dim=-1) / (query_mask.sum(dim=1) * sizes).clamp(min=1)[:, None, None]
+    # log(1) = 0 for samples that take no part: no gradient, and no NaN from log(0)
+    logs = torch.log(torch.where(takes_part[:, None, None], mean + eps, torch.ones_like(mean)))
+    return logs.mean(dim=(1, 2)).sum() / takes_part.sum().clamp(min=1)
 
 
 class RegionObjective:
     """Mixin in front of a TRL GRPO trainer: adds `objective_weight * region_objective` to every training loss.
 
-    Overridden methods, both extended: `training_step` (gradient checkpointing runs the layers again during the
-    backward pass, so the reading stays open until it is over) and `_compute_loss`.
-
+    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
     Logs `objective/region`, the region score of the current policy on its rollouts (higher is better), and
     `objective/weight`.
     """
@@ -44,28 +90,23 @@ class RegionObjective:
         weight = self.objective_weight
         if weight == 0 or not model.training:
             return super()._compute_loss(model, inputs)
-        rows, row_weights = _rows(inputs, self.args.objective_rows)
-        completion_width = inputs["completion_ids"].shape[1]
-        groups = {
-            name: torch.nn.functional.pad(inputs[f"objective_{name}"], (0, completion_width))
-            for name in ("region", "image")
-        }
-        reading = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
+        tokens, row_weights = weighted_rows(inputs["objective_row_weights"])
+        rows = tokens + inputs["prompt_ids"].shape[1] - (1 if self.args.objective_rows == "deciding" else 0)
+        padding = (0, inputs["completion_ids"].shape[1])
+        groups = {name: pad(inputs[f"objective_{name}"], padding) for name in ("region", "image")}
+        captured = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
         loss = super()._compute_loss(model, inputs)
         per_key = {
-            name: reading.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
+            name: captured.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
             for name, group in groups.items()
         }
         objective = region_objective(per_key["region"], per_key["image"], row_weights)
-        self._log_objective(objective, row_weights, weight)
-        return loss + weight * objective / self.current_gradient_accumulation_steps
-
-    def _log_objective(self, objective: torch.Tensor, row_weights: torch.Tensor, weight: float) -> None:
         count = (row_weights.sum(dim=1) > 0).sum()
         total = self.accelerator.reduce(torch.stack([-objective.detach() * count, count.float()]), reduction="sum")
         if total[1] > 0:
             self._metrics["train"]["objective/region"].append((total[0] / total[1]).item())
         self._metrics["train"]["objective/weight"].append(weight)
+        return loss + weight * objective / self.current_gradient_accumulation_steps
 
 
 def objective_inputs(
@@ -78,7 +119,6 @@ def objective_inputs(
     """What the loss needs of a scored rollout, with one row per completion, as TRL shuffles and splits it.
 
     Args:
-        traces: of the rollout.
         groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence.
         completion_width: `T`.
         select, top_share: as the attention reward's.
@@ -87,7 +127,6 @@ def objective_inputs(
         `objective_region` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
         is no region or no token.
     """
-    device = groups["region"].device
     row_weights = torch.zeros(len(traces), completion_width)
     for row, trace in enumerate(traces):
         if trace.has_region and len(trace):
@@ -96,14 +135,20 @@ def objective_inputs(
     return {
         "objective_region": groups["region"][:, :prompt_width],
         "objective_image": groups["image"][:, :prompt_width],
-        "objective_row_weights": row_weights.to(device),
+        "objective_row_weights": row_weights.to(groups["region"].device),
     }
 
 
-def _rows(inputs: dict[str, Any], reading: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(B, R)` query rows that have a weight, in order, and their `(B, R)` weights: no other row keeps a graph."""
-    weights = inputs["objective_row_weights"]
+def weighted_rows(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions that have a weight, in order, so that no other row keeps a graph.
+
+    Args:
+        weights: `(B, S)`, not negative.
+
+    Returns:
+        `(B, R)` int64 positions, R that of the sample with most (at least 1), and their `(B, R)` weights; 0 where a
+        sample has fewer.
+    """
     count = max(1, int((weights > 0).sum(dim=1).max()))
-    tokens = weights.topk(count, dim=1).indices.sort(dim=1).values
-    first = inputs["prompt_ids"].shape[1] - (1 if reading == "deciding" else 0)
-    return first + tokens, weights.gather(1, tokens)
+    positions = weights.topk(count, dim=1).indices.sort(dim=1).values
+    return positions, weights.gather(1, positions)

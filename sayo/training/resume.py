@@ -1,17 +1,12 @@
-"""Exact resume: a run that was killed anywhere goes on as if nothing had happened, bit by bit.
+"""Exact resume: a run that was killed anywhere resumes as if nothing had happened, bit by bit.
 
 transformers saves, per rank, the weights (or their shards), the optimizer, the scheduler, the random states and the
 log. What it and TRL forget is saved here, in `training_state_<rank>.pt`, as tensors and plain values only:
-
-- where a generation block stands, and the completions that later steps of the block will still use;
-- metrics and losses that were gathered since the last log line, and the completions of the next table;
-- the reference model where it moves (`sync_ref_model`);
-- the seconds that the run has taken so far.
-
-The order of the data is not saved but replayed: TRL's sampler draws one permutation per epoch.
-
-Not covered: the random state of a vLLM engine, and reward functions that keep a state of their own (random numbers
-from Python's, numpy's or torch's global generators are covered).
+where a generation block stands and the completions that its later steps will still use; metrics and losses since the
+last log line, and the completions of the next table; the reference model where it moves (`sync_ref_model`); the
+seconds that the run has taken. The order of the data is not saved but replayed: TRL's sampler draws one permutation
+per epoch. Not covered: the random state of a vLLM engine, and reward functions with a state of their own (random
+numbers from Python's, numpy's or torch's global generators are covered).
 """
 
 from __future__ import annotations
@@ -35,11 +30,7 @@ from sayo.training.launch import sharding
 
 
 class ExactResume:
-    """Mixin in front of a TRL trainer; `train(resume_from_checkpoint=...)` then continues exactly.
-
-    Overridden methods: `train`, `_save_checkpoint`, `_load_from_checkpoint`, `_get_train_sampler`, `_run_epoch` and
-    `_finalize_training`.
-    """
+    """Mixin in front of a TRL trainer; `train(resume_from_checkpoint=...)` then continues exactly."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -52,7 +43,7 @@ class ExactResume:
         """As in transformers; `True` takes the newest complete checkpoint of `args.output_dir`, if there is one.
 
         Raises:
-            CheckpointError: this launch cannot go on exactly from the checkpoint.
+            CheckpointError: this launch cannot resume exactly from the checkpoint.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint, _ = checkpoints.newest_complete(Path(self.args.output_dir))
@@ -72,12 +63,18 @@ class ExactResume:
                 checkpoints.begin(folder)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
-            torch.save(self._training_state(), _state_file(folder, self.args.process_index))
+            torch.save(self._training_state(), self._state_file(folder))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.mark_complete(folder, self.args.world_size, sharding(self))
         except Exception as error:
-            raise CheckpointError(_failed_save(folder, error)) from error
+            last, _ = checkpoints.newest_complete(run_dir)
+            raise CheckpointError(
+                f"{folder} could not be written: {type(error).__name__}: {error}. The last complete checkpoint is "
+                f"{last or 'none'}; nothing was deleted. There are {shutil.disk_usage(run_dir).free / 2**30:.1f} GiB "
+                "free on that disk: make room (trainer.save_total_limit=2 keeps fewer), then start the same command "
+                "again."
+            ) from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
@@ -85,18 +82,17 @@ class ExactResume:
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         policy = self.model if model is None else model
-        if self.is_fsdp_enabled or isinstance(policy, PeftModel):
-            dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            for name, parameter in policy.named_parameters():
-                if parameter.dtype != dtypes[name]:  # peft loads bfloat16 adapters (QLoRA's) as float32
-                    parameter.data = parameter.data.to(dtypes[name])
+        dtypes = {name: parameter.dtype for name, parameter in policy.named_parameters()}
+        if not (self.is_fsdp_enabled or isinstance(policy, PeftModel)):
+            # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of
+            # its modules, and would load them without translating them back and without failing: that is, not at all.
+            dtype = next(iter(dtypes.values())) if len(set(dtypes.values())) == 1 else torch.float32
+            policy.load_state_dict(type(policy).from_pretrained(resume_from_checkpoint, dtype=dtype).state_dict())
             return
-        # transformers 5.23 saves the key names of the base model's files, which for Qwen2.5-VL are not those of its
-        # modules, and loads them here without translating them back and without failing: nothing would be loaded.
-        dtypes = {parameter.dtype for parameter in policy.parameters()}
-        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-        policy.load_state_dict(type(policy).from_pretrained(resume_from_checkpoint, dtype=dtype).state_dict())
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in policy.named_parameters():
+            if parameter.dtype != dtypes[name]:  # peft loads bfloat16 adapters (QLoRA's) as float32
+                parameter.data = parameter.data.to(dtypes[name])
 
     def _get_train_sampler(self, *args, **kwargs):
         self._sampler = super()._get_train_sampler(*args, **kwargs)
@@ -110,6 +106,9 @@ class ExactResume:
 
     def _finalize_training(self, trial, num_train_samples, start_time):
         return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+
+    def _state_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"training_state_{self.args.process_index}.pt"
 
     def _training_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -135,8 +134,7 @@ class ExactResume:
 
     def _restore(self) -> None:
         """Called when transformers has restored its part and has set its counters to zero."""
-        file = _state_file(self._resumed_from, self.args.process_index)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(self._state_file(self._resumed_from), map_location="cpu", weights_only=True)
         self._tr_loss = state["loss"].to(self.args.device)
         self._total_loss_scalar = state["total_loss"]
         self._globalstep_last_logged = state["last_logged"]
@@ -149,7 +147,9 @@ class ExactResume:
             self._step = state["step"]
             self._buffered_inputs = send_to_device(state.get("generated"), self.accelerator.device)
         for name, values in state.get("logs", {}).items():
-            _refill(self._logs[name], values)
+            # TRL's bounded queues, or a mapping of them, are filled in place and keep their bounds.
+            for key, items in values.items() if isinstance(values, dict) else [(None, values)]:
+                (self._logs[name] if key is None else self._logs[name][key]).extend(items)
         for name, parameter in self.ref_model.named_parameters() if "reference" in state else ():
             _shard(parameter).copy_(state["reference"][name])
         if isinstance(self._sampler, RepeatSampler):
@@ -168,26 +168,11 @@ class _RestoreOnTrainBegin(TrainerCallback):
 
 
 def run_id(run_dir: Path, anew: bool) -> str:
-    """The tracker's name of this run: one per run folder, so that a restarted run goes on in the same curves."""
+    """The tracker's name of this run: one per run folder, so that a restarted run continues the same curves."""
     file = run_dir / "run_id"
     if anew or not file.is_file():
         file.write_text(os.urandom(8).hex())
     return file.read_text()
-
-
-def _state_file(checkpoint: Path, rank: int) -> Path:
-    return checkpoint / f"training_state_{rank}.pt"
-
-
-def _failed_save(folder: Path, error: Exception) -> str:
-    last, _ = checkpoints.newest_complete(folder.parent)
-    free = shutil.disk_usage(folder.parent).free / 2**30
-    return (
-        f"{folder} could not be written: {type(error).__name__}: {error}\n"
-        f"The last complete checkpoint is {last or 'none'}; nothing was deleted. There are {free:.1f} GiB free on "
-        "that disk: make room (trainer.save_total_limit=2 keeps fewer, trainer.save_only_model=true cannot be "
-        "resumed), then start the same command again."
-    )
 
 
 def _shard(parameter: torch.Tensor) -> torch.Tensor:
@@ -195,12 +180,3 @@ def _shard(parameter: torch.Tensor) -> torch.Tensor:
     if hasattr(parameter, "ds_tensor"):
         return parameter.ds_tensor.data
     return parameter.to_local().data if hasattr(parameter, "to_local") else parameter.data
-
-
-def _refill(target: Any, values: Any) -> None:
-    """Fill TRL's bounded queues (or the mapping of them) in place, so that they keep their bounds."""
-    if isinstance(values, dict):
-        for key, items in values.items():
-            target[key].extend(items)
-    else:
-        target.extend(values)

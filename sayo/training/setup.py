@@ -1,8 +1,11 @@
-"""From a checked recipe to the objects of a run: policy, processor, data and reward functions."""
+"""From a recipe to the objects of a run: the check of what it names, then policy, processor, data and functions."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,55 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from peft import LoraConfig
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from sayo.processors import load_auto_processor
 from sayo.prompts import suffix_text, with_suffix
-from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, resolve_function
+from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
+from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
+from sayo.training.credit import check_gates
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check what only the trainers and the functions know; loads no model and no data.
+
+    Raises:
+        RecipeError: a key of `trainer:` that the trainer's config does not have, a function that cannot be imported,
+            an option that it does not take, or a gate that could not open.
+    """
+    fields = [item.name for item in dataclasses.fields(trainer_config_class(recipe)) if item.init]
+    names = {"trainer": (recipe.trainer, fields)}
+    sections: dict[str, Any] = {f"rewards.{name}": section for name, section in recipe.rewards.items()}
+    if recipe.advantage_shaper is not None:
+        sections["advantage_shaper"] = recipe.advantage_shaper
+    for path, section in sections.items():
+        # Reward functions take **kwargs, so a misspelt option would pass unseen.
+        parameters = inspect.signature(import_function(section.function, f"{path}.function")).parameters.values()
+        names[f"{path}.options"] = (section.options, [p.name for p in parameters if p.kind is not p.VAR_KEYWORD])
+    for path, (given, known) in names.items():
+        for name in given:
+            if name not in known:
+                raise RecipeError(f"Unknown recipe key `{path}.{name}`.{did_you_mean(name, known)}")
+    check_gates([section.gate for section in recipe.rewards.values()], list(recipe.rewards))
+
+
+def trainer_config_class(recipe: Recipe) -> type:
+    """`RegionGRPOConfig` where there are rewards, `AnchoredSFTConfig` where there are none."""
+    return RegionGRPOConfig if recipe.rewards else AnchoredSFTConfig
+
+
+def import_function(dotted: str, key: str) -> Callable:
+    """Import `package.module.function`.
+
+    Raises:
+        RecipeError: with the recipe key that names it.
+    """
+    module_name, _, attribute = dotted.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"`{key}: {dotted}` cannot be imported: {error}") from None
 
 
 def load_processor(section: ModelSection) -> Any:
@@ -25,13 +73,6 @@ def load_processor(section: ModelSection) -> Any:
     return processor
 
 
-def load_auto_processor(name_or_path: str | Path) -> Any:
-    """`AutoProcessor.from_pretrained`, able to load toy checkpoints too."""
-    import sayo.toyworld.processor  # noqa: F401  # makes the toy processor known to AutoProcessor
-
-    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
-
-
 def load_policy(section: ModelSection) -> PreTrainedModel:
     """Load the weights; freeze the vision tower and the projector if the recipe says so.
 
@@ -40,7 +81,7 @@ def load_policy(section: ModelSection) -> PreTrainedModel:
     """
     dtype = getattr(torch, section.dtype, None)
     if not isinstance(dtype, torch.dtype):
-        raise RecipeError(f"`model.dtype: {section.dtype}` is no torch dtype: use bfloat16, float16 or float32.")
+        raise RecipeError(f"`model.dtype: {section.dtype}` is not a torch dtype: use bfloat16, float16 or float32.")
     try:
         policy = AutoModelForImageTextToText.from_pretrained(
             section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
@@ -68,13 +109,9 @@ def with_plain_key_names(trainer: Any) -> Any:
     return trainer
 
 
-def lora_config(section: ModelSection) -> Any:
-    """peft's `LoraConfig`, or None for full fine-tuning."""
-    if section.lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **section.lora)
+def lora_config(section: ModelSection) -> LoraConfig | None:
+    """The adapters, or None for full fine-tuning."""
+    return None if section.lora is None else LoraConfig(task_type="CAUSAL_LM", **section.lora)
 
 
 def load_data(section: DataSection, split: str) -> Dataset:
@@ -84,19 +121,7 @@ def load_data(section: DataSection, split: str) -> Dataset:
         RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub; or
             an unknown suffix.
     """
-    path = Path(section.path)
-    if path.is_dir():
-        # Never `load_dataset(folder)`: its cache knows a folder by name only, and would hand out another `prepared`.
-        files = sorted(str(file) for file in path.glob(f"data/{split}-*.parquet"))
-        if not files:
-            raise RecipeError(f"`data.path: {path}` has no split {split!r} (no data/{split}-*.parquet).")
-        rows = load_dataset("parquet", data_files={split: files}, split=split)
-    elif path.is_file() and path.suffix == ".parquet":
-        rows = load_dataset("parquet", data_files={split: str(path)}, split=split)
-    elif path.suffix != ".parquet" and not path.is_absolute() and section.path.count("/") == 1:
-        rows = _load_from_hub(section.path, split)
-    else:
-        raise RecipeError(f"`data.path: {path}` does not exist. `sayo prepare --help` shows how to make it.")
+    rows = _load_rows(section.path, split)
     if section.max_samples is not None:
         rows = rows.select(range(min(section.max_samples, len(rows))))
     if section.system_prompt:
@@ -111,41 +136,31 @@ def load_data(section: DataSection, split: str) -> Dataset:
     return rows
 
 
-def _load_from_hub(name: str, split: str) -> Dataset:
+def _load_rows(name: str, split: str) -> Dataset:
+    path = Path(name)
+    if path.is_dir():
+        # Never `load_dataset(folder)`: its cache knows a folder by name only, and would hand out another `prepared`.
+        files = sorted(str(file) for file in path.glob(f"data/{split}-*.parquet"))
+        if not files:
+            raise RecipeError(f"`data.path: {path}` has no split {split!r} (no data/{split}-*.parquet).")
+        return load_dataset("parquet", data_files={split: files}, split=split)
+    if path.is_file() and path.suffix == ".parquet":
+        return load_dataset("parquet", data_files={split: name}, split=split)
+    if path.suffix == ".parquet" or path.is_absolute() or name.count("/") != 1:
+        raise RecipeError(f"`data.path: {path}` does not exist. `sayo prepare --help` shows how to make it.")
     try:
         return load_dataset(name, split=split)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
-        raise RecipeError(
-            f"`data.path: {name}` is neither a folder here nor a data set on the hub ({error}). `sayo prepare --help` "
-            "shows how to make one."
-        ) from None
+        raise RecipeError(f"`data.path: {name}` is neither a folder here nor a data set on the hub: {error}") from None
 
 
-class BoundReward:
-    """A reward function with the recipe's options bound and the recipe's name on it, as TRL logs it."""
+def bound_function(section: RewardSection | ShaperSection, path: str) -> Callable:
+    """A section's function with its options bound; it keeps attributes such as `needs_maps`.
 
-    def __init__(self, function: Callable, name: str, options: dict[str, Any]):
-        self._function = functools.partial(function, **options)
-        self.__name__ = name
-
-    def __call__(self, **kwargs) -> list[float | None]:
-        return self._function(**kwargs)
-
-
-def reward_functions(recipe: Recipe) -> tuple[list[BoundReward], list[float]]:
-    """The recipe's reward functions, and their weights in the same order."""
-    functions = [
-        BoundReward(resolve_function(entry.function, f"rewards.{name}.function"), name, entry.options)
-        for name, entry in recipe.rewards.items()
-    ]
-    return functions, [entry.weight for entry in recipe.rewards.values()]
-
-
-def advantage_shaper(recipe: Recipe) -> Callable | None:
-    """The recipe's advantage shaper with its options bound, or None."""
-    section = recipe.advantage_shaper
-    if section is None:
-        return None
-    function = resolve_function(section.function, "advantage_shaper.function")
-    # The wrapper keeps the function's attributes, such as `needs_maps`.
-    return functools.update_wrapper(functools.partial(function, **section.options), function)
+    Args:
+        path: of the section in the recipe; its last word becomes the function's name, under which TRL logs a reward.
+    """
+    function = import_function(section.function, f"{path}.function")
+    bound = functools.update_wrapper(functools.partial(function, **section.options), function)
+    bound.__name__ = path.rpartition(".")[2]
+    return bound

@@ -12,12 +12,12 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from sayo.attention import AttentionCapture
-from sayo.attention.groups import key_groups
+from sayo.attention.groups import prefix_weights
 from sayo.attention.spans import turn_groups
-from sayo.objectives import enhance_loss, suppress_loss
+from sayo.training.config import AnchoredSFTConfig
 from sayo.training.guards import GuardedSteps
+from sayo.training.objective import mean_log_attention, weighted_rows
 from sayo.training.resume import ExactResume
-from sayo.training.sft_config import AnchoredSFTConfig
 
 
 @dataclass
@@ -38,56 +38,47 @@ class AnchoredCollator(DataCollatorForVisionLanguageModeling):
         # TRL has put the images into the prompts of `examples`.
         conversations = [example["prompt"] for example in examples]
         system = turn_groups(self.processor, conversations, output, {"system": "system"})["system"]
-        image = output["input_ids"] == self.image_token_id
-        before = (image.cumsum(dim=1) == 0) & image.any(dim=1, keepdim=True) & output["attention_mask"].bool()
-        output["system_mask"] = torch.where(system.any(dim=1, keepdim=True), system, before.float())
+        prefix = prefix_weights(output["input_ids"] == self.image_token_id, output["attention_mask"])
+        output["system_mask"] = torch.where(system.any(dim=1, keepdim=True), system, prefix)
         return output
 
 
 class _AttentionLosses:
     """Mixin in front of TRL's trainer: adds AVAR's two losses, read from the forward that TRL runs anyway.
 
-    Overridden methods, both extended: `training_step` (gradient checkpointing runs the layers again during the
-    backward pass, so the reading stays open until it is over) and `compute_loss`.
+    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
     """
 
     def __init__(self, model, args: AnchoredSFTConfig | None = None, **kwargs):
         super().__init__(model, args=args, **kwargs)
-        self._reading_stack: ExitStack | None = None
+        self._capture_stack: ExitStack | None = None
         if self.args.is_anchored:
             # per_head: the paper's logarithm stands inside the mean over heads
-            self._capture = AttentionCapture(
-                self.model,
-                layers=self.args.attention_layers,
-                per_head=True,
-                byte_budget=self.args.attention_byte_budget,
-            )
+            options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
+            self._capture = AttentionCapture(self.model, per_head=True, **options)
 
     def training_step(self, *args, **kwargs):
-        with ExitStack() as self._reading_stack:
+        with ExitStack() as self._capture_stack:
             return super().training_step(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self.args.is_anchored:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        own = dict(inputs)
-        groups = {"system": own.pop("system_mask")}
-        groups["image"] = key_groups(own["input_ids"], 0, [{}] * len(own["input_ids"]), self._image_token_id)[0][
-            "image"
-        ]
-        rows, query_mask = response_rows(own["labels"])
+        inputs = dict(inputs)
+        groups = {"system": inputs.pop("system_mask"), "image": (inputs["input_ids"] == self._image_token_id).float()}
+        rows, query_mask = weighted_rows((inputs["labels"] != -100).float())
         with ExitStack() as stack:
-            opened = self._reading_stack if model.training else stack
-            reading = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
-            result = super().compute_loss(model, own, False, num_items_in_batch)
-        terms = self._terms(reading.masses, groups, query_mask)
+            opened = self._capture_stack if model.training else stack
+            captured = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
+            result = super().compute_loss(model, inputs, False, num_items_in_batch)
+        terms = self._terms(captured.masses, groups, query_mask)
         # With `num_items_in_batch` TRL's loss is a share of the step's; a mean must be shared out by hand.
         steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None and model.training else 1
         loss = result + terms / steps
         if not return_outputs:
             return loss
         with torch.no_grad():  # as TRL does: its fused head builds no logits
-            return loss, model(**{name: value for name, value in own.items() if name != "labels"})
+            return loss, model(**{name: value for name, value in inputs.items() if name != "labels"})
 
     @property
     def _image_token_id(self) -> int:
@@ -96,12 +87,12 @@ class _AttentionLosses:
     def _terms(self, masses: dict, groups: dict, query_mask: torch.Tensor) -> torch.Tensor:
         """Both losses, weighted; logs them and the attention they are about."""
         sizes = {name: group.sum(dim=1) for name, group in groups.items()}
-        enhance = enhance_loss(masses["image"], sizes["image"], query_mask)
-        suppress = suppress_loss(masses["system"], sizes["system"], query_mask)
+        enhance = -mean_log_attention(masses["image"], sizes["image"], query_mask)  # eps: the paper's, the release's
+        suppress = mean_log_attention(masses["system"], sizes["system"], query_mask, eps=1e-6)
         logged = {"attention/enhance_loss": enhance, "attention/suppress_loss": suppress}
         with torch.no_grad():
-            own = ((sizes["image"] > 0) & (query_mask.sum(dim=1) > 0))[:, None].float() * query_mask
-            share = own / own.sum().clamp(min=1)
+            queries = ((sizes["image"] > 0) & (query_mask.sum(dim=1) > 0))[:, None].float() * query_mask
+            share = queries / queries.sum().clamp(min=1)
             image, system = masses["image"], masses["system"]
             for name, value in (("image_mass", image), ("system_mass", system), ("vas", image / (system + 1e-6))):
                 logged[f"attention/{name}"] = (value.mean(dim=(1, 2)) * share).sum()
@@ -116,10 +107,9 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer
     """TRL's [`~trl.SFTTrainer`]: exact resume, guarded steps and, on request, AVAR's attention losses.
 
     The loss is `L_LM + enhance_weight * L_enh + suppress_weight * L_sup` of arXiv 2603.03825 (section on AGTO), for
-    the rows of the response tokens: their attention on the image is enhanced, that on the system prompt suppressed, in
-    the layers of `attention_layers`, in whatever kernel the model runs. (The release takes the prompt's rows as
-    queries, and guesses both spans; here they come from the chat template.) Samples without an image, a system prompt
-    or a response take no part in the term in question.
+    the rows of the response tokens. (The release takes the prompt's rows as queries, and guesses both spans; here they
+    come from the chat template.) Samples without an image, a system prompt or a response take no part in the term in
+    question.
 
     Logged: `attention/enhance_loss`, `attention/suppress_loss`, and of the response tokens, mean over samples' rows,
     heads and layers, `attention/image_mass`, `attention/system_mass` and `attention/vas` (mean of ratios).
@@ -141,22 +131,3 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer
             if not isinstance(plain, DataCollatorForVisionLanguageModeling):
                 raise ValueError("The attention losses need a vision data set: rows with `images`.")
             self.data_collator = AnchoredCollator(**vars(plain), image_token_id=self._image_token_id)
-
-
-def response_rows(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of the tokens that are trained on.
-
-    Args:
-        labels: `(B, S)`, -100 elsewhere.
-
-    Returns:
-        rows `(B, R)` int64, R that of the sample with most, and mask `(B, R)` float32; where it is 0 the row is a
-        repetition.
-    """
-    trained = labels != -100
-    counts = trained.sum(dim=1)
-    longest = max(int(counts.max()), 1)
-    # A stable sort puts the trained positions first, in their order.
-    order = trained.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-    mask = torch.arange(longest, device=labels.device) < counts[:, None]
-    return torch.where(mask, order, order[:, :1]), mask.float()

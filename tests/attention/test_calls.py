@@ -127,7 +127,6 @@ def test_samples_belong_to_prompts(n):
         expected = trace.maps[..., 0] + 0.5 * trace.maps[..., 2]
         assert np.allclose(trace.mass("region", "deciding"), expected, atol=1e-6)
         assert trace.mass("start", "deciding").min() > 0
-        assert trace.map_entropy("deciding").max() <= np.log(8)
 
 
 @pytest.mark.parametrize(
@@ -195,15 +194,6 @@ def test_beams():
         capture.trace(output)
 
 
-def test_nothing_ran():
-    capture = AttentionCapture(build("llava"))
-    with pytest.raises(AttentionNotCaptured, match="Open the capture first"):
-        capture.trace()
-    with pytest.raises(AttentionNotCaptured, match="No model call was seen"):
-        with capture:
-            pass
-
-
 def test_prompt_length_is_asked_for():
     model, inputs = build("llava"), batch("llava")
     with torch.no_grad(), AttentionCapture(model) as capture:
@@ -215,23 +205,17 @@ def test_prompt_length_is_asked_for():
     assert len(capture.trace(prompt_length=inputs["input_ids"].shape[1] - 2)[0]) == 2
 
 
-def test_prompt_before_the_capture():
+def test_captures_that_cannot_work():
     model, inputs = build("llava"), prompts("llava")
+    with pytest.raises(AttentionNotCaptured, match="Open the capture first"):
+        AttentionCapture(model).trace()
+    with pytest.raises(AttentionNotCaptured, match="No model call was seen"), AttentionCapture(model):
+        pass
+    with pytest.raises(ValueError, match="averaged over heads"), AttentionCapture(model, per_head=True):
+        pass
+    with pytest.raises(ValueError, match="3 samples"), AttentionCapture(model, samples=[{}] * 3):
+        sample(model, inputs)
     with torch.no_grad():
         cache = model(**inputs).past_key_values
-        with pytest.raises(AttentionNotCaptured, match="open it before the prompt is run"):
-            with AttentionCapture(model):
-                model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
-
-
-def test_samples_of_another_batch():
-    model, inputs = build("llava"), prompts("llava")
-    with pytest.raises(ValueError, match="3 samples"):
-        with AttentionCapture(model, samples=[{}] * 3):
-            sample(model, inputs)
-
-
-def test_per_head_traces():
-    with pytest.raises(ValueError, match="averaged over heads"):
-        with AttentionCapture(build("llava"), per_head=True):
-            pass
+        with pytest.raises(AttentionNotCaptured, match="open it before the prompt is run"), AttentionCapture(model):
+            model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)

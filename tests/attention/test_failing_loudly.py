@@ -1,4 +1,4 @@
-"""A reading that did not happen is an error with the way out, never a zero."""
+"""Attention that was not captured is an error with the way out, never a zero."""
 
 from __future__ import annotations
 
@@ -9,60 +9,45 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
-from sayo.attention.groups import key_groups, split_image
+from sayo.attention.groups import key_groups
 
 
-def read(model, inputs, **options):
-    capture = AttentionCapture(model, **options)
-    return capture.reading(slice(-3, None), {"image": inputs["input_ids"] == IMAGE})
+def capturing(model, groups=None, **options):
+    groups = {"image": batch("qwen3_vl")["input_ids"] == IMAGE} if groups is None else groups
+    return AttentionCapture(model, **options).reading(slice(-3, None), groups)
 
 
-def test_model_did_not_run():
+def bypassed(model):
+    model.get_decoder().layers[-1].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    return model  # as kernel patches and remote code do
+
+
+@pytest.mark.parametrize(
+    ("context", "runs", "message"),
+    [
+        (capturing, False, "read for 0 of 2 samples"),
+        (capturing, build, "the model that the capture was made with"),  # another one ran
+        (lambda model: capturing(model, {"image": torch.ones(2, 5)}), True, "groups of the whole sequence"),
+        (lambda model: capturing(bypassed(model)), True, r"Layer 3 ran, but its kernel .* bypasses"),
+        (lambda model: AttentionCapture(bypassed(model)), True, r"Layer 3 ran, but its kernel .* bypasses"),
+    ],
+    ids=["nothing ran", "another model", "another length", "bypassed kernel", "bypassed kernel, traces"],
+)
+def test_what_was_not_captured(context, runs, message):
     model = build("qwen3_vl")
-    with pytest.raises(AttentionNotCaptured, match="read for 0 of 2 samples"):
-        with read(model, batch("qwen3_vl")):
-            pass
+    with pytest.raises(AttentionNotCaptured, match=message), torch.no_grad(), context(model):
+        if runs:
+            (build("qwen3_vl") if runs is build else model)(**batch("qwen3_vl"))
 
 
-def test_groups_of_another_length():
-    model = build("qwen3_vl")
-    inputs = batch("qwen3_vl")
-    with pytest.raises(AttentionNotCaptured, match="groups of the whole sequence"):
-        with torch.no_grad(), AttentionCapture(model).reading(slice(-3, None), {"image": torch.ones(2, 5)}):
-            model(**inputs)
-
-
-def test_model_without_decoder_layers():
+def test_models_without_layers_to_read():
     with pytest.raises(ValueError, match="no transformers model"):
         AttentionCapture(nn.Linear(2, 2))
-
-
-def test_renamed_layers():
     model = build("qwen3_vl")
     decoder = model.get_decoder()
     decoder.blocks = decoder._modules.pop("layers")
     with pytest.raises(ValueError, match="holds no layer with a `self_attn`"):
         AttentionCapture(model)
-
-
-def test_kernel_that_bypasses_the_interface():
-    model = build("qwen3_vl")
-    inputs = batch("qwen3_vl")
-    attention = model.get_decoder().layers[-1].self_attn
-    attention.forward = lambda hidden_states, **_: (hidden_states, None)  # as kernel patches and remote code do
-    with pytest.raises(AttentionNotCaptured, match=r"Layer 3 ran, but its kernel .* bypasses"):
-        with torch.no_grad(), read(model, inputs):
-            model(**inputs)
-    with pytest.raises(AttentionNotCaptured, match=r"Layer 3 ran, but its kernel .* bypasses"):
-        with torch.no_grad(), AttentionCapture(model):
-            model(**inputs)
-
-
-def test_another_model_ran():
-    inputs = batch("qwen3_vl")
-    with pytest.raises(AttentionNotCaptured, match="the model that the capture was made with"):
-        with torch.no_grad(), read(build("qwen3_vl"), inputs):
-            build("qwen3_vl")(**inputs)
 
 
 def test_no_groups():
@@ -85,45 +70,31 @@ def test_layer_specs(spec, expected):
     assert AttentionCapture(build("qwen3_vl"), layers=spec).layers == expected
 
 
-def test_the_kernel_is_given_back():
-    model = build("qwen3_vl")
+def test_the_kernel_is_given_back_and_the_output_untouched():
+    model, inputs = build("qwen3_vl"), batch("qwen3_vl")
     stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    inputs = batch("qwen3_vl")
-    with torch.no_grad(), read(model, inputs):
-        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not stock
-        model(**inputs)
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is stock
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_the_output_is_untouched():
-    model = build("qwen3_vl")
-    inputs = batch("qwen3_vl")
     with torch.no_grad():
         plain = model(**inputs).logits
-        with read(model, inputs, layers="all"):
+        with capturing(model, layers="all"):
+            assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not stock
             captured = model(**inputs).logits
     assert torch.equal(plain, captured)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is stock and model.config._attn_implementation == "sdpa"
 
 
-def test_truncated_image_tokens():
-    ids = torch.tensor([[5, IMAGE, IMAGE, 6, 7]])
-    with pytest.raises(AttentionNotCaptured, match="holds 2 visual tokens, but the data were prepared for 4"):
-        key_groups(ids, 2, [{"id": "a", "num_visual_tokens": [4]}], IMAGE)
-
-
-def test_region_outside_the_image():
-    ids = torch.tensor([[5, IMAGE, IMAGE, 6, 7]])
-    with pytest.raises(AttentionNotCaptured, match="region token 2 lies outside"):
-        key_groups(ids, 2, [{"region_tokens": [2], "region_weights": [1.0]}], IMAGE)
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"id": "a", "num_visual_tokens": [4]}, "holds 2 visual tokens, but the data were prepared for 4"),
+        ({"region_tokens": [2], "region_weights": [1.0]}, "region token 2 lies outside"),
+    ],
+)
+def test_prompts_that_are_not_the_prepared_ones(sample, message):
+    with pytest.raises(AttentionNotCaptured, match=message):
+        key_groups(torch.tensor([[5, IMAGE, IMAGE, 6, 7]]), 2, [sample], IMAGE)
 
 
 def test_vision_ids_in_a_completion_are_no_image():
     groups, index = key_groups(torch.tensor([[5, IMAGE, 6, IMAGE]]), 2, [{}], IMAGE)
     assert groups["image"].tolist() == [[0.0, 1.0, 0.0, 0.0]]
     assert index.tolist() == [[1]]
-
-
-def test_labels_of_another_processor():
-    with pytest.raises(AttentionNotCaptured, match="2 visual tokens but 3 labels"):
-        split_image(torch.tensor([[0.0, 1.0, 1.0]]), [[0, 0, 1]], "view")

@@ -9,7 +9,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from sayo.attention import spans
-from sayo.attention.groups import split_image
 from sayo.attention.spans import turn_groups
 
 WORDS = "You help . What is in the picture ? A cat sits here red blue default system user assistant model".split()
@@ -100,13 +99,3 @@ def test_a_missing_turn_is_empty():
     groups = turn_groups(processor, conversations, inputs)
     assert groups["system"].sum() == 0  # the template's own default prompt is not the user's
     assert words_of(processor, inputs["input_ids"][0], groups["question"][0]) == ["A", "cat"]
-
-
-def test_images_and_views():
-    image = torch.tensor([[0, 1, 1, 0, 1, 1], [0, 0, 1, 1, 1, 0]]).float()
-    groups = split_image(image, [[0, 0, 1, 1], [0, 0, 2]], "view")
-    assert list(groups) == ["view_0", "view_1", "view_2"]
-    assert groups["view_0"].tolist() == [[0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]]
-    assert groups["view_1"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6]
-    assert groups["view_2"].tolist() == [[0] * 6, [0, 0, 0, 0, 1, 0]]
-    assert torch.equal(sum(groups.values()), image)

@@ -85,7 +85,7 @@ class Gqa:
         return json.loads((self.root / out / "summary.json").read_text())
 
     def rejects(self, out: str = "out") -> list[dict[str, str]]:
-        return [json.loads(line) for line in (self.root / out / "rejects.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.root / out / "rejected.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ class Bench:
         return json.loads((self.root / out / "summary.json").read_text())
 
     def rejects(self, out: str = "out") -> list[dict[str, str]]:
-        return [json.loads(line) for line in (self.root / out / "rejects.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.root / out / "rejected.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

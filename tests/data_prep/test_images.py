@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.examples import RejectError
+from data_prep.examples import RejectedError
 from data_prep.images import find_image
 
 
@@ -49,6 +49,6 @@ def test_names_inside(folder: Path, name: str, file: str):
      *((name, "missing_image") for name in ("b", "sub", "lost", ".", "a.jpg/", "x" * 5000, "\ud800"))],
 )  # fmt: skip
 def test_names_that_are_refused(folder: Path, name: str, reason: str):
-    with pytest.raises(RejectError) as error:
+    with pytest.raises(RejectedError) as error:
         find_image(folder, name)
     assert error.value.reason == reason

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from data_prep import masks
-from data_prep.examples import RejectError
+from data_prep.examples import RejectedError
 
 SIZE = (20, 12)
 
@@ -78,13 +78,13 @@ def test_polygons_are_united():
     ],
 )
 def test_bad_masks_are_named(segmentation, reason: str):
-    with pytest.raises(RejectError) as error:
+    with pytest.raises(RejectedError) as error:
         masks.encode(segmentation, SIZE)
     assert error.value.reason == reason
 
 
 def test_a_mask_larger_than_any_picture_is_refused():
-    with pytest.raises(RejectError, match="decompression_bomb"):
+    with pytest.raises(RejectedError, match="decompression_bomb"):
         masks.encode([[1, 1, 5, 1, 5, 5]], (10**6, 10**6))
 
 
@@ -92,7 +92,7 @@ def test_a_mask_larger_than_any_picture_is_refused():
 def test_no_text_decodes_to_more_or_less_than_the_picture(counts: str):
     try:
         rle = masks.encode({"size": [12, 20], "counts": counts}, SIZE)
-    except RejectError:
+    except RejectedError:
         return
     assert pixels(rle).shape == (12, 20)
     assert sum(runs_of(pixels(rle))) == 240

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import masks
-from data_prep.examples import RejectError
+from data_prep.examples import RejectedError
 from data_prep.inspect import layout_of_fingerprint
 from data_prep.tokens import COLUMNS, TokenMapper
 from sayo.geometry import region_tokens
@@ -96,7 +96,7 @@ def test_tokens_of_any_region(family: str, picture, soft: bool, threshold: float
     cells = one.layout.cells(*size)
     try:
         row = one([size], [region])
-    except RejectError as error:
+    except RejectedError as error:
         assert error.reason == "region_unseen_by_processor"  # cut off by a centre crop
         return
     tokens, weights = np.array(row["region_tokens"]), np.array(row["region_weights"])

@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,34 @@ def environment() -> Callable[..., dict[str, str]]:
         return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **more}
 
     return make
+
+
+@pytest.fixture
+def start(environment) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start the training script behind a launcher and do not wait; whatever is left at the end is killed."""
+    started: list[subprocess.Popen] = []
+
+    def run(kind: str, recipe: Path, log: Path, *options: str) -> subprocess.Popen:
+        file = ROOT / "recipes/accelerate" / f"{kind}.yaml"
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, *options]
+        command += [ROOT / "scripts/train.py", "--config-name", recipe]
+        with log.open("ab") as output:
+            words = [str(word) for word in command]
+            started.append(subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=output, stderr=output))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for_a_step(run: Path, processes: Sequence[subprocess.Popen]) -> None:
+    """Until the first completions are logged."""
+    deadline = time.monotonic() + 120
+    while not list(run.glob("completions/*.parquet")):
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

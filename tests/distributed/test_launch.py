@@ -25,25 +25,20 @@ def recipe(toys, tmp_path):
     return write
 
 
-def test_two_lonely_jobs(launch, recipe):
-    """MULTI_GPU without `use_cpu` would be two independent rank-0 jobs in the same folder."""
-    done = launch("ddp", ROOT / "scripts/train.py", "--config-name", recipe(use_cpu=False), status=None)
-    assert done.returncode != 0
-    assert "The launcher started 2 processes, but each of them trains alone" in done.stderr
-    assert "recipes/accelerate/cpu.yaml" in done.stderr and "trainer.use_cpu=true" in done.stderr
-
-
-def test_one_process_where_two_were_asked_for(launch, recipe, tmp_path):
-    """accelerate's own MULTI_CPU starts one process."""
-    file = tmp_path / "multi_cpu.yaml"
-    values = yaml.safe_load((ROOT / "recipes/accelerate/cpu.yaml").read_text())
-    file.write_text(yaml.safe_dump({**values, "distributed_type": "MULTI_CPU", "use_cpu": True}))
-    done = launch(str(file), ROOT / "scripts/train.py", "--config-name", recipe(), status=None)
-    assert done.returncode != 0
-    assert "asked for several processes but started one" in done.stderr and "cpu.yaml" in done.stderr
-
-
-def test_fsdp_that_would_not_shard(launch, recipe):
-    done = launch("fsdp2", ROOT / "scripts/train.py", "--config-name", recipe(), status=None)
-    assert done.returncode != 0
-    assert "FSDP was asked for, but this is MULTI_CPU without any sharding" in done.stderr
+@pytest.mark.parametrize(
+    ("kind", "fields", "messages"),
+    [
+        # MULTI_GPU without `use_cpu` would be two independent rank-0 jobs in the same folder
+        ("ddp", {"use_cpu": False}, ["The launcher started 2 processes, but each of them trains alone", "cpu.yaml"]),
+        # accelerate's own MULTI_CPU starts one process
+        ("multi_cpu", {}, ["asked for several processes but started one", "cpu.yaml trainer.use_cpu=true"]),
+        ("fsdp2", {}, ["FSDP was asked for, but this is MULTI_CPU with sharding none"]),
+    ],
+)
+def test_what_would_silently_be_something_else(launch, recipe, tmp_path, kind, fields, messages):
+    if kind == "multi_cpu":
+        values = yaml.safe_load((ROOT / "recipes/accelerate/cpu.yaml").read_text())
+        kind = str(tmp_path / "multi_cpu.yaml")
+        Path(kind).write_text(yaml.safe_dump({**values, "distributed_type": "MULTI_CPU", "use_cpu": True}))
+    done = launch(kind, ROOT / "scripts/train.py", "--config-name", recipe(**fields), status=None)
+    assert done.returncode != 0 and all(message in done.stderr for message in messages), done.stderr[-2000:]

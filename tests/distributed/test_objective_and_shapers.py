@@ -26,8 +26,8 @@ JOBS = {
         {"objective_weight": 0.5, "gradient_checkpointing": True, "gradient_accumulation_steps": 2},
     ),
     "lora": ("qwen3_vl", LORA, None, {"objective_weight": 0.5, "gradient_checkpointing": True}),
-    "token_perception": ("qwen3_vl", None, "sayo.advantages.token_perception", {}),
-    "causal_credit": ("qwen3_vl", None, "sayo.advantages.causal_credit", {"num_iterations": 2}),
+    "token_perception": ("qwen3_vl", None, "sayo.training.advantages.token_perception", {}),
+    "causal_credit": ("qwen3_vl", None, "sayo.training.advantages.causal_credit", {"num_iterations": 2}),
 }  # fmt: skip
 
 

@@ -34,12 +34,12 @@ def main(jobs_file: str) -> None:
 def run_one(values: dict) -> None:
     from safetensors.torch import save_file
 
-    from sayo.recipes import check_recipe
+    from sayo.recipes import parse_recipe
     from sayo.training.guards import NonFiniteError
     from sayo.training.run import build_trainer
 
     poison, stopped = values.pop("poison", False), None
-    trainer = build_trainer(check_recipe(values))
+    trainer = build_trainer(parse_recipe(values))
     launch.check_launch(trainer)
     if poison and trainer.accelerator.process_index == 1:
         parameter = next(p for p in trainer.model.parameters() if p.requires_grad)

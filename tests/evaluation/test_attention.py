@@ -21,8 +21,9 @@ from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply, question_record, response_values
 from sayo.evaluation.rollouts import prefix_weights
 from sayo.evaluation.summary import summarise
+from sayo.processors import load_auto_processor
 from sayo.recipes import DataSection
-from sayo.training.setup import load_auto_processor, load_data
+from sayo.training.setup import load_data
 
 
 def trace(image, target, prefix, entropy, sizes=(10.0, 2.0, 4.0)) -> AttentionTrace:

@@ -12,8 +12,9 @@ from transformers import AutoModelForImageTextToText
 from sayo.attention import AttentionCapture
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_attention, sample_completions
+from sayo.processors import load_auto_processor
 from sayo.recipes import DataSection
-from sayo.training.setup import load_auto_processor, load_data
+from sayo.training.setup import load_data
 
 
 @pytest.fixture(scope="module")

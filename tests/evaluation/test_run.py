@@ -19,7 +19,7 @@ from sayo.evaluation.records import Reply
 from sayo.evaluation.run import run_task
 from sayo.evaluation.store import SettingsDiffer
 from sayo.evaluation.tasks import TaskError, load_task, tasks_dir
-from sayo.training.setup import load_auto_processor
+from sayo.processors import load_auto_processor
 
 
 class Parrot:

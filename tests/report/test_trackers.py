@@ -44,10 +44,10 @@ def trained(toys, tmp_path, monkeypatch) -> Callable:
     """Train two steps under a tracker; return its folder."""
 
     def run(tracker: str) -> Path:
-        from sayo.recipes import check_recipe
+        from sayo.recipes import parse_recipe
         from sayo.training.run import train
 
-        return train(check_recipe(recipe_values(toys, tmp_path / "run", **OPTIONS, report_to=tracker)))
+        return train(parse_recipe(recipe_values(toys, tmp_path / "run", **OPTIONS, report_to=tracker)))
 
     monkeypatch.chdir(tmp_path)
     return run
@@ -93,9 +93,9 @@ def test_trackio(toys, tmp_path):
     code = """
 import json, sys
 from trackio.sqlite_storage import SQLiteStorage
-from sayo.recipes import check_recipe
+from sayo.recipes import parse_recipe
 from sayo.training.run import train
-train(check_recipe(json.loads(sys.argv[1])))
+train(parse_recipe(json.loads(sys.argv[1])))
 ((project, name),) = [(p, n) for p in SQLiteStorage.get_projects() for n in SQLiteStorage.get_runs(p)]
 print(json.dumps([sorted(entry) for entry in SQLiteStorage.get_logs(project, name)]))
 """

@@ -1,7 +1,8 @@
 import pytest
 
+from sayo.answers.extract import parse_look_back
 from sayo.metrics import token_span
-from sayo.rewards.look_back import look_back_reward, parse_look_back
+from sayo.rewards.look_back import look_back_reward
 
 CHECK = "I look again at the red disc and its blue frame in the corner."
 GOOD = rf"<think> first </think> <back> {CHECK} </back> <think> so </think> The answer is \boxed{{red}}"

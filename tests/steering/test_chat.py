@@ -9,9 +9,9 @@ from transformers import AutoModelForImageTextToText
 
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.rollouts import processor_inputs
+from sayo.processors import load_auto_processor
 from sayo.steering import AttentionSteering, ScoreScaling
 from sayo.steering.calls import template_tail
-from sayo.training.setup import load_auto_processor
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from steering.reference import generate, prompts, reference_logits
 from tiny_models import IMAGE, TEXT_MODELS, build
 from torch import nn
 
-from sayo.attention.reading import read_layer
+from sayo.attention.captured import read_layer
 from sayo.steering import ScoreScaling
 from sayo.steering.calls import Prompt
 

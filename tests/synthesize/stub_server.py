@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -97,7 +98,7 @@ class StubServer:
         self.delay = 0.0
         self.usage = {"prompt_tokens": 100, "completion_tokens": 10}
         self.requests: list[dict] = []
-        self.headers: list[dict] = []
+        self.headers: list[Message] = []
         self.most_at_once = self._now = 0
         self._attempts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -129,7 +130,7 @@ class StubServer:
         body = json.loads(data)
         with self._lock:
             self.requests.append(body)
-            self.headers.append(dict(handler.headers))
+            self.headers.append(handler.headers)  # names in any case
             self._attempts[data.decode()] += 1
             attempt = self._attempts[data.decode()]
             self._now += 1

@@ -1,27 +1,34 @@
-"""Faults of a server: what is tried again, what fails, what stops the run."""
+"""The client of OpenAI-compatible servers: what is tried again, what fails, what stops the run."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 
 import pytest
+from PIL import Image
 from synthesize.stub_server import completion
 
-from data_prep.synthesize.client import ChatClient, ChatError, ServerUnusable, parse_reply, seconds_to_wait
+from sayo.client import ChatClient, ChatError, ServerUnusable, as_completed, data_url, with_images
+from sayo.errors import SayoError
 
-BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+HELLO = [{"role": "user", "content": "hello"}]
 GOOD = completion("fine", usage={"prompt_tokens": 5, "completion_tokens": 2})
-COUNTED = {"prompt_tokens": 3, "completion_tokens": 1}
 
 
 @pytest.fixture
-def client(server):
+def ask(server):
+    """Ask the stub server one question; `options` are the client's."""
     server.roles["echo"] = lambda body: "fine"
-    return ChatClient(server.url, attempts=3, timeout=2.0, backoff=0.01)
+
+    def ask_once(url=None, fields=None, **options):
+        client = ChatClient(url or server.url, "echo", **{"max_retries": 0, "timeout": 2.0, **options})
+        [(_, reply)] = as_completed(lambda _: client.ask(HELLO, **fields or {}), [0])
+        return reply
+
+    return ask_once
 
 
 @pytest.mark.parametrize(
@@ -29,93 +36,64 @@ def client(server):
     [
         (429, {}, b"slow down"),
         (500, {}, b"oops"),
-        (503, {}, b""),
-        (200, {}, b"<html>gateway</html>"),
-        (200, {}, b""),
-        (200, {}, b"[1, 2]"),
-        (200, {}, b"null"),
-        (200, {}, b'{"choices": []}'),
-        (200, {}, b'{"choices": [{"message": null}]}'),
-        (200, {}, b'{"choices": [{"message": {"content": 7}}]}'),
-        (200, {}, b"[" * 100_000),
-        (200, {}, completion(None)),
-        (200, {}, completion("  \n")),
-        (200, {"Content-Length": "1000"}, b'{"choices"'),
+        (503, {"Retry-After": "0.6"}, b""),
+        (200, {"Content-Length": "1000"}, b'{"choices"'),  # it hangs up in the middle
     ],
 )
-def test_passing_faults_are_tried_again(server, client, fault):
-    server.fault = lambda model, text, attempt: fault if attempt < 3 else None
-    reply = client.chat(BODY)
-    assert (reply.text, reply.attempts) == ("fine", 3)
-    server.fault = lambda model, text, attempt: fault
-    with pytest.raises(ChatError, match=f"http {fault[0]}" if fault[0] != 200 else "garbage|timeout"):
-        client.chat(BODY)
-    assert len(server.requests) == 6
-
-
-def test_garbage_is_paid_for(server, client):
-    server.fault = lambda model, text, attempt: (
-        (200, {}, completion(None, usage=COUNTED)) if attempt < 3 else (200, {}, GOOD)
-    )
-    reply = client.chat(BODY)
-    assert (reply.prompt_tokens, reply.completion_tokens, reply.counted) == (11, 4, True)
-    server.fault = lambda model, text, attempt: (200, {}, completion(None, usage=COUNTED))
-    with pytest.raises(ChatError) as caught:
-        client.chat(BODY)
-    assert (caught.value.prompt_tokens, caught.value.completion_tokens) == (9, 3)
-
-
-def test_retry_after_is_honoured(server, client):
-    server.fault = lambda model, text, attempt: (429, {"Retry-After": "0.6"}, b"") if attempt == 1 else None
+def test_passing_faults_are_retried(server, ask, fault):
+    server.fault = lambda model, text, attempt: fault if attempt == 1 else None
     start = time.monotonic()
-    client.chat(BODY)
-    assert time.monotonic() - start >= 0.6
+    assert ask(max_retries=1, timeout=0.5).text == "fine" and len(server.requests) == 2
+    assert time.monotonic() - start >= (0.6 if fault[0] == 503 else 0)
 
 
-def test_a_retry_after_of_a_day_is_not_waited_for(server, client):
-    server.fault = lambda model, text, attempt: (429, {"Retry-After": "86400"}, b"quota of the day")
-    with pytest.raises(ChatError, match="quota of the day"):
-        client.chat(BODY)
-    assert len(server.requests) == 1
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"<html>gateway</html>",
+        b"",
+        b"[1, 2]",
+        b"null",
+        b'{"choices": []}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        b"[" * 100_000,
+        completion(None),
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+def test_garbage_is_a_failure(server, ask, reply, content_type):
+    server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)
+    with pytest.raises(ChatError, match="garbage"):
+        ask()
 
 
-def test_retry_after_in_all_its_forms():
-    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True)
-    assert 25 < seconds_to_wait(date) <= 30
-    assert [
-        seconds_to_wait(value) for value in ("7", None, "", "-3", "nan", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")
-    ] == [*(7.0, 0, 0, 0, 0, 0, 0)]
-
-
-def test_a_bad_request_is_sent_once(server, client):
-    server.fault = lambda model, text, attempt: (400, {}, b"image too large")
-    with pytest.raises(ChatError, match="http 400: image too large"):
-        client.chat(BODY)
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(("status", "message"), [(401, "refuses the key"), (404, "no such model or path")])
-def test_what_no_request_can_mend_stops(server, client, status, message):
-    server.fault = lambda model, text, attempt: (status, {}, b"")
-    with pytest.raises(ServerUnusable, match=message):
-        client.chat(BODY)
-    assert len(server.requests) == 1
-
-
-def test_a_redirect_gets_neither_key_nor_body(server):
-    server.fault = lambda model, text, attempt: (307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b"")
-    with pytest.raises(ServerUnusable, match=r"redirects to http://127.0.0.1:9"):
-        ChatClient(server.url, api_key="secret").chat(BODY)
-
-
-def test_a_slow_server_times_out(server):
-    server.delay = 1.0
-    with pytest.raises(ChatError, match=r"timeout: no reply within 0.1 s"):
-        ChatClient(server.url, attempts=2, timeout=0.1, backoff=0.01).chat(BODY)
+def test_bad_requests_and_quotas_of_a_day_are_not_retried(server, ask):
+    server.fault = lambda *request: (400, {}, b"image too large")
+    with pytest.raises(ChatError, match=r"http 400.*image too large"):
+        ask(max_retries=2)
+    server.fault = lambda *request: (429, {"Retry-After": "86400"}, b"quota of the day")
+    with pytest.raises(ChatError, match=r"http 429.*quota of the day"):
+        ask(max_retries=2)
     assert len(server.requests) == 2
 
 
-def test_a_trickling_server_times_out():
+@pytest.mark.parametrize(("status", "message"), [(401, "key; check .* A_KEY"), (404, "no such model or path")])
+def test_what_no_request_can_mend_stops(server, ask, status, message):
+    server.fault = lambda *request: (status, {}, b"")
+    with pytest.raises(ServerUnusable, match=message):
+        ask(max_retries=2, api_key_env="A_KEY")
+    assert len(server.requests) == 1
+
+
+def test_a_slow_server_times_out(server, ask):
+    server.delay = 1.0
+    with pytest.raises(ChatError, match=r"timeout: no reply within 0.1 s"):
+        ask(max_retries=1, timeout=0.1)
+    assert len(server.requests) == 2
+
+
+def test_a_trickling_server_times_out(ask):
     listener = socket.create_server(("127.0.0.1", 0))
 
     def trickle():
@@ -133,45 +111,100 @@ def test_a_trickling_server_times_out():
     threading.Thread(target=trickle, daemon=True).start()
     start = time.monotonic()
     with pytest.raises(ChatError, match="timeout"):
-        ChatClient(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", attempts=1, timeout=0.3).chat(BODY)
+        ask(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3)
     assert time.monotonic() - start < 3
     listener.close()
 
 
-def test_nobody_there():
+def test_nobody_there(ask):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ChatError, match="connection"):
-        ChatClient(f"http://127.0.0.1:{port}/v1", attempts=2, backoff=0.01).chat(BODY)
+        ask(f"http://127.0.0.1:{port}/v1")
+    for url in ("localhost:8000", "file:///etc/passwd"):
+        with pytest.raises(SayoError, match="is not the address of a server"):
+            ask(url)
 
 
-def test_stop_ends_the_waiting(server):
-    client = ChatClient(server.url, backoff=60.0)
-    server.fault = lambda model, text, attempt: (500, {}, b"")
-    threading.Timer(0.3, client.stop).start()
-    with pytest.raises(ChatError, match="stopped"):
-        client.chat(BODY)
-    assert len(server.requests) == 1
+def test_a_server_that_refuses_everything_stops_the_run(server, ask):
+    server.fault = lambda model, text, attempt: (400, {}, b"no images here") if attempt > 5 else None
+    server.roles["echo"] = lambda body: "fine"
+    client = ChatClient(server.url, "echo", patience=10)
+    results = []
+
+    async def ask_or_error(_):
+        try:
+            return (await client.ask(HELLO)).text
+        except ChatError as error:
+            return error.kind
+
+    with pytest.raises(ServerUnusable, match=r"10 requests failed in a row.*no images here"):
+        for _, result in as_completed(ask_or_error, range(1000), num_workers=1):
+            results.append(result)
+    assert results == ["fine"] * 5 + ["http 400"] * 9 and client.failures == {"http 400": 10}
+    assert len(server.requests) == 15
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://a:1/v1", "http://a:1/v1/chat/completions"),
-        ("http://a:1/v1/", "http://a:1/v1/chat/completions"),
-        ("https://a/v1/chat/completions", "https://a/v1/chat/completions"),
-        ("https://a/x?api-version=2", "https://a/x/chat/completions?api-version=2"),
-    ],
-)
-def test_addresses(url, expected):
-    assert ChatClient(url).url == expected
+def test_the_request_and_what_comes_back(server, ask, monkeypatch):
+    monkeypatch.setenv("A_KEY", "secret")
+    server.fault = lambda *request: (200, {}, completion("fi", "length", usage={"prompt_tokens": 5}))
+    fields = {"max_tokens": 7, "temperature": 0.0, "seed": 3, "top_p": None, "min_p": 0.1}
+    assert ask(fields=fields, api_key_env="A_KEY") == ("fi", "length", 5, None)
+    assert server.requests == [
+        {"model": "echo", "messages": HELLO, "max_tokens": 7, "temperature": 0.0, "seed": 3, "min_p": 0.1}
+    ]
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    server.fault = lambda *request: (200, {}, completion("x", usage={"prompt_tokens": -5, "completion_tokens": True}))
+    assert ask(api_key_env="NOT_SET")[2:] == (None, None), "counts of a hostile server are not believed"
+    assert "secret" not in server.headers[1]["Authorization"]
+    server.fault = lambda *request: (200, {}, completion(None, "length", usage={"completion_tokens": 9}))
+    assert ask() == ("", "length", None, 9), "it thought up to its limit"
 
 
-def test_counts_of_a_hostile_server_are_not_believed():
-    usage = {"prompt_tokens": -5, "completion_tokens": True}
-    reply = parse_reply(completion("x", usage=usage))
-    assert (reply.prompt_tokens, reply.completion_tokens, reply.counted) == (0, 0, False)
+def test_images_stand_before_the_question():
+    turns = [{"role": "system", "content": "s"}, *HELLO, *HELLO]
+    image = Image.new("RGB", (2, 3), "red")
+    system, user, last = with_images(turns, [image, image])
+    assert (system, last) == (turns[0], turns[2]) and turns[1] == HELLO[0]
+    assert [part["type"] for part in user["content"]] == ["image_url", "image_url", "text"]
+    assert user["content"][0]["image_url"]["url"] == data_url(image)
+    assert with_images(turns, []) == turns
 
 
-def test_text_in_parts_is_text():
-    assert parse_reply(completion([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])).text == "ab"
+def test_items_are_drawn_as_workers_are_free_and_results_come_as_completed():
+    drawn, running, most = [], 0, 0
+
+    def items():
+        for index in range(20):
+            drawn.append(index)
+            yield index
+
+    async def work(index):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.2 if index == 0 else 0.01)
+        running -= 1
+        return -index
+
+    results = []
+    for item, result in as_completed(work, items(), num_workers=4):
+        assert result == -item and len(drawn) <= len(results) + 4
+        results.append(item)
+    assert most == 4 and sorted(results) == list(range(20)) and results[-1] == 0
+
+
+def test_leaving_the_loop_cancels_what_runs():
+    cancelled = threading.Event()
+
+    async def work(index):
+        try:
+            await asyncio.sleep(60 * index)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    results = as_completed(work, [0, 1], num_workers=2)
+    assert next(results) == (0, None)
+    results.close()
+    assert cancelled.wait(5)

@@ -111,7 +111,7 @@ def test_template_marks_what_the_assistant_says(checkpoint):
 
 def test_importing_the_processor_registers_it(tmp_path):
     write_policy(tmp_path, "qwen3_vl")
-    code = "import sayo.toyworld.processor\nfrom transformers import AutoProcessor\n"
+    code = "import sayo.processors\nfrom transformers import AutoProcessor\n"
     code += f"print(type(AutoProcessor.from_pretrained({str(tmp_path)!r})).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("ToyQwen3VLProcessor"), done.stderr

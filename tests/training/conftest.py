@@ -28,9 +28,9 @@ def make_trainer(toys: Toy, tmp_path: Path) -> Callable:
     ):
         from transformers import AutoModelForImageTextToText
 
+        from sayo.processors import load_auto_processor
         from sayo.training.config import RegionGRPOConfig
         from sayo.training.grpo import RegionGRPOTrainer
-        from sayo.training.setup import load_auto_processor
 
         rows = load_dataset(str(toys.data[family]), split="train", cache_dir=str(tmp_path / "cache"))
         return RegionGRPOTrainer(

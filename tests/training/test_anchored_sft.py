@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
+from toy_runs import TRAINER
 from transformers import AutoModelForImageTextToText
 
 from sayo.attention import AttentionCapture
-from sayo.recipes import check_recipe
+from sayo.processors import load_auto_processor
+from sayo.recipes import parse_recipe
+from sayo.training.checkpoints import is_complete
+from sayo.training.config import AnchoredSFTConfig
+from sayo.training.objective import weighted_rows
 from sayo.training.run import train
-from sayo.training.setup import load_auto_processor
-from sayo.training.sft import AnchoredSFTTrainer, response_rows
-from sayo.training.sft_config import AnchoredSFTConfig
+from sayo.training.sft import AnchoredSFTTrainer
 
 SYSTEM = "Look at the picture and answer."
+ONLY_GRPO = ("num_generations", "max_completion_length", "beta")
 OPTIONS = {
-    "per_device_train_batch_size": 4,
+    **{name: value for name, value in TRAINER.items() if name not in ONLY_GRPO},
     "max_steps": 1,
     "learning_rate": 1e-2,
-    "lr_scheduler_type": "constant",
     "optim": "sgd",
     "max_grad_norm": 0.0,
-    "bf16": False,
-    "use_cpu": True,
-    "gradient_checkpointing": False,
     "max_length": None,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
 }
+CHECKPOINTING = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +65,10 @@ def attention_of(trainer, batch):
     inputs = dict(batch)
     groups = {"system": inputs.pop("system_mask"), "image": inputs["input_ids"] == trainer.model.config.image_token_id}
     labels = inputs.pop("labels")
-    rows, mask = response_rows(labels)
+    rows, mask = weighted_rows((labels != -100).float())
     with torch.no_grad(), AttentionCapture(trainer.model, "all").reading(rows, groups) as reading:
         trainer.model(**inputs)
     return {name: float((mass.mean(1) * mask).sum() / mask.sum()) for name, mass in reading.masses.items()}
-
-
-def test_response_rows():
-    labels = torch.tensor([[-100, 7, -100, 8], [-100, -100, -100, 9], [-100] * 4])
-    rows, mask = response_rows(labels)
-    assert rows.tolist() == [[1, 3], [3, 3], [0, 0]] and mask.tolist() == [[1, 1], [1, 0], [0, 0]]
 
 
 def test_the_system_words(toys, rows, tmp_path):
@@ -92,25 +84,19 @@ def test_the_system_words(toys, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "weights", "rises", "falls"),
-    [
-        ("qwen3_vl", {"enhance_weight": 50.0}, ["image"], []),
-        ("qwen2_5_vl", {"suppress_weight": 50.0}, [], ["system"]),
-    ],
+    ("family", "weight", "group", "sign"),
+    [("qwen3_vl", "enhance_weight", "image", 1), ("qwen2_5_vl", "suppress_weight", "system", -1)],
 )
-def test_one_step(toys, rows, tmp_path, family, weights, rises, falls):
+def test_one_step(toys, rows, tmp_path, family, weight, group, sign):
     """One step of each loss moves the attention that it is about, against the same step without it."""
     rows, after = rows.select([1, 2, 3, 5]), {}
-    for name, own in (("anchored", weights), ("plain", {"enhance_weight": 1e-12})):
-        trainer = trainer_of(toys, rows, tmp_path / name, family, learning_rate=1e-3, **own)
+    for name, options in (("anchored", {weight: 50.0}), ("plain", {"enhance_weight": 1e-12})):
+        trainer = trainer_of(toys, rows, tmp_path / name, family, learning_rate=1e-3, **options)
         batch = trainer.data_collator([dict(row) for row in rows])
         before = attention_of(trainer, batch)
         trainer.train()
-        after[name] = attention_of(trainer, batch)
-    for group in rises:
-        assert after["anchored"][group] > max(before[group], after["plain"][group]) + 1e-3
-    for group in falls:
-        assert after["anchored"][group] < min(before[group], after["plain"][group]) - 1e-3
+        after[name] = sign * attention_of(trainer, batch)[group]
+    assert after["anchored"] > max(sign * before[group], after["plain"]) + 1e-3
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
@@ -121,7 +107,7 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, 
 
     def terms(batch):
         groups = {"system": batch["system_mask"], "image": batch["input_ids"] == trainer._image_token_id}
-        positions, mask = response_rows(batch["labels"])
+        positions, mask = weighted_rows((batch["labels"] != -100).float())
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
         with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
             trainer.model(**inputs)
@@ -134,14 +120,6 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, 
     alone = [terms(trainer.data_collator([dict(rows[index])])) for index in (1, 2, 3)]
     assert terms(batch) == pytest.approx(sum(alone) / 3, abs=1e-5)
     assert terms(left) == pytest.approx(terms(batch), abs=1e-5)
-
-
-def test_without_weights_it_is_trl(toys, rows, tmp_path):
-    """Both weights 0: nothing is read, and the loss is TRL's."""
-    trainer = trainer_of(toys, rows, tmp_path)
-    trainer.train()
-    assert type(trainer.data_collator).__name__ == "DataCollatorForVisionLanguageModeling"
-    assert not any("attention/" in key for entry in trainer.state.log_history for key in entry)
 
 
 def gradients(toys, rows, folder, counts_tokens=None, **options):
@@ -158,18 +136,12 @@ def test_every_way_of_training_takes_the_same_step(toys, rows, tmp_path):
     """Checkpointing and another kernel change no gradient; nor does accumulation, for samples alike in their parts."""
     rows = rows.select([1, 2, 5, 7])
     plain, logged = gradients(toys, rows, tmp_path / "plain")
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     ways = {
-        "checkpointing": {
-            "gradient_checkpointing": True,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        },
+        "checkpointing": CHECKPOINTING,
         "eager": {"kernel": "eager"},
-        "accumulation": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-        "accumulation, tokens counted": {
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
-            "counts_tokens": True,
-        },
+        "accumulation": halves,
+        "accumulation, tokens counted": {**halves, "counts_tokens": True},
     }
     for name, options in ways.items():
         found, own = gradients(toys, rows, tmp_path / name, **options)
@@ -182,8 +154,7 @@ def test_every_way_of_training_takes_the_same_step(toys, rows, tmp_path):
 
 def test_lora(toys, rows, tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM")
-    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    trainer = trainer_of(toys, rows, tmp_path, peft_config=config, enhance_weight=1.0, max_steps=2, **options)
+    trainer = trainer_of(toys, rows, tmp_path, peft_config=config, enhance_weight=1.0, max_steps=2, **CHECKPOINTING)
     trainer.train()
     weights = [value for name, value in trainer.model.named_parameters() if "lora_B" in name and "language" in name]
     assert weights and all(value.abs().max() > 0 for value in weights)
@@ -192,47 +163,40 @@ def test_lora(toys, rows, tmp_path):
 def test_layers_and_evaluation(toys, rows, tmp_path):
     trainer = trainer_of(toys, rows, tmp_path, enhance_weight=1.0, attention_layers="0-1", eval_strategy="no")
     assert trainer._capture.layers == (0, 1)
+    plain = trainer_of(toys, rows, tmp_path)
+    assert type(plain.data_collator).__name__ == "DataCollatorForVisionLanguageModeling", "without weights it is TRL's"
     trainer.eval_dataset = rows
     assert trainer.evaluate()["eval_attention/enhance_loss"] > 0
 
 
-def test_a_recipe_resumes(toys, rows, tmp_path):
-    """The run of a recipe that was cut ends like the whole one."""
-    import shutil
-
+@pytest.mark.parametrize("weights", [{}, {"enhance_weight": 0.15, "suppress_weight": 0.15}], ids=["plain", "anchored"])
+def test_a_recipe_resumes(toys, rows, tmp_path, weights):
+    """A run that was cut in its first epoch ends like the whole one; both have complete checkpoints."""
     rows.to_parquet(tmp_path / "rows.parquet")
-    weights = {}
+    saved = {}
     for name in ("whole", "cut"):
         run = tmp_path / name
-        own = {
-            "output_dir": str(run),
-            "max_steps": 2,
-            "save_strategy": "steps",
-            "save_steps": 1,
-            "optim": "adamw_torch",
-        }
-        recipe = check_recipe(
+        saving = {"output_dir": str(run), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+        trainer = {**OPTIONS, **saving, **weights, "optim": "adamw_torch", "per_device_train_batch_size": 2}
+        del trainer["bf16"]
+        recipe = parse_recipe(
             {
                 "model": {"name_or_path": str(toys.policy["qwen3_vl"]), "dtype": "float32"},
                 "data": {"path": str(tmp_path / "rows.parquet")},
-                "trainer": {
-                    **OPTIONS,
-                    **own,
-                    "enhance_weight": 0.15,
-                    "suppress_weight": 0.15,
-                    "attention_layers": "last",
-                },
+                "trainer": trainer,
             }
         )
         train(recipe)
-        if name == "cut":
-            shutil.rmtree(run / "checkpoint-2")
+        assert recipe.trainer["bf16"] is False, "TRL's default precision is meant for GPUs"
+        if name == "cut":  # six steps are one and a half epochs
+            shutil.rmtree(run / "checkpoint-6")
             (run / "model.safetensors").unlink()
             train(recipe)
-        weights[name] = load_file(run / "model.safetensors")
-        history = json.loads((run / "checkpoint-2/trainer_state.json").read_text())["log_history"]
-        assert "attention/suppress_loss" in history[-1]
-    assert all(torch.equal(weights["whole"][key], weights["cut"][key]) for key in weights["whole"])
+        assert is_complete(run / "checkpoint-3") and is_complete(run / "checkpoint-6")
+        history = json.loads((run / "checkpoint-6/trainer_state.json").read_text())["log_history"]
+        assert ("attention/suppress_loss" in history[-1]) == bool(weights)
+        saved[name] = load_file(run / "model.safetensors")
+    assert all(torch.equal(saved["whole"][key], saved["cut"][key]) for key in saved["whole"])
 
 
 def test_wrong_use(toys, rows, tmp_path):

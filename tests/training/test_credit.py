@@ -8,8 +8,16 @@ import pytest
 import torch
 from toy_runs import recipe_values
 
-from sayo.recipes import check_recipe
-from sayo.training.credit import advantage_parts, check_gates, pay_gated, token_weights_of_loss, zero_std_share
+from sayo.recipes import parse_recipe
+from sayo.training import credit
+from sayo.training.credit import (
+    advantage_parts,
+    check_gates,
+    check_parts,
+    pay_gated,
+    token_weights_of_loss,
+    zero_std_share,
+)
 from sayo.training.run import build_trainer
 
 NAN = math.nan
@@ -34,8 +42,7 @@ def test_gates(gate, paid):
 
 
 def test_a_group_gate_without_any_reference_answer_pays_nobody():
-    rewards = torch.tensor([[NAN, 0.3], [NAN, 0.6]])
-    assert pay_gated(rewards, NAMES, ["always", "group"], 2)[:, 1].isnan().all()
+    assert pay_gated(torch.tensor([[NAN, 0.3], [NAN, 0.6]]), NAMES, ["always", "group"], 2)[:, 1].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,27 @@ def test_weights_of_the_loss():
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
     assert token_weights_of_loss("grpo", mask).tolist() == [[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]
     assert token_weights_of_loss("dapo", mask).tolist() == [[1.0] * 4, [1.0, 0.0, 0.0, 0.0]]
+
+
+def test_unknown_modes_of_trl_are_refused():
+    rewards, weights = torch.rand(4, 2), torch.ones(2)
+    with pytest.raises(ValueError, match="scale_rewards='running' is not known"):
+        advantage_parts(rewards, weights, 2, scale_rewards="running")
+    with pytest.raises(ValueError, match="multi_objective_aggregation='median' is not known"):
+        advantage_parts(rewards, weights, 2, aggregation="median")
+    with pytest.raises(ValueError, match="loss_type='newest' is not known"):
+        token_weights_of_loss("newest", torch.ones(2, 3))
+
+
+def test_parts_that_are_not_trls_stop_the_run(make_trainer, monkeypatch):
+    """As with a TRL that normalises in another way: here it is told one mode and the parts another."""
+    monkeypatch.setattr(credit, "advantage_parts", lambda *args: advantage_parts(*args[:3], "none", *args[4:]))
+    trainer = make_trainer([counting(0), counting(1)], per_device_train_batch_size=8, num_generations=4, max_steps=1)
+    with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
+        trainer.train()
+    check_parts(torch.tensor([[1.0, 0.5]]), torch.tensor([1.501]), largest_reward=1.0)  # rounding
+    with pytest.raises(RuntimeError, match=r"tolerance 0\.012"):
+        check_parts(torch.tensor([[1.0, 0.5]]), torch.tensor([1.52]), largest_reward=1.0)
 
 
 def counting(column, missing=None):
@@ -119,16 +147,19 @@ def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
     """An accuracy that is never reached closes the gate, and the table shows the advantages that were used."""
     rewards = {
         "accuracy": {"function": "sayo.rewards.accuracy_reward", "weight": 0.0},
-        "where": {"function": "sayo.rewards.region_attention_reward", "gate": "correct"},
+        "where": {"function": "sayo.rewards.region_attention_reward", "gate": "correct", "weight": 0.5},
         "shape": {"function": "sayo.rewards.format_reward", "options": {"min_tokens": 2, "max_tokens": 5}},
     }
     fields = {"advantage_std_floor": 0.5, "log_completions": True, "num_completions_to_print": 0}
-    trainer = build_trainer(check_recipe(recipe_values(toys, tmp_path, rewards=rewards, **fields)))
+    trainer = build_trainer(parse_recipe(recipe_values(toys, tmp_path, rewards=rewards, **fields)))
     generated = []
     make = trainer._generate_and_score_completions
     trainer._generate_and_score_completions = lambda inputs: generated.append(make(inputs)) or generated[-1]
     trainer.train()
     log = trainer.state.log_history[0]
+    assert trainer.reward_weights.tolist() == [0.0, 0.5, 1.0] and {"attention/coverage", "rewards/shape/std"} <= set(
+        log
+    )
     assert log["rewards/accuracy/mean"] == 0 and log["rewards/where/mean"] == 0 == log["rewards/where/std"]
     assert log["rewards/where/frac_zero_std"] == 1.0
     assert list(trainer._logs["advantages"]) == generated[-1]["advantages"].tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from sayo.recipes import load_recipe, recipe_names
 
@@ -21,15 +20,13 @@ def answers(toys, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_dry_run(name, toys, answers, tmp_path):
-    from sayo.training import cli
-
+def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     recipe = load_recipe(name, ["data.path=prepared/somewhere"])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
     data = toys.data[family] if recipe.rewards else answers
     stand_in = [f"model.name_or_path={toys.policy[family]}", "model.size=null", f"data.path={data}"]
     on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
-    done = CliRunner().invoke(cli.app, ["--config-name", name, "--dry-run", *stand_in, *on_cpu])
+    done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output
     assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from toy_runs import recipe_values
 
-from sayo.recipes import check_recipe
 from sayo.rewards import format_reward
-from sayo.training.fading import WINDOW, fading
-from sayo.training.guards import NonFiniteError
-from sayo.training.memory import OutOfMemory, memory_advice
-from sayo.training.run import build_trainer
+from sayo.training.callbacks import WINDOW, fading
+from sayo.training.guards import NonFiniteError, OutOfMemory, out_of_memory_named
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -63,24 +61,26 @@ def test_loss_and_gradient(make_trainer, what):
     assert len(texts["completion"]) == len(texts["advantages"]) == 4
 
 
-def test_out_of_memory_names_the_keys_in_order(toys, tmp_path):
-    values = recipe_values(toys, tmp_path, beta=0.1, max_completion_length=128)
-    values["model"]["size"] = {"shortest_edge": 2304, "longest_edge": 16384}
-    recipe = check_recipe(values)
-    trainer = build_trainer(recipe)
-    with pytest.raises(OutOfMemory) as caught, memory_advice(trainer, recipe):
-        torch.empty(2**62, dtype=torch.uint8)
-    lines = str(caught.value).splitlines()[2:]
-    assert [line.partition(". ")[2].partition(" (")[0] for line in lines] == [
-        "trainer.gradient_checkpointing=true",
-        "trainer.per_device_train_batch_size=2 trainer.gradient_accumulation_steps=2",
-        "model.size.longest_edge=8192",
-        "trainer.max_completion_length=64",
-        "trainer.beta=0",
-        "'model.lora={r: 16, lora_alpha: 32, target_modules: all-linear}'",
-    ]
-    with pytest.raises(RuntimeError, match="shape"), memory_advice(trainer, recipe):
+def allocate_too_much(completions, **kwargs):
+    torch.empty(2**62, dtype=torch.uint8)
+
+
+def test_out_of_memory_ends_with_advice(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    rewards = {"greedy": {"function": "test_guards.allocate_too_much"}}
+    values = recipe_values(toys, tmp_path / "run", rewards=rewards)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    done = sayo_command("train", "--config-name", tmp_path / "recipe.yaml")
+    assert done.exit_code == 1 and "error: Out of memory: " in done.stderr
+    assert "Change, in this order" in done.stderr and "  1. trainer.gradient_checkpointing=true" in done.stderr
+
+
+def test_other_errors_are_not_out_of_memory():
+    with pytest.raises(RuntimeError, match="shape"), out_of_memory_named(1, "none"):
         torch.ones(2) @ torch.ones(3, 3)
+    with pytest.raises(OutOfMemory) as caught, out_of_memory_named(2, "ZeRO-2"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    assert (caught.value.num_processes, caught.value.sharding) == (2, "ZeRO-2")
 
 
 FINE = {
@@ -105,7 +105,7 @@ def test_warnings(metric, value):
 
 
 def test_warnings_reach_the_console(make_trainer, capsys):
-    from sayo.training.fading import WarnWhenFading
+    from sayo.training.callbacks import WarnWhenFading
 
     trainer = make_trainer(format_reward, max_steps=WINDOW + 2, max_completion_length=2)
     trainer.add_callback(WarnWhenFading())

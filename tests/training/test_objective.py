@@ -1,16 +1,19 @@
-"""The region score as an objective: what it does to the policy, and that it costs nothing where it is off."""
+"""Attention as an objective: what it does to the policy, that it costs nothing where it is off, worked numbers."""
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 
 import pytest
 import torch
 from peft import LoraConfig
+from toy_runs import rollout
 from trl import GRPOTrainer
 
 from sayo.rewards import region_attention_reward
 from sayo.training.config import RegionGRPOConfig
+from sayo.training.objective import mean_log_attention, region_objective, weighted_rows
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 
@@ -22,14 +25,6 @@ def constant(completions, **kwargs):
 
 def with_regions(rows):
     return rows.filter(lambda row: row["has_region"])
-
-
-def rollout(trainer):
-    """One scored generation batch, split as TRL splits it."""
-    inputs = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    return [trainer._prepare_inputs(inputs)]
 
 
 def loss_of(trainer, inputs):
@@ -54,7 +49,7 @@ def test_one_step_raises_the_score(make_trainer, rows, tuning):
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **ONE,
     )
-    (inputs,) = rollout(trainer)
+    inputs = rollout(trainer)
     assert not inputs["advantages"].any()
     before, gradients = loss_of(trainer, inputs)
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -70,7 +65,7 @@ def test_checkpointing_changes_no_gradient(make_trainer):
         trainer = make_trainer(
             constant, edit=with_regions, objective_weight=1.0, gradient_checkpointing=checkpointing, **ONE
         )
-        gradients.append(loss_of(trainer, *rollout(trainer))[1])
+        gradients.append(loss_of(trainer, rollout(trainer))[1])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
 
@@ -102,7 +97,7 @@ def test_warmup_accumulation_and_iterations(make_trainer):
 
 def test_accumulated_gradient_is_that_of_the_whole_batch(make_trainer):
     trainer = make_trainer(constant, edit=with_regions, objective_weight=1.0, **ONE)
-    (inputs,) = rollout(trainer)
+    inputs = rollout(trainer)
     _, whole = loss_of(trainer, inputs)
     whole = {name: gradient.clone() for name, gradient in whole.items()}
     trainer.model.zero_grad()
@@ -119,7 +114,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(make_trainer):
 def test_weight_zero_is_trl(make_trainer, monkeypatch):
     """Nothing is carried, nothing is read, and the loss is bit for bit TRL's."""
     trainer = make_trainer(region_attention_reward, **ONE)
-    (inputs,) = rollout(trainer)
+    inputs = rollout(trainer)
     assert not [key for key in inputs if key.startswith("objective")]
 
     def fail(*args, **kwargs):
@@ -135,7 +130,7 @@ def test_rows_without_a_region_take_no_part(make_trainer):
     trainer = make_trainer(
         constant, edit=lambda rows: rows.filter(lambda row: not row["has_region"]), objective_weight=1.0, **ONE
     )
-    loss, gradients = loss_of(trainer, *rollout(trainer))
+    loss, gradients = loss_of(trainer, rollout(trainer))
     assert loss == 0 and not any(gradient.any() for gradient in gradients.values())
     assert "objective/region" not in trainer._metrics["train"]
 
@@ -153,6 +148,9 @@ def test_trl_may_still_turn_checkpointing_reentrant(make_trainer, monkeypatch):
         make_trainer(constant, objective_weight=0.1, gradient_checkpointing=True, **ONE)
 
 
+REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -160,16 +158,53 @@ def test_trl_may_still_turn_checkpointing_reentrant(make_trainer, monkeypatch):
         ({"objective_select": "some"}, "objective_select must be one of"),
         ({"objective_weight": -1.0}, "objective_weight must not be negative"),
         ({"advantage_std_floor": 0.1, "scale_rewards": "none"}, "advantage_std_floor has no effect"),
-        (
-            {
-                "objective_weight": 0.1,
-                "gradient_checkpointing": True,
-                "gradient_checkpointing_kwargs": {"use_reentrant": True},
-            },
-            "use_reentrant': False",
-        ),
+        ({"objective_weight": 0.1, **REENTRANT}, "use_reentrant': False"),
     ],
 )
 def test_settings_that_cannot_work(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
         RegionGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
+
+
+# Losses of attention masses
+
+EVEN = torch.tensor([[0.5, 0.5]])
+
+
+def test_region_objective_is_the_reward():
+    # pooled a .04, v .03125 -> r_v .241965
+    target, image = torch.tensor([[0.04, 0.04]]), torch.tensor([[0.025, 0.0375]])
+    assert region_objective(target, image, EVEN).item() == pytest.approx(-0.241965, abs=1e-6)
+
+
+def test_samples_without_a_region_take_no_part():
+    target, image = torch.tensor([[0.2, 0.2], [0.0, 0.0]]), torch.tensor([[0.1, 0.1], [0.1, 0.1]])
+    weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
+    assert region_objective(target, image, weights).item() == pytest.approx(-0.6, abs=1e-5)
+    none = region_objective(target.requires_grad_(), image, torch.zeros(2, 2))
+    none.backward()
+    assert none.item() == 0 and target.grad.abs().sum() == 0
+
+
+def test_avar_losses():
+    # head image means .1 and .2, system means .55 and .25; one layer, two heads, two queries
+    image = torch.tensor([[0.1, 0.1], [0.15, 0.25]])[None, None] * 3  # mass on 3 keys
+    system = torch.tensor([[0.5, 0.6], [0.2, 0.3]])[None, None] * 2
+    queries = torch.ones(1, 2)
+    enhance = -mean_log_attention(image, torch.tensor([3.0]), queries)
+    suppress = mean_log_attention(system, torch.tensor([2.0]), queries, eps=1e-6)
+    assert enhance.item() == pytest.approx(1.956012, abs=1e-6)
+    assert suppress.item() == pytest.approx(-0.992063, abs=1e-6)
+    assert 1 + 0.15 * enhance.item() + 0.15 * suppress.item() == pytest.approx(1.144592, abs=1e-6)
+
+
+def test_avar_skips_samples_without_keys_or_queries():
+    masses = torch.full((3, 1, 2, 2), 0.2)
+    sizes, queries = torch.tensor([2.0, 0.0, 2.0]), torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert mean_log_attention(masses, sizes, queries).item() == pytest.approx(math.log(0.1), abs=1e-6)
+
+
+def test_rows_with_a_weight():
+    rows, weights = weighted_rows(torch.tensor([[0.0, 0.7, 0.0, 0.3], [0.0, 0.0, 0.0, 1.0], [0.0] * 4]))
+    assert rows[0].tolist() == [1, 3] and rows[1, weights[1] > 0].tolist() == [3]
+    assert weights.sum(dim=1).tolist() == [1.0, 1.0, 0.0]

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from toy_runs import recipe_values
 
-from sayo.recipes import RecipeError, check_recipe
+from sayo.recipes import RecipeError, parse_recipe
 from sayo.training.run import build_trainer, train
 
 FOUR_BITS = {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
@@ -20,7 +20,7 @@ def quantized(toys, folder, lora: bool = True):
     values = recipe_values(toys, folder, save_strategy="steps", save_steps=1, max_steps=3)
     adapter = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "lora_dropout": 0.1} if lora else None
     values["model"] |= {"load": FOUR_BITS, "lora": adapter}
-    return check_recipe(values)
+    return parse_recipe(values)
 
 
 @pytest.mark.skipif(has_bitsandbytes, reason="bitsandbytes is installed")

@@ -1,9 +1,8 @@
-"""A run that was cut goes on exactly; what cannot be continued exactly is refused with a way out."""
+"""A run that was cut resumes exactly; what cannot be resumed exactly is refused with a way out."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import shutil
@@ -18,12 +17,12 @@ import torch
 import yaml
 from peft import LoraConfig
 from toy_runs import recipe_values
-from typer.testing import CliRunner
 
-from sayo.recipes import RecipeError, check_recipe
+from sayo.recipes import RecipeError, parse_recipe
 from sayo.rewards import format_reward, region_attention_reward
+from sayo.training.callbacks import StopOnSignal
 from sayo.training.checkpoints import CheckpointError, check_fits, checkpoints, is_complete, newest_complete
-from sayo.training.run import find_checkpoint, train
+from sayo.training.run import find_checkpoint, same_tracker_run, train
 
 CLOCK = ("step_time", "time", "runtime", "per_second")
 SAVING = {"save_strategy": "steps", "save_steps": 3, "log_completions": True, "num_completions_to_print": 0}
@@ -43,62 +42,47 @@ def few_prompts(rows):
     return rows.select(range(4))
 
 
-def state_of(trainer) -> dict:
+def state_of(trainer) -> tuple[dict, str]:
+    """Tensors (parameters and the optimizer's), and everything else that a run leaves, as text."""
     log = [
-        {key: value for key, value in line.items() if not any(word in key for word in CLOCK)}
+        {key: value for key, value in sorted(line.items()) if not any(word in key for word in CLOCK)}
         for line in trainer.state.log_history
     ]
-    return {
-        "parameters": {name: p.detach().clone() for name, p in trainer.model.named_parameters()},
-        "optimizer": trainer.optimizer.state_dict()["state"],
-        "log": log,
-        "completions": {
-            path.name: pd.read_parquet(path).astype(str).values.tolist()
-            for path in Path(trainer.args.output_dir, "completions").iterdir()
-        },
-    }
+    files = sorted(Path(trainer.args.output_dir, "completions").iterdir())
+    completions = {path.name: pd.read_parquet(path).astype(str).values.tolist() for path in files}
+    parameters = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    return {"parameters": parameters, "optimizer": trainer.optimizer.state_dict()["state"]}, repr([log, completions])
 
 
-def assert_equal(one, other, path: str = "") -> None:
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_equal(one[key], other[key], f"{path}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), path
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{path}/{index}")
-    elif not (isinstance(one, float) and math.isnan(one) and math.isnan(other)):
-        assert one == other, path
+def assert_equal(state, expected) -> None:
+    torch.testing.assert_close(state[0], expected[0], rtol=0, atol=0)
+    assert state[1] == expected[1]
 
 
-@pytest.mark.parametrize("step", [3, 4, 6], ids=["in a block", "between blocks", "in the second epoch"])
-def test_exact(make_trainer, step):
-    fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 10}
-    fields |= {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
+CASES = {
+    "in a block": ("qwen3_vl", False, 3),
+    "between blocks": ("qwen3_vl", False, 4),
+    "in the second epoch": ("qwen3_vl", False, 6),
+    "qwen2.5": ("qwen2_5_vl", False, 3),
+    "qwen2.5, lora": ("qwen2_5_vl", True, 3),
+    "lora": ("qwen3_vl", True, 3),
+}
+
+
+@pytest.mark.parametrize(("family", "lora", "step"), CASES.values(), ids=CASES)
+def test_exact(make_trainer, family, lora, step):
+    """Both families, full with a reference model that moves, and LoRA with dropout."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.1) if lora else None
+    fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 5 if step == 3 else 10}
+    if not lora:
+        fields |= {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
     rewards = [region_attention_reward, format_reward]
-    whole = make_trainer(rewards, edit=few_prompts, **fields)
+    whole = make_trainer(rewards, family, few_prompts, config, **fields)
     whole.train()
     expected = state_of(whole)
     for later in checkpoints(Path(whole.args.output_dir))[1:]:
         shutil.rmtree(later)
-    resumed = make_trainer(rewards, edit=few_prompts, **fields)
-    resumed.train(resume_from_checkpoint=True)
-    assert_equal(state_of(resumed), expected)
-
-
-@pytest.mark.parametrize(("family", "lora"), [("qwen2_5_vl", False), ("qwen2_5_vl", True), ("qwen3_vl", True)])
-def test_exact_for_both_families_and_lora_dropout(make_trainer, family, lora):
-    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.1) if lora else None
-    fields = {**BLOCKS, **SAVING, "max_steps": 5}
-    whole = make_trainer(region_attention_reward, family, few_prompts, config, **fields)
-    whole.train()
-    expected = state_of(whole)
-    shutil.rmtree(Path(whole.args.output_dir, "checkpoint-5"))
-    resumed = make_trainer(region_attention_reward, family, few_prompts, config, **fields)
+    resumed = make_trainer(rewards, family, few_prompts, config, **fields)
     resumed.train(resume_from_checkpoint=True)
     assert_equal(state_of(resumed), expected)
 
@@ -122,23 +106,26 @@ def test_adapters_keep_their_dtype(make_trainer):
     assert_equal(state_of(resumed), state_of(whole))
 
 
-@pytest.fixture
-def recipe(toys, tmp_path):
-    def make(**fields):
-        return check_recipe(recipe_values(toys, tmp_path / "run", **{**SAVING, "save_steps": 1, **fields}))
-
-    return make
+def steps_logged(run: Path) -> list[int]:
+    return [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
 
 
-@pytest.fixture
-def run(recipe, tmp_path) -> Path:
-    """A finished run of three steps with three checkpoints."""
-    train(recipe(max_steps=3))
-    return tmp_path / "run"
+def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path):
+    run = tmp_path / "run"
+    recipe = parse_recipe(recipe_values(toys, run, **{**SAVING, "save_steps": 1, "max_steps": 3}))
+    train(recipe)
+    before = (run / "model.safetensors").read_bytes(), steps_logged(run)
+    train(recipe)
+    assert ((run / "model.safetensors").read_bytes(), steps_logged(run)) == before, "it was trained further"
+    state = torch.load(run / "checkpoint-2" / "training_state_0.pt", weights_only=True)
+    assert state["step"] == 2, "what is saved needs no pickle"
 
-
-def test_checkpoints_that_do_not_count(run, make_trainer):
     trainer = make_trainer(format_reward)
+    for resume in ("never", str(run / "checkpoint-1")):  # a start that would mix two runs
+        with pytest.raises(RecipeError, match="holds checkpoint-3"):
+            find_checkpoint(recipe.model_copy(update={"resume": resume}), run, trainer)
+    assert find_checkpoint(recipe, run, trainer) == run / "checkpoint-3"
+
     (run / "checkpoint-3" / "COMPLETE").rename(run / "checkpoint-3" / "SAVING")
     newest, (message,) = newest_complete(run)
     assert newest == run / "checkpoint-2" and "checkpoint-3 is torn" in message
@@ -150,31 +137,6 @@ def test_checkpoints_that_do_not_count(run, make_trainer):
     (newest / "training_state_0.pt").unlink()
     with pytest.raises(CheckpointError, match=r"missing or cut: training_state_0.pt"):
         trainer.train(resume_from_checkpoint=newest)
-
-
-def test_what_is_saved_needs_no_pickle(run):
-    state = torch.load(run / "checkpoint-2" / "training_state_0.pt", weights_only=True)
-    assert state["step"] == 2
-
-
-def test_a_finished_run_is_not_trained_further(recipe, run):
-    before = (run / "model.safetensors").read_bytes()
-    steps = [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
-    train(recipe(max_steps=3))
-    assert (run / "model.safetensors").read_bytes() == before
-    after = [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
-    assert after == steps
-
-
-def test_a_start_that_would_mix_two_runs(recipe, run, make_trainer):
-    trainer = make_trainer(format_reward)
-    values = recipe(max_steps=3)
-    for resume in ("never", str(run / "checkpoint-1")):
-        values.resume = resume
-        with pytest.raises(RecipeError, match="holds checkpoint-3"):
-            find_checkpoint(values, run, trainer)
-    values.resume = "auto"
-    assert find_checkpoint(values, run, trainer) == run / "checkpoint-3"
 
 
 def test_old_checkpoints_go_only_when_a_newer_one_is_complete(make_trainer, tmp_path):
@@ -207,10 +169,8 @@ def signal_at_step_two(completions, trainer_state, **kwargs):
     return [float(len(completion[0]["content"])) for completion in completions]
 
 
-def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatch):
+def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatch, sayo_command):
     """The step is finished and saved; the same command then ends like a run that was never stopped."""
-    from sayo.training import cli
-
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.delenv("SENT", raising=False)
     rewards = {"length": {"function": "test_resume.signal_at_step_two"}}
@@ -218,7 +178,7 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
     def command(name: str):
         values = recipe_values(toys, tmp_path / name, rewards=rewards, **{**SAVING, "save_steps": 100, "max_steps": 4})
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
-        return CliRunner().invoke(cli.app, ["--config-name", str(tmp_path / f"{name}.yaml")])
+        return sayo_command("train", "--config-name", tmp_path / f"{name}.yaml")
 
     stopped = command("stopped")
     assert stopped.exit_code == 75, stopped.output
@@ -235,11 +195,23 @@ def test_sigterm_saves_and_leaves_with_its_own_status(toys, tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_restarted_run_keeps_its_name_in_wandb(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    names = []
+    for anew in (False, False, True):
+        with same_tracker_run(tmp_path, main=True, anew=anew):
+            names.append(os.environ["WANDB_RUN_ID"])
+            assert os.environ["WANDB_RESUME"] == "allow"
+        assert "WANDB_RUN_ID" not in os.environ
+    assert names[0] == names[1] != names[2]
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    with same_tracker_run(tmp_path, main=True, anew=False):
+        assert os.environ["WANDB_RUN_ID"] == "mine"
+
+
 @pytest.mark.parametrize("launched", [False, True], ids=["one process", "behind a launcher"])
 def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already."""
-    from sayo.training.interrupt import StopOnSignal
-
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if launched:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from toy_runs import rollout
 
-from sayo.advantages import ShapingBatch, causal_credit, perceptual_anchors, token_perception
 from sayo.attention import AttentionTrace
 from sayo.rewards import region_attention_reward
-from sayo.training.perturbation import blank_patches
+from sayo.training.advantages import ShapingBatch, blank_patches, causal_credit, perceptual_anchors, token_perception
+from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4}
 
 
 def lengths(completions, **kwargs):
     return [float(len(str(text)) % 7) for text in completions]
-
-
-def rollout(trainer):
-    inputs = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
-    return trainer._prepare_inputs(inputs)
-
-
-LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -41,7 +33,7 @@ def test_every_loss_takes_advantages_per_token(make_trainer, level):
     )
     spread = {**inputs, "advantages": inputs["advantages"][:, None].repeat(1, inputs["completion_ids"].shape[1])}
     halved = {**inputs, "advantages": spread["advantages"] / 2}
-    for trainer.loss_type in LOSSES:
+    for trainer.loss_type in TOKEN_MEAN_LOSSES + TOKEN_SUM_LOSSES:
         losses = [trainer._compute_loss(trainer.model, batch).item() for batch in (inputs, spread, halved)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5), trainer.loss_type
         assert losses[0] != pytest.approx(losses[2], rel=1e-3), trainer.loss_type
@@ -146,63 +138,112 @@ def test_maps_are_read_for_a_shaper_that_needs_them_and_only_within_the_budget(m
     assert not [name for name in trainer.state.log_history[0] if "sink_free" in name]
 
 
-def random_batch(sizes, width, seed=0):
+# The shapers
+
+
+def trace(entropy, maps=None):
+    length = len(entropy)
+    masses = {"image": np.full((1, length + 1), 0.5, np.float32)}
+    return AttentionTrace(masses, {"image": 4.0}, np.array(entropy, np.float32), (0,), maps)
+
+
+def shaping_batch(advantages, traces, parts=None, dependency=None, gather=lambda tensor: tensor):
+    lengths = torch.tensor([len(one) for one in traces])
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    advantages = torch.tensor(advantages)
+    return ShapingBatch(advantages, parts or {}, mask, traces, lambda: torch.tensor(dependency), gather)
+
+
+def test_causal_credit_pays_what_the_row_could_see():
+    parts = {"attention": torch.tensor([0.6]), "accuracy": torch.tensor([0.4])}
+    batch = shaping_batch([1.0], [trace([0.1, 3.0, 0.2, 2.0])], parts)
+    # the two most uncertain tokens are 1 and 3; their deciding rows have seen tokens < 1 and < 3
+    shaped = causal_credit(batch, select="top_entropy", top_share=0.5)
+    assert shaped[0].tolist() == pytest.approx([0.4 + 0.6, 0.4 + 0.3, 0.4 + 0.3, 0.4])
+    shaped = causal_credit(batch, rows="of_token", select="top_entropy", top_share=0.5)
+    assert shaped[0].tolist() == pytest.approx([1.0, 1.0, 0.7, 0.7])
+
+
+def test_a_token_is_not_paid_for_the_row_that_chose_it():
+    parts = {"attention": torch.tensor([1.0])}
+    for position in range(4):
+        entropy = [0.0] * 4
+        entropy[position] = 1.0
+        shaped = causal_credit(shaping_batch([1.0], [trace(entropy)], parts), select="entropy_weighted")
+        assert shaped[0].tolist() == [1.0] * position + [0.0] * (4 - position)
+
+
+def test_causal_credit_needs_the_reward():
+    with pytest.raises(KeyError, match="accuracy"):
+        causal_credit(shaping_batch([1.0], [trace([1.0])], {"accuracy": torch.tensor([1.0])}))
+
+
+def test_token_perception_worked_numbers():
+    # S_bar = [.5, .1, .3, .1] -> scales [1.166667, .9, 1.033333, .9]
+    dependency = [[0.5, 0.5], [0.1, 0.1], [0.3, 0.3], [0.1, 0.1]]
+    batch = shaping_batch([1.0, -1.0, 1.0, -1.0], [trace([1.0, 1.0])] * 4, dependency=dependency)
+    shaped = token_perception(batch, share=1.0)
+    assert shaped[:, 0].tolist() == pytest.approx([1.166667, -0.9, 1.033333, -0.9], abs=1e-6)
+    # [1.135335, .106531, 0, .049859, .004837]: len 5, k = .4 -> tokens {0, 1}
+    batch = shaping_batch([1.0], [trace([1.0] * 5)], dependency=[[1.135335, 0.106531, 0.0, 0.049859, 0.004837]])
+    assert token_perception(batch)[0].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_anchors_follow_the_image():
+    # c = [.30, .02, .05, .20, .03] -> [1.75, .583333, .708333, 1.333333, .625]
+    c = np.array([0.30, 0.02, 0.05, 0.20, 0.03, 0.0])
+    maps = np.zeros((1, 6, 100), np.float32)
+    maps[0, :, :50] = c[:, None] / 50
+    batch = shaping_batch([2.0], [trace([1.0] * 5, maps)])
+    shaped = perceptual_anchors(batch, sink_share=1e-9, min_tokens=1)
+    expected = 2 * np.array([1.75, 0.583333, 0.708333, 1.333333, 0.625])
+    assert shaped[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert shaped.mean().item() == pytest.approx(2.0, abs=1e-5)
+
+
+def test_short_responses_keep_their_advantage():
+    batch = shaping_batch([2.0], [trace([1.0, 1.0], np.random.rand(1, 3, 4).astype(np.float32))])
+    assert perceptual_anchors(batch)[0].tolist() == [2.0, 2.0]
+
+
+SIZES = [3, 9, 14]
+
+
+def random_batch(width=14):
     """Completions with random attention, padded to `width`."""
-    rng = np.random.default_rng(seed)
-    traces = []
-    for size in sizes:
-        maps = rng.dirichlet(np.ones(12), size=(2, size + 1)).astype(np.float32) * 0.5
-        masses = {"image": maps.sum(axis=-1)}
-        traces.append(AttentionTrace(masses, {"image": 12.0}, rng.random(size).astype(np.float32), (0, 1), maps))
-    values = torch.as_tensor(rng.normal(size=(2, len(sizes))), dtype=torch.float32)
-    dependency = torch.as_tensor(rng.random((len(sizes), width)), dtype=torch.float32)
-    mask = (torch.arange(width) < torch.tensor(sizes)[:, None]).long()
-    return ShapingBatch(
-        values.sum(dim=0),
-        {"attention": values[0], "accuracy": values[1]},
-        mask,
-        traces,
-        lambda: dependency,
-        lambda own: own,
-    )
+    rng = np.random.default_rng(0)
+    maps = [rng.dirichlet(np.ones(12), size=(2, size + 1)).astype(np.float32) * 0.5 for size in SIZES]
+    traces = [trace(rng.random(size), own) for size, own in zip(SIZES, maps, strict=True)]
+    values = torch.as_tensor(rng.normal(size=(2, len(SIZES))), dtype=torch.float32)
+    dependency = torch.as_tensor(rng.random((len(SIZES), width)), dtype=torch.float32)
+    mask = (torch.arange(width) < torch.tensor(SIZES)[:, None]).long()
+    parts = {"attention": values[0], "accuracy": values[1]}
+    return ShapingBatch(values.sum(dim=0), parts, mask, traces, lambda: dependency, lambda tensor: tensor)
 
 
 @pytest.mark.parametrize("shaper", [causal_credit, token_perception, perceptual_anchors])
 def test_padding_and_company_change_nothing(shaper):
     """A completion is shaped alike alone and among others, however far the batch is padded."""
-    sizes = [3, 9, 14]
-    together = random_batch(sizes, width=20)
-    means = torch.stack([row[:size].mean() for row, size in zip(together.dependency(), sizes, strict=True)])
+    together = random_batch(width=20)
+    means = torch.stack([row[:size].mean() for row, size in zip(together.dependency(), SIZES, strict=True)])
     shaped = shaper(together)
     assert not shaped[together.completion_mask == 0].any()
-    for row, size in enumerate(sizes):
+    for row, size in enumerate(SIZES):
+        parts = {name: part[[row]] for name, part in together.parts.items()}
         alone = ShapingBatch(
-            together.advantages[[row]],
-            {name: part[[row]] for name, part in together.parts.items()},
-            together.completion_mask[[row], :size],
-            [together.traces[row]],
+            together.advantages[[row]], parts, together.completion_mask[[row], :size], [together.traces[row]],
             lambda row=row, size=size: together.dependency()[[row], :size],
             lambda _: means,  # the other completions are on other ranks
-        )
+        )  # fmt: skip
         torch.testing.assert_close(shaper(alone)[0], shaped[row, :size])
 
 
 @pytest.mark.parametrize("shaper", [causal_credit, token_perception, perceptual_anchors])
 def test_shapers_are_linear(shaper):
     """What the log's shares of the gradient rest on: shaping the parts is shaping their sum."""
-    batch = random_batch([3, 9, 14], width=14)
-    zeros = torch.zeros(3)
-    parts = [
-        shaper(
-            ShapingBatch(
-                part,
-                {other: part if other == name else zeros for other in batch.parts},
-                batch.completion_mask,
-                batch.traces,
-                batch.dependency,
-                batch.gather,
-            )
-        )
-        for name, part in batch.parts.items()
-    ]
+    batch = random_batch()
+    parts = []
+    for name, part in batch.parts.items():
+        others = {other: torch.zeros(3) for other in batch.parts}
+        parts.append(shaper(dataclasses.replace(batch, advantages=part, parts={**others, name: part})))
     torch.testing.assert_close(sum(parts), shaper(batch))

@@ -1,4 +1,4 @@
-"""What we lean on inside TRL. A failure here names the method that moved; mend `sayo/training/grpo.py` with it."""
+"""What we lean on inside TRL. A failure here names the method that moved; mend `sayo/training/` with it."""
 
 from __future__ import annotations
 
@@ -7,81 +7,56 @@ import inspect
 import pytest
 from trl import GRPOTrainer, SFTTrainer
 
+from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
 from sayo.training.objective import RegionObjective
 from sayo.training.resume import ExactResume
 
-OVERRIDDEN = {
-    "_generate_and_score_completions": ["self", "inputs"],
-    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    "_get_per_token_logps_and_entropies": [
-        "self",
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-        "batch_size",
-        "compute_entropy",
-    ],
-    "log": ["self", "logs", "start_time"],
-}
-EXTENDED_BY_MIXINS = {
+EXTENDED = {
+    RegionGRPOTrainer: {
+        "_generate_and_score_completions": "inputs",
+        "_calculate_rewards": "inputs prompts completions completion_ids_list",
+        "_get_per_token_logps_and_entropies": (
+            "model input_ids attention_mask logits_to_keep batch_size compute_entropy"
+        ),
+        "log": "logs start_time",
+    },
+    RegionObjective: {"training_step": "model inputs", "_compute_loss": "model inputs"},
     ExactResume: {
-        "train": ["self", "resume_from_checkpoint"],
-        "_save_checkpoint": ["self", "model", "trial"],
-        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-        "_get_train_sampler": ["self"],
-        "_run_epoch": ["self", "model", "epoch"],
-        "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
+        "train": "resume_from_checkpoint",
+        "_save_checkpoint": "model trial",
+        "_load_from_checkpoint": "resume_from_checkpoint model",
+        "_get_train_sampler": "",
+        "_run_epoch": "model epoch",
+        "_finalize_training": "trial num_train_samples start_time",
     },
-    GuardedSteps: {
-        "compute_loss": ["self", "model", "inputs", "return_outputs"],
-        "_get_grad_norm": ["self", "model", "grad_norm"],
-    },
+    GuardedSteps: {"compute_loss": "model inputs return_outputs", "_get_grad_norm": "model grad_norm"},
 }
-EXTENDED_ON_GRPO = {"training_step": ["self", "model", "inputs"], "_compute_loss": ["self", "model", "inputs"]}
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
-CALLED = {"_log_metric": ["self", "name", "value"]}
+BASES = [(ours, GRPOTrainer) for ours in EXTENDED] + [(ours, SFTTrainer) for ours in (ExactResume, GuardedSteps)]
 
 
-@pytest.mark.parametrize("name", [*OVERRIDDEN, *CALLED])
-def test_signature(name):
-    method = getattr(GRPOTrainer, name, None)
-    assert method is not None, f"TRL has no GRPOTrainer.{name} any more; sayo builds on it"
-    expected = {**OVERRIDDEN, **CALLED}[name]
-    actual = list(inspect.signature(method).parameters)
-    assert actual[: len(expected)] == expected, (
-        f"TRL changed GRPOTrainer.{name}: its parameters start with {actual[: len(expected)]}, sayo expects {expected}"
-    )
+@pytest.mark.parametrize(("ours", "base"), BASES)
+def test_nothing_is_extended_but_what_is_pinned_here(ours, base):
+    methods = {name for name, value in vars(ours).items() if callable(value) and hasattr(base, name)}
+    assert methods - {"__init__"} == set(EXTENDED[ours])
 
 
-def test_nothing_else_of_trl_is_overridden():
-    ours = {name for name, value in vars(RegionGRPOTrainer).items() if callable(value)}
-    assert {name for name in ours if hasattr(GRPOTrainer, name)} == {*OVERRIDDEN, "__init__"}
+@pytest.mark.parametrize(("ours", "base"), [*BASES, ({"_log_metric": "name value"}, GRPOTrainer)])
+def test_signatures(ours, base):
+    for name, words in (ours if isinstance(ours, dict) else EXTENDED[ours]).items():
+        method = getattr(base, name, None)
+        assert method is not None, f"TRL has no {base.__name__}.{name} any more; sayo builds on it"
+        expected, actual = ["self", *words.split()], list(inspect.signature(method).parameters)
+        assert actual[: len(expected)] == expected, f"TRL changed {base.__name__}.{name}: it starts with {actual} now"
 
 
-@pytest.mark.parametrize("trainer", [GRPOTrainer, SFTTrainer])
-@pytest.mark.parametrize("mixin", EXTENDED_BY_MIXINS)
-def test_mixins_extend_what_is_pinned_here(mixin, trainer):
-    ours = {name for name, value in vars(mixin).items() if callable(value) and hasattr(trainer, name)}
-    assert ours == {*EXTENDED_BY_MIXINS[mixin], "__init__"}
-    for name, expected in EXTENDED_BY_MIXINS[mixin].items():
-        actual = list(inspect.signature(getattr(trainer, name)).parameters)
-        assert actual[: len(expected)] == expected, f"{trainer.__name__}.{name} starts with {actual} now"
-
-
-def test_the_objective_extends_what_is_pinned_here():
-    ours = {name for name, value in vars(RegionObjective).items() if callable(value) and hasattr(GRPOTrainer, name)}
-    assert ours == set(EXTENDED_ON_GRPO)
-    for name, expected in EXTENDED_ON_GRPO.items():
-        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[:3] == expected
-
-
-def test_loss_still_takes_advantages_per_token():
-    assert "advantages.dim() == 1" in inspect.getsource(GRPOTrainer._compute_loss), (
-        "TRL's loss no longer takes (B, T) advantages conditionally: shapers depend on it"
-    )
+def test_loss_still_takes_advantages_per_token_and_has_the_types_that_we_know():
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "advantages.dim() == 1" in source, "TRL's loss no longer takes (B, T) advantages: shapers depend on it"
+    assert f"self.loss_type in {list(TOKEN_MEAN_LOSSES)}:".replace("'", '"') in source
+    assert all(f'"{name}"' in source for name in TOKEN_SUM_LOSSES)
 
 
 def test_state_that_a_checkpoint_restores_still_has_these_names():
@@ -92,17 +67,11 @@ def test_state_that_a_checkpoint_restores_still_has_these_names():
         assert f"self.{name}" in source, f"TRL or transformers renamed {name}: sayo/training/resume.py saves it"
 
 
-def test_scoring_pass_still_hangs_on_gradient_accumulation():
+def test_scoring_pass_still_hangs_on_gradient_accumulation_and_comes_before_rewards():
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "self.args.gradient_accumulation_steps % generate_every != 0" in source, (
         "TRL decides otherwise when to run its scoring pass: RegionGRPOTrainer._scoring_pass_forced must follow"
     )
     assert source.count("gradient_accumulation_steps") <= 3, "the setting is read elsewhere in this method now"
-
-
-def test_scoring_comes_before_rewards():
-    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-    assert source.index("old_per_token_logps, _, _ =") < source.index("ref_per_token_logps, _, _ =")
-    assert source.index("ref_per_token_logps, _, _ =") < source.index("self._calculate_rewards("), (
-        "TRL calculates rewards before its scoring passes: the attention would not be there yet"
-    )
+    order = ("old_per_token_logps, _, _ =", "ref_per_token_logps, _, _ =", "self._calculate_rewards(")
+    assert sorted(order, key=source.index) == list(order), "rewards come before the scoring passes now"

@@ -7,7 +7,7 @@ import pytest
 
 from sayo.attention import AttentionTrace
 from sayo.metrics.sinks import pooled_sinks
-from sayo.training.metrics import attention_metrics, sink_free_metrics
+from sayo.training.monitor import attention_metrics, sink_free_metrics
 
 
 def trace(target, image, size=2.0, num_visual=4.0, entropy=None):

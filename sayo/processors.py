@@ -1,10 +1,13 @@
-"""Processors of the toy policies: Qwen's own, without the video processor.
+"""Loading processors, and the processors of the toy policies: Qwen's own, without the video processor.
 
 Qwen's processors need torchvision for video, which not every laptop has; the toy world shows no videos. Real models
 never pass here: their checkpoints name the stock classes.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from transformers import AutoProcessor, PretrainedConfig, Qwen2_5_VLProcessor, Qwen3VLProcessor
 
@@ -52,3 +55,8 @@ class _ToyQwen2_5_VLConfig(PretrainedConfig):
 # A checkpoint names its processor class, and AutoProcessor looks that name up in its table.
 AutoProcessor.register(_ToyQwen3VLConfig, ToyQwen3VLProcessor, exist_ok=True)
 AutoProcessor.register(_ToyQwen2_5_VLConfig, ToyQwen2_5_VLProcessor, exist_ok=True)
+
+
+def load_auto_processor(name_or_path: str | Path) -> Any:
+    """`AutoProcessor.from_pretrained` with padding on the left, able to load toy checkpoints too."""
+    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")

@@ -7,9 +7,10 @@ from torch import nn
 
 from sayo.attention.masks import kernel_mask
 from sayo.attention.read import read_masses
+from sayo.errors import SayoError
 
 
-class AttentionNotCaptured(RuntimeError):
+class AttentionNotCaptured(SayoError, RuntimeError):
     """The attention that was asked for could not be read; the message says why and what to do."""
 
 
@@ -42,7 +43,7 @@ def no_kernel_call(layer: int, kernel: str) -> AttentionNotCaptured:
     )
 
 
-class Reading:
+class CapturedMasses:
     """Head-averaged masses per key group for chosen rows; filled while the model runs.
 
     A batch may pass in several consecutive chunks (as TRL's scoring pass does). Forwards that gradient checkpointing
@@ -111,7 +112,7 @@ class Reading:
             )
         if is_recomputation and len(self._masses[layer]) > 1:
             raise AttentionNotCaptured(
-                "gradients=True with gradient checkpointing needs the batch in one piece: open one reading per piece."
+                "gradients=True with gradient checkpointing needs the batch in one piece: open one capture per piece."
             )
         start = 0 if is_recomputation else sum(len(chunk) for chunk in self._masses[layer])
         batch = slice(start, start + query.shape[0])
@@ -119,7 +120,7 @@ class Reading:
         if weights.shape[0] != query.shape[0] or weights.shape[1] != key.shape[2]:
             raise AttentionNotCaptured(
                 f"Layer {layer} attends over {tuple(key.shape[:3:2])} (samples, keys), but the key groups describe "
-                f"{tuple(weights.shape[:2])}: pass groups of the whole sequence, and one reading per pass."
+                f"{tuple(weights.shape[:2])}: pass groups of the whole sequence, and one capture per pass."
             )
         rows = self.rows if self.rows.dim() == 1 else self.rows[batch]
         index = None if self.image_index is None else self.image_index[batch]
@@ -134,7 +135,7 @@ class Reading:
             self._maps[layer].append(maps)
 
     def check(self, kernel: str) -> None:
-        """Raise unless every layer was read for the whole batch: a missing reading must never look like a zero.
+        """Raise unless every layer was read for the whole batch: what was not captured must never look like a zero.
 
         Raises:
             AttentionNotCaptured: with what was missing and the way out.

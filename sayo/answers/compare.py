@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from sayo.rewards.mathematics import math_equal
+from sayo.answers.mathematics import math_equal
 
 _MAX_CHARACTERS = 2000  # no accepted answer is longer; comparing more would only cost time
 

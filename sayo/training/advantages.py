@@ -1,19 +1,17 @@
 """Advantage shapers: which tokens of a completion its advantage is paid to.
 
-TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper may spread that number over
-the tokens; loss types, clipping and importance correction stay TRL's. A shaper is linear in the advantages (it says
-how they are spread, not how large they are), which is what lets a run log each reward's share of the gradient. A
-recipe names one by dotted path:
-
-    advantage_shaper:
-      function: sayo.advantages.causal_credit
-      options: {reward: attention}
+TRL's advantages are one number per completion. Its loss also takes `(B, T)`, so a shaper, which a recipe names by
+dotted path, may spread that number over the tokens; loss types, clipping and importance correction stay TRL's. A
+shaper is linear in the advantages (it says how they are spread, not how large they are), which is what lets a run log
+each reward's share of the gradient.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +43,9 @@ class ShapingBatch:
     gather: Callable[[torch.Tensor], torch.Tensor]
 
 
+AdvantageShaper = Callable[[ShapingBatch], torch.Tensor]
+
+
 def causal_credit(
     batch: ShapingBatch,
     reward: str = "attention",
@@ -68,13 +69,10 @@ def causal_credit(
         raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")
     share = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
     for index, trace in enumerate(batch.traces):
-        if not len(trace):
-            continue
-        weights = token_weights(trace.entropy, select, top_share)
-        behind = np.cumsum(weights[::-1])[::-1]  # weight of the rows of tokens t, t + 1, ...
-        if rows == "deciding":
-            behind = np.append(behind[1:], 0.0)
-        share[index, : len(trace)] = torch.as_tensor(behind.copy(), dtype=torch.float32)
+        if len(trace):
+            weights = torch.as_tensor(token_weights(trace.entropy, select, top_share), dtype=torch.float32)
+            behind = weights.flip(0).cumsum(0).flip(0)  # weight of the rows of tokens t, t + 1, ...
+            share[index, : len(trace)] = behind - weights if rows == "deciding" else behind
     attention = batch.parts[reward]
     return ((batch.advantages - attention)[:, None] + attention[:, None] * share) * batch.completion_mask
 
@@ -87,13 +85,13 @@ def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) 
     """
     dependency = batch.dependency().float().cpu().numpy()
     lengths = batch.completion_mask.sum(dim=1).tolist()
-    own = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
-    means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in own], device=batch.advantages.device)
+    responses = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
+    means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in responses], device=batch.advantages.device)
     everyone = np.sort(batch.gather(means).cpu().numpy())
-    # The scale is a straight line in the mean dependency, so ours are found on it.
-    scales = np.interp(means.cpu().numpy(), everyone, trajectory_scale(everyone)).tolist()
+    # The scale is a straight line in the mean dependency, so those of this rank are interpolated on it.
+    scales = np.interp(means.cpu().numpy(), everyone, trajectory_scale(everyone, low)).tolist()
     shaped = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
-    for index, row in enumerate(own):
+    for index, row in enumerate(responses):
         keep = torch.as_tensor(dependency_filter(row, share), device=shaped.device)
         shaped[index, : len(row)] = keep * batch.advantages[index] * scales[index]
     return shaped
@@ -102,7 +100,7 @@ def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) 
 def perceptual_anchors(
     batch: ShapingBatch, low: float = 0.5, high: float = 1.5, sink_share: float = 0.02, min_tokens: int = 8
 ) -> torch.Tensor:
-    """`(B, T)`: "AT-RL-style" (arXiv 2602.11455 has no public code; this is a reconstruction, see methods.md 6.3).
+    """`(B, T)`: "AT-RL-style" (arXiv 2602.11455 has no public code; this is a reconstruction).
 
     Tokens whose deciding row looks more at the image, sinks left out, get more of the advantage; 1 on average within a
     response. Needs traces with maps. Responses shorter than `min_tokens` are left as they are.
@@ -119,3 +117,34 @@ def perceptual_anchors(
 
 
 perceptual_anchors.needs_maps = True  # the trainer reads the attention on every visual token for it
+
+
+def blank_patches(inputs: Mapping[str, Any], config: Any, share: float = 0.5) -> dict[str, Any]:
+    """Model inputs whose `pixel_values` are 0 (the processor's mean colour) on random patches.
+
+    VPPO (arXiv 2510.09285) blanks half of the 14-pixel patches, so that nearly every visual token stays partly
+    visible. Here whole visual tokens disappear: `spatial_merge_size` squared consecutive rows of a packed image (Qwen,
+    GLM), squares of two vision patches of an ordinary one. The mask comes from torch's global generator: another one
+    for every rollout, and the same one again after a resume.
+
+    Args:
+        inputs, config: the model's; without `pixel_values` nothing changes.
+        share: probability that a token is blanked.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        return dict(inputs)
+    vision = config.vision_config
+    if pixels.dim() == 2:  # (patches, values), the patches of one visual token in a row
+        tokens = getattr(vision, "spatial_merge_size", 1) ** 2
+        blank = torch.rand(math.ceil(len(pixels) / tokens)) < share
+        blank = blank.repeat_interleave(tokens)[: len(pixels), None]
+    elif pixels.dim() == 3:  # (images, patches, values)
+        blank = (torch.rand(pixels.shape[:2]) < share)[..., None]
+    else:  # (..., channels, height, width)
+        patch = vision.patch_size
+        cell = 2 * (patch if isinstance(patch, int) else max(patch))
+        height, width = pixels.shape[-2:]
+        blank = torch.rand(*pixels.shape[:-3], 1, math.ceil(height / cell), math.ceil(width / cell)) < share
+        blank = blank.repeat_interleave(cell, dim=-2).repeat_interleave(cell, dim=-1)[..., :height, :width]
+    return {**inputs, "pixel_values": pixels.masked_fill(blank.to(pixels.device), 0.0)}

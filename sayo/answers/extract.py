@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_LOOK_BACK_TAG = re.compile(r"<(/?)(think|back)>")
+_LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
 
 
 class TaggedAnswer(NamedTuple):
@@ -86,3 +89,60 @@ def extract_answer(text: str, whole_text: bool = False) -> str | None:
         return answer.strip()
     inner = boxed_answer(answer)
     return (answer if inner is None else inner).strip()
+
+
+def accepted_answers(solution: Any, answers: Any = None) -> list[str]:
+    """The non-empty reference answers of one sample, as text, without tags; empty when there is none."""
+    accepted = []
+    for reference in (*_listed(solution), *_listed(answers)):
+        if reference is None or (isinstance(reference, float) and math.isnan(reference)):  # NaN: missing in a table
+            continue
+        text = extract_answer(str(reference), whole_text=True)
+        if text and text not in accepted:
+            accepted.append(text)
+    return accepted
+
+
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+class LookBackFormat(NamedTuple):
+    r"""What a response does with `<back>`.
+
+    Attributes:
+        strict: exactly think, back, think, with nothing but white space around and between them, all non-empty, and
+            then a non-empty `\boxed{}`.
+        lenient: at least one complete, non-empty back span, and a non-empty `\boxed{}`.
+        spans: half-open character spans of the insides of complete back spans.
+    """
+
+    strict: bool
+    lenient: bool
+    spans: list[tuple[int, int]]
+
+
+def parse_look_back(text: str) -> LookBackFormat:
+    """Read the tags of a response (linear in its length). A truncated span is no span."""
+    tags = list(_LOOK_BACK_TAG.finditer(text))
+    spans, opened = [], None
+    for tag in tags:
+        if tag[2] != "back":
+            continue
+        if tag[1]:
+            if opened is not None:
+                spans.append((opened.end(), tag.start()))
+            opened = None
+        else:
+            opened = tag
+    boxed = bool((boxed_answer(text) or "").strip())
+    lenient = boxed and any(text[start:end].strip() for start, end in spans)
+    strict = lenient and [tag[0] for tag in tags] == _LOOK_BACK and _well_spaced(text, tags)
+    return LookBackFormat(strict, lenient, spans)
+
+
+def _well_spaced(text: str, tags: list[re.Match[str]]) -> bool:
+    outside = [text[: tags[0].start()]] + [text[tags[i].end() : tags[i + 1].start()] for i in (1, 3)]
+    inside = [text[tags[i].end() : tags[i + 1].start()] for i in (0, 2, 4)]
+    answered = (boxed_answer(text[tags[-1].end() :]) or "").strip()
+    return not any(part.strip() for part in outside) and all(part.strip() for part in inside) and bool(answered)

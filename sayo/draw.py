@@ -1,0 +1,175 @@
+"""The one way to draw: a picture, the outlines of its regions, and the attention that lies on it."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from sayo.attention.trace import AttentionTrace, Rows, select_rows
+from sayo.geometry import VisualCells
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORMAP = "inferno"
+REGION_COLORS = {"answer": "#22c55e", "evidence": "#f59e0b"}
+PANEL_INCHES, PANELS_PER_LINE = 3.0, 6
+LONGEST_SIDE = 512  # pixels of a heat map
+STYLE = {
+    "text.parse_math": False,  # what models and users say is text: a dollar sign must not start TeX
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+def response_map(trace: AttentionTrace, rows: Rows = "deciding") -> np.ndarray:
+    """`(N,)` attention of the response on each visual token: mean over layers, rows weighted by their entropy.
+
+    The entropy weights follow SAYO's argument: where the model hesitates, looking decides. A response without any
+    entropy (greedy and certain) is averaged evenly.
+
+    Raises:
+        ValueError: the trace was read without maps, or the response is empty.
+    """
+    if trace.maps is None or len(trace) == 0:
+        raise ValueError("There is no map: read the trace with an image index, and of a non-empty response.")
+    weights = trace.entropy if trace.entropy.sum() > 0 else None
+    return np.average(select_rows(trace.maps, rows).mean(axis=0), axis=0, weights=weights)
+
+
+def raster(cells: VisualCells, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Paint one value per visual token onto a `(height, width)` float array; views that overlap are added up.
+
+    Args:
+        cells: footprints in original pixels.
+        values: `(N,)`.
+        size: `(width, height)` of the result.
+    """
+    width, height = size
+    scale = np.array([width / cells.image_size[0], height / cells.image_size[1]] * 2)
+    heat = np.zeros((height, width))
+    real = ~np.isnan(cells.footprints).any(axis=1)
+    boxes = np.rint(cells.footprints[real] * scale).astype(int)
+    for (left, top, right, bottom), value in zip(boxes, np.asarray(values)[real], strict=True):
+        heat[max(top, 0) : bottom, max(left, 0) : right] += value
+    return heat
+
+
+def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) -> Image.Image:
+    """An RGBA picture to lay over the image in grey: brighter and more opaque is more.
+
+    Args:
+        cells: footprints of `N` visual tokens.
+        values: `(N,)`, non-negative.
+        peak: the value of the brightest colour; the largest of `values` if None.
+    """
+    from matplotlib import colormaps
+
+    width, height = cells.image_size
+    scale = LONGEST_SIDE / max(width, height)
+    heat = raster(cells, values, (max(1, round(width * scale)), max(1, round(height * scale))))
+    heat = np.clip(heat / max(peak or float(heat.max()), 1e-12), 0, 1)
+    rgba = colormaps[COLORMAP](heat)
+    rgba[..., 3] = 0.4 + 0.35 * heat
+    return Image.fromarray(np.rint(255 * rgba).astype(np.uint8))
+
+
+def draw_picture(
+    axes: Axes, image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), heat: Image.Image | None = None
+) -> None:
+    """The picture with its regions outlined in the colour of their role; below a heat map it is grey.
+
+    Args:
+        axes: emptied of ticks and frame.
+        image: any mode and size.
+        regions: mappings with `box` (xyxy in pixels of the image), and `role` (white if there is none).
+        heat: from `heat_map`.
+    """
+    from matplotlib.patches import Rectangle
+
+    extent = (0, image.width, image.height, 0)
+    if heat is None:
+        axes.imshow(image.convert("RGB"), extent=extent)
+    else:  # in grey, so that every colour is attention
+        axes.imshow(image.convert("L"), extent=extent, cmap="gray", vmin=0, vmax=255)
+        axes.imshow(heat, extent=extent, interpolation="nearest")
+    for region in sorted(regions, key=lambda region: region.get("role") == "answer"):  # the answer on top
+        left, top, right, bottom = region["box"]
+        color = REGION_COLORS.get(region.get("role"), "white")
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.8))
+    axes.set_axis_off()
+
+
+def save_sheet(panels: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> Path:
+    """Write a sheet with one column per panel: the picture with its regions, below it where the response looked.
+
+    Args:
+        panels: mappings with `image` (PIL), `cells` and `map` (`(N,)`; None draws the picture alone), `regions` (see
+            `draw_picture`), `question`, `completion` and `caption`. More than `PANELS_PER_LINE` fill several lines.
+        path: where the picture goes; its suffix decides the format.
+    """
+    columns = min(len(panels), PANELS_PER_LINE)
+    lines, has_maps = math.ceil(len(panels) / columns), any(panel["map"] is not None for panel in panels)
+    tallest = max(panel["image"].height / panel["image"].width for panel in panels)
+    height = PANEL_INCHES * min(tallest, 1.5) * (1 + has_maps) + 1.3
+    with new_figure(path, PANEL_INCHES * columns, height * lines, dpi=110) as figure:
+        figure.suptitle(plain(title, wrap=45 * columns), fontsize=10)
+        grid = figure.subplots((1 + has_maps) * lines, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for index, panel in enumerate(panels):
+            cell = grid[(1 + has_maps) * (index // columns) :, index % columns][: 1 + has_maps]
+            draw_picture(cell[0], panel["image"], panel["regions"])
+            cell[0].set_title(plain(panel["question"], wrap=36))
+            if panel["map"] is not None:
+                draw_picture(cell[1], panel["image"], panel["regions"], heat_map(panel["cells"], panel["map"]))
+            text = f"{plain(panel['completion'][:200], wrap=44)}\n{panel['caption']}"
+            place = {"transform": cell[-1].transAxes, "ha": "center", "va": "top", "fontsize": 7}
+            cell[-1].text(0.5, -0.03 if panel["map"] is not None or not has_maps else 1, text, **place)
+    return Path(path)
+
+
+@contextmanager
+def new_figure(
+    file: str | Path | IO[bytes], width: float, height: float, dpi: int = 200, **options: Any
+) -> Iterator[Figure]:
+    """An empty figure in inches, independent of pyplot's state, that is written to `file` when the block ends.
+
+    Args:
+        file: a path, whose folder is made and whose suffix decides the format, or an open file.
+        options: of `Figure.savefig`; `style` (rc parameters) goes on top of `STYLE`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**STYLE, **options.pop("style", {})}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a response may hold any script, fonts may not
+        figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+        yield figure
+        if isinstance(file, (str, Path)):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, **options)
+
+
+def plain(text: str, width: int | None = None, wrap: int | None = None) -> str:
+    """Printable characters only, in one line; cut to `width` characters, or broken into lines of `wrap`."""
+    text = "".join(character if character.isprintable() else "�" for character in text.replace("\n", " "))
+    if width is not None and len(text) > width:
+        text = text[: width - 1] + "…"
+    return text if wrap is None else textwrap.fill(text, wrap)
