@@ -25,6 +25,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -183,66 +184,56 @@ def is_saving(run_dir: Path, launched: float) -> bool:
 
 def compare(whole: Path, killed: Path) -> list[str]:
     """Every difference between two finished runs, one line each."""
-    import pandas as pd
+    import pyarrow.parquet as pq
     import torch
     from safetensors.torch import load_file
 
-    found = []
-    tables = [sorted(path.name for path in (run / "completions").iterdir()) for run in (whole, killed)]
-    if tables[0] != tables[1]:
-        found.append(f"completions of other steps: {tables}")
-    for name in set(tables[0]) & set(tables[1]):
-        rows = [pd.read_parquet(run / "completions" / name).to_dict("list") for run in (whole, killed)]
-        found += different(*rows, name)
-    found += different(load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors"), "weights")
-    logs = [json.loads((run / "trainer_state.json").read_text()) for run in (whole, killed)]
-    found += different(*map(without_clock, logs), "trainer_state")
-    last = [run / f"checkpoint-{LAST_STEP}" for run in (whole, killed)]
-    files = [sorted(str(p.relative_to(folder)) for p in folder.rglob("*.pt*") if p.is_file()) for folder in last]
-    if files[0] != files[1]:
-        found.append(f"other files in the last checkpoint: {files}")
-    for name in set(files[0]) & set(files[1]):
-        # Our own files, written a minute ago: DeepSpeed's need pickle.
-        states = [torch.load(folder / name, map_location="cpu", weights_only=False) for folder in last]
-        found += different(*map(without_clock, states), name)
-    return found
+    def load(path: Path) -> Any:
+        if path.suffix == ".parquet":
+            return pq.read_table(path).to_pydict()
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        return torch.load(path, map_location="cpu", weights_only=False)  # ours; DeepSpeed needs pickle
+
+    last = f"checkpoint-{LAST_STEP}"
+    patterns = ("completions/*", "model.safetensors", "trainer_state.json", f"{last}/**/*.pt*")
+    files = [
+        {str(path.relative_to(run)) for p in patterns for path in run.glob(p) if path.is_file()}
+        for run in (whole, killed)
+    ]
+    differences = [f"{name}: in one of the runs only" for name in files[0] ^ files[1]]
+    for name in sorted(files[0] & files[1]):
+        differences += different(load(whole / name), load(killed / name), name)
+    return differences
 
 
-def different(one, other, name: str) -> list[str]:
-    """Names of the parts in which two nested values differ; NaN equals NaN."""
+def different(first: Any, second: Any, name: str) -> list[str]:
+    """Names of the parts in which two nested values differ, but for what measures wall-clock time."""
+    from torch.utils._pytree import keystr, tree_leaves_with_path
+
+    sides = [{keystr(path): leaf for path, leaf in tree_leaves_with_path(value)} for value in (first, second)]
+    paths = [path for path in sides[0].keys() | sides[1].keys() if not any(word in path for word in CLOCK)]
+    missing = object()
+    pairs = {path: (sides[0].get(path, missing), sides[1].get(path, missing)) for path in paths}
+    return [f"{name}{path}: {str(a)[:80]} and {str(b)[:80]}" for path, (a, b) in pairs.items() if not same(a, b)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit by bit; NaN equals NaN."""
     import numpy as np
     import torch
 
-    if type(one) is not type(other):
-        return [f"{name}: {type(one).__name__} and {type(other).__name__}"]
-    if isinstance(one, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
-        return [] if same and torch.equal(one.nan_to_num(), other.nan_to_num()) else [f"{name}: tensors differ"]
-    if isinstance(one, np.ndarray) and one.dtype == object:
-        one, other = one.tolist(), other.tolist()
-    if isinstance(one, np.ndarray):
-        return [] if one.dtype == other.dtype and np.array_equal(one, other) else [f"{name}: arrays differ"]
-    if isinstance(one, dict):
-        keys = [] if one.keys() == other.keys() else [f"{name}: keys differ: {one.keys() ^ other.keys()}"]
-        return keys + [
-            line for key in one if key in other for line in different(one[key], other[key], f"{name}/{key}")
-        ]
-    if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return [f"{name}: {len(one)} and {len(other)} entries"]
-        pairs = enumerate(zip(one, other, strict=True))
-        return [line for i, pair in pairs for line in different(*pair, f"{name}/{i}")]
-    if isinstance(one, (bool, int, float, str, bytes, type(None))):
-        return [] if one == other or (one != one and other != other) else [f"{name}: {one!r} and {other!r}"]
-    return []  # objects of DeepSpeed's: their tensors are compared where they appear
-
-
-def without_clock(value):
-    """Nested values without what measures wall-clock time."""
-    if isinstance(value, dict):
-        kept = [key for key in value if not (isinstance(key, str) and any(word in key for word in CLOCK))]
-        return {key: without_clock(value[key]) for key in kept}
-    return [without_clock(item) for item in value] if isinstance(value, list) else value
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, (bool, int, float, str, bytes, type(None))):
+        return a == b or (a != a and b != b)
+    return True  # objects of DeepSpeed's: their tensors are compared where they appear
 
 
 def main() -> None:

@@ -1,24 +1,6 @@
-"""Peak memory of one GPU, by phase and item.
+"""Peak memory of one GPU, by phase and item: formulas in docs/scale.md.
 
-1. **generation** (transformers engine): KV cache `2 x layers x kv heads x head size x bytes` for every token of every
-   sequence generated at once, plus the larger of (a) prefilling: one decoder layer or one vision block at work on the
-   whole generation batch, (b) decoding: repeated keys and values of one layer, and some 28 bytes per logit of the
-   sampler (float32 copy, softmax, sort and its indices).
-2. **backward**: activations. Without checkpointing each layer keeps `saved` bytes; with it only its input, and the
-   layer whose turn it is keeps `saved` once more. To that come the layer's own gradients (`backward`) and the head's.
-   The backward pass is walked through layer by layer, because gradients appear while activations go. An attention
-   objective keeps the float32 weights of its rows, queries and keys of every layer it reads (with checkpointing, of
-   one layer).
-3. **update**: gradients, and DeepSpeed's float32 copy of them.
-
-Scoring is left out: without gradients it needs less than the backward pass of the same micro-batch. `saved`, `forward`
-and `backward` of a layer are traced, not typed (`sayo.preflight.trace`); what is sharded is in `sharding`.
-
-The head is TRL's fused one (trl/kernels/chunked_logprob.py): logits exist as one tile of at most 4096 tokens by 32768
-words. With `n` scored tokens (completion rows on CUDA, all rows elsewhere), hidden size `D` and `V` words it keeps a
-copy of the scored hidden states; backward it needs their float32 gradient `4nD` and its copy in their dtype, the
-float32 gradient of its weights `4VD` and its copy where they learn, and the tile. Without Triton plain torch folds
-the tile: 7.25 float32 tiles more.
+Scoring is left out: without gradients it needs less than the backward pass of the same micro-batch.
 """
 
 from __future__ import annotations

@@ -1,22 +1,4 @@
-"""Weights, gradients and optimizer on one GPU, for each way to spread them.
-
-`P` are the parameters, `T` the trainable ones, `N` the GPUs; `w` and `t` the bytes of all weights and of the
-trainable ones in their own dtype. AdamW keeps two moments.
-
-| | weights | gradients | optimizer | masters | buffers |
-|---|---|---|---|---|---|
-| one GPU, DDP | w | t | 2t | - | t (DDP's buckets, N > 1) |
-| ZeRO-1 | w | T x c | 8T / N | 4T / N | bucket + 4T / N in the step |
-| ZeRO-2 | w | T x c / N | 8T / N | 4T / N | bucket + 4T / N in the step |
-| ZeRO-3 | w / N | T x c / N | 8T / N | 4T / N | 4T / N in the step + gathered layers |
-| FSDP2 | (w - t + 4T) / N under bf16 | 4T / N | 8T / N | (the weights) | gathered layers |
-
-`c` is 2 under bf16, else 4: DeepSpeed keeps all weights and gradients in the run's precision and float32 masters
-(also of float32 weights); accelerate turns FSDP2's trainable weights into float32 and gathers them as bfloat16. DDP
-with bfloat16 weights has no masters: its moments are bfloat16 too.
-DeepSpeed's bucket holds 5e8 elements (runs through transformers' ZeRO-3: hidden size squared).
-Sources: deepspeed/runtime/zero/{config,stage_1_and_2,stage3}.py, accelerate/utils/fsdp_utils.py, torch's DDP.
-"""
+"""Weights, gradients and optimizer on one GPU, for each way to spread them: the table in docs/scale.md."""
 
 from __future__ import annotations
 

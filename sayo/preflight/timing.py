@@ -1,18 +1,4 @@
-"""Time of an optimizer step, from floating-point operations, bytes moved and stated efficiencies.
-
-- A forward pass costs 2 operations per matrix parameter and token, causal attention `2 c x heads x head size` per
-  token of context `c` and layer, full attention in the vision tower twice that. Backward costs two forwards, one where
-  most weights are frozen (LoRA); checkpointing adds one.
-- Operations / (peak x MFU) is the time of everything but decoding, which reads all weights and the KV cache once for
-  each token: bytes / (bandwidth x efficiency), and an overhead per layer, for transformers' `generate` most of it.
-- An all-gather or reduce-scatter of `b` bytes among `N` GPUs moves `b (N - 1) / N` through each at the bus bandwidth
-  (NVLink within a node, the node's network cards across), an all-reduce twice that, and pays a latency per hop. In a
-  step of `A` micro-batches DDP all-reduces the gradients; ZeRO-1 reduce-scatters and all-gathers once; ZeRO-2
-  reduce-scatters `A` times; ZeRO-3 and FSDP2 also all-gather the weights in every forward and backward. What is sent
-  while layers compute costs only what exceeds that time.
-
-Left out: reading images, the processor, rewards, logging, and waiting for other ranks' longest completions.
-"""
+"""Time of an optimizer step, from operations, bytes moved and stated efficiencies: formulas in docs/scale.md."""
 
 from __future__ import annotations
 
