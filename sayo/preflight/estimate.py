@@ -100,7 +100,7 @@ def estimate(
 def reprice(estimate: Estimate, recipe: Recipe, sharding: str) -> Price:
     """Price a variant of the estimate's recipe."""
     policy, tokens, hardware = estimate.policy, estimate.tokens, estimate.hardware
-    if recipe.model != estimate.recipe.model:
+    if recipe.model.lora != estimate.recipe.model.lora:
         policy = MetaPolicy(recipe.model, policy.config)
     if recipe.model.size != estimate.recipe.model.size:
         tokens = count_tokens(recipe, policy.config)

@@ -13,7 +13,7 @@ import functools
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,22 +59,14 @@ class LiveBytes(TorchDispatchMode):
         return output
 
 
-@dataclass(frozen=True)
-class LayerBytes:
-    """One layer, bytes.
+class LayerBytes(NamedTuple):
+    """One layer, bytes."""
 
-    input: of its hidden states.
-    output: of what it returns.
-    saved: kept from forward to backward (its input too, where an operation needs it).
-    forward: most that is live while it runs without gradients, beyond its input.
-    backward: most that is live while it runs backward, beyond `saved`: gradients of hidden states and weights.
-    """
-
-    input: int = 0
-    output: int = 0
-    saved: int = 0
-    forward: int = 0
-    backward: int = 0
+    input: int = 0  # of its hidden states
+    output: int = 0  # of what it returns
+    saved: int = 0  # kept from forward to backward (its input too, where an operation needs it)
+    forward: int = 0  # most that is live while it runs without gradients, beyond its input
+    backward: int = 0  # most that is live while it runs backward, beyond `saved`: gradients of hidden states, weights
 
 
 @functools.lru_cache(maxsize=256)
@@ -124,8 +116,8 @@ def _trace(
     module: nn.Module,
     size: tuple,
     run: Callable,
-    shared: dict | None = None,
-    below=False,
+    shared: Any = None,
+    below: bool = False,
 ) -> LayerBytes:
     """Run `module` without and with gradients.
 
