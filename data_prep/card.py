@@ -10,60 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import AREA_BINS, COUNTERS, read_account
+from jinja2 import Environment, FileSystemLoader
 
-_COUNTS = ("read", "kept", "with_region", "with_mask")
-
-# Who made the annotations, by what the rows' source and licence begin with: files of one's own in GQA's format, under
-# another licence, are nobody else's work.
-CREDITS = {
-    "gqa: CC-BY-4.0": "GQA: Hudson and Manning 2019, annotations CC BY 4.0.",
-    "coco: CC-BY-4.0": "COCO: Lin et al. 2014, annotations CC BY 4.0, questions made by `sayo prepare coco`.",
-    "refcoco: CC-BY-4.0": "RefCOCO/+/g: Yu et al. 2016 and Mao et al. 2016, over COCO train2014, CC BY 4.0.",
-    "refocus: Apache-2.0": "ReFocus_Data: Fu et al. 2025, Apache-2.0.",
-    "visual_cot: Apache-2.0": "Visual-CoT: Shao et al. 2024, Apache-2.0; each part keeps its own data set's terms.",
-    "visual_genome: CC-BY-4.0": "Visual Genome: Krishna et al. 2017, CC BY 4.0.",
-}
-
-_CARD = """---
-license: {license}
-task_categories:
-- visual-question-answering
-configs:
-- config_name: default
-  data_files:
-{data_files}
----
-# Grounded questions ({sources})
-
-Questions about images with the regions that their answers depend on, made by `sayo prepare`.
-`prompt`, `images` and `solution` alone are a valid TRL data set:
-
-```python
-from datasets import load_dataset
-rows = load_dataset("parquet", data_files="path/to/this/folder/data/{split}-*.parquet", split="train")
-```
-
-| split | questions | with region | with mask | rejected |
-|---|---|---|---|---|
-{splits}
-
-Columns: `regions` are boxes xyxy in pixels of the upright original image, with role `answer` (weight 1) or `evidence`
-(weight 0.5), and a COCO run-length mask `rle` where one is known. `region_tokens` index the sample's visual tokens in
-order of appearance, with `region_weights`, for the processor of `processor_fingerprint`; they are null where no
-processor was given (`sayo map` adds them). Rows without a region keep `has_region = false`. Rejected rows:
-rejected.jsonl; counts: summary.json.
-
-## Sources and licences
-
-{licenses}
-{credits}
-Each image keeps its own licence.
-
-## Regions
-
-{regions}
-{parts}{rejected}"""
+from data_prep.shards import AREA_BINS, COUNTERS, SUMS, read_account
+from data_prep.sources import load_sources
 
 
 def write_card(out: Path) -> dict[str, Any]:
@@ -73,90 +23,65 @@ def write_card(out: Path) -> dict[str, Any]:
         the summary: read, kept, rejected, with_region, without_region, with_mask and the `COUNTERS` of
         `data_prep.shards`, over all and by split; a split also has the settings used.
     """
-    splits: dict[str, dict[str, Any]] = {}
+    accounts: dict[str, list[dict[str, Any]]] = {}
     temporary = out / f".rejected.jsonl.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as rejects:
+    with temporary.open("w", encoding="utf-8") as rejected:  # one after another: they may be millions
         for path in sorted((out / "data").glob("*.parquet")):
             account = read_account(path)
             split = account["settings"]["--split"]
-            _add(splits.setdefault(split, {"settings": account["settings"]}), account)
-            rejects.writelines(json.dumps({"split": split, **entry}) + "\n" for entry in account["rejects"])
+            accounts.setdefault(split, []).append(account)
+            rejected.writelines(json.dumps({"split": split, **row}) + "\n" for row in account.pop("rejected_rows"))
     os.replace(temporary, out / "rejected.jsonl")
-    total: dict[str, Any] = {}
-    for entry in splits.values():
-        _add(total, entry)
-    summary = {**_plain(total), "splits": {name: _plain(entry) for name, entry in splits.items()}}
+    splits = {split: {**_sum(those), "settings": those[0]["settings"]} for split, those in accounts.items()}
+    summary = {**_sum([account for those in accounts.values() for account in those]), "splits": splits}
     _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _replace(out / "README.md", _card(summary))
     return summary
 
 
-def _add(total: dict[str, Any], account: dict[str, Any]) -> None:
-    for name in _COUNTS:
-        total[name] = total.get(name, 0) + account[name]
-    for name in COUNTERS:
-        total.setdefault(name, Counter()).update(account[name])
-
-
-def _plain(total: dict[str, Any]) -> dict[str, Any]:
-    counts = {
+def _sum(accounts: list[dict[str, Any]]) -> dict[str, Any]:
+    total = {name: sum(account[name] for account in accounts) for name in ("read", *SUMS)}
+    counters = {name: sum((Counter(account[name]) for account in accounts), Counter()) for name in COUNTERS}
+    return {
         "read": total["read"],
         "kept": total["kept"],
         "rejected": total["read"] - total["kept"],
         "with_region": total["with_region"],
         "without_region": total["kept"] - total["with_region"],
         "with_mask": total["with_mask"],
+        **{name: dict(sorted(counter.items())) for name, counter in counters.items()},
     }
-    rest = {name: dict(sorted(total[name].items())) for name in COUNTERS}
-    return {**counts, **rest, **({"settings": total["settings"]} if "settings" in total else {})}
 
 
 def _card(summary: dict[str, Any]) -> str:
-    splits, licenses = summary["splits"], sorted(summary["licenses"])
-    sources = sorted({name.split(":")[0] for name in summary["source_licenses"]}) or sorted(
-        {entry["settings"]["source"] for entry in splits.values()}
-    )
-    reasons = summary["rejected_by_reason"]
-    return _CARD.format(
-        license=licenses[0].lower() if len(licenses) == 1 and re.fullmatch(r"[\w.-]+", licenses[0]) else "other",
-        data_files="\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits),
-        sources=", ".join(sources),
-        split=next(iter(splits)),
-        splits="\n".join(
-            f"| {name} | {entry['kept']} | {entry['with_region']} | {entry['with_mask']} | {entry['rejected']} |"
-            for name, entry in splits.items()
-        ),
-        licenses=_table(("source: licence", "rows"), summary["source_licenses"].items()),
-        credits="\n".join(
-            text for start, text in CREDITS.items() if any(one.startswith(start) for one in summary["source_licenses"])
-        ),
-        regions=_table(("regions of a question", "questions"), _by_number(summary["regions_per_question"]))
-        + "\n"
-        + _table(
-            ("region's box, share of the image", "regions"),
-            [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
-        ),
-        parts=_parts(splits),
-        rejected="\n## Rejected rows\n\n" + _table(("because", "rows"), reasons.items()) if reasons else "",
-    )
+    settings = [split["settings"] for split in summary["splits"].values()]
+    licenses, kinds = sorted(summary["licenses"]), summary["source_licenses"]
+    one_license = len(licenses) == 1 and re.fullmatch(r"[\w.-]+", licenses[0])
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
+    environment.filters["cell"] = _cell
+    values = {
+        **summary,
+        "license": licenses[0].lower() if one_license else "other",
+        "sources": sorted({kind.split(":")[0] for kind in kinds} or {entry["source"] for entry in settings}),
+        "credits": _credits(kinds),
+        "regions_per_question": sorted(summary["regions_per_question"].items(), key=lambda entry: int(entry[0])),
+        "region_area": [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
+        "parts": next((entry["parts"] for entry in settings if "parts" in entry), []),  # of `sayo mix`
+    }
+    return environment.get_template("card.md.jinja").render(values)
 
 
-def _parts(splits: dict[str, Any]) -> str:
-    """What `sayo mix` drew from where; empty for other data."""
-    parts = next((entry["settings"]["parts"] for entry in splits.values() if "parts" in entry["settings"]), [])
-    lines = [f"| {_cell(one['part'])} | {one['rows']} | {one['drawn']} | {one['shared']} |" for one in parts]
-    head = "\n## Parts of the mix\n\n| part | rows there | drawn | passed over: picture taken |\n|---|---|---|---|\n"
-    return head + "\n".join(lines) + "\n" if parts else ""
+def _credits(kinds: Iterable[str]) -> list[str]:
+    """Who made the annotations; `kinds` are "source: licence" of rows.
 
-
-def _by_number(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda entry: int(entry[0]))
-
-
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, int]]) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    lines += [f"| {_cell(name)} | {count} |" for name, count in rows]
-    return "\n".join(lines) + "\n"
+    Files of one's own in GQA's format, under another licence, are nobody else's work.
+    """
+    starts = {
+        f"{name.replace('-', '_')}: {entry['license']}": entry["credit"]
+        for name, entry in load_sources().items()
+        if "credit" in entry
+    }
+    return [credit for start, credit in starts.items() if any(kind.startswith(start) for kind in kinds)]
 
 
 def _cell(value: str) -> str:

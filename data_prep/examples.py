@@ -15,11 +15,10 @@ EVIDENCE_WEIGHT = 0.5
 
 
 class PrepareError(SayoError):
-    """The command cannot go on; the message tells the user what to do next."""
+    """The command cannot continue; the message tells the user what to do next."""
 
 
-@dataclass(frozen=True)
-class EmbeddedImage:
+class EmbeddedImage(NamedTuple):
     """An image file that lies inside another file (ReFocus_Data): its name and its untouched bytes."""
 
     name: str
@@ -54,6 +53,3 @@ class Rejected:
     id: str
     reason: str
     detail: str
-
-
-Reject, RejectError = Rejected, RejectedError  # the old names, until every source is renamed

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from data_prep.examples import Box, PrepareError, RejectedError
+from data_prep.examples import PrepareError, RejectedError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not those that Pillow hands to other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".JPG", ".JPEG", ".PNG")
@@ -40,17 +40,6 @@ class ImageFile:
     stored_size: tuple[int, int]
     orientation: int
 
-    def orient(self, box: Box) -> Box:
-        """Turn a box drawn on the stored pixels into the shown picture (only the orientations that swap W and H)."""
-        x1, y1, x2, y2 = box
-        w, h = self.stored_size
-        return {
-            5: (y1, x1, y2, x2),
-            6: (h - y2, x1, h - y1, x2),
-            7: (h - y2, w - x2, h - y1, w - x1),
-            8: (y1, w - x2, y2, w - x1),
-        }[self.orientation]
-
 
 def find_image(folder: Path, name: str) -> Path:
     """The file `name` in `folder`; a name without suffix gets those of `SUFFIXES` in turn.
@@ -60,36 +49,32 @@ def find_image(folder: Path, name: str) -> Path:
     """
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
         raise RejectedError("path_outside_image_dir", f"image name {name!r} does not stay inside the image folder")
-    candidates = (name, *(name + suffix for suffix in SUFFIXES))
-    listed = list_folder(os.path.join(folder, os.path.dirname(name)))
-    found = next((candidate for candidate in candidates if os.path.basename(candidate) in listed), None)
-    if found is None:  # newer than the listing, or of a file system that does not tell upper from lower case
-        found = next((candidate for candidate in candidates if os.path.isfile(os.path.join(folder, candidate))), None)
-    if found is None:
+    parent = os.path.join(folder, os.path.dirname(name))
+    real_parent, listed = list_folder(parent)
+    base = os.path.basename(name)
+    file = next((base + suffix for suffix in ("", *SUFFIXES) if base + suffix in listed), None)
+    if file is None:
         raise RejectedError("missing_image", f"no file {name} or {name}.jpg, .png, ... in the image folder")
-    path = os.path.join(folder, found)
-    is_plain = listed.get(os.path.basename(found), False)
-    real = _real(os.path.dirname(path)) if is_plain else os.path.realpath(path)
-    if os.path.commonpath([real, _real(str(folder))]) != _real(str(folder)):
-        raise RejectedError("path_outside_image_dir", f"{found} is a link that leads out of the image folder")
+    path, root = os.path.join(parent, file), list_folder(str(folder))[0]
+    real = real_parent if listed[file] else os.path.realpath(path)
+    if os.path.commonpath([real, root]) != root:
+        raise RejectedError("path_outside_image_dir", f"{name} is a link that leads out of the image folder")
     return Path(path)
 
 
 @lru_cache(maxsize=64)
-def list_folder(folder: str) -> dict[str, bool]:
-    """The files of a folder by name, and whether each is a plain one, not a link.
+def list_folder(folder: str) -> tuple[str, dict[str, bool]]:
+    """(real path of a folder, its files by name, and whether each is a plain file, not a link).
 
     Read once a run (`list_folder.cache_clear()` starts one): asking the file system for every suffix of every image is
     slow, above all over a network.
     """
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: not entry.is_symlink() for entry in entries if entry.is_file()}
-    except (OSError, ValueError):  # no such folder, or no name for one
-        return {}
-
-
-_real = lru_cache(maxsize=1024)(os.path.realpath)  # of folders: thousands of images share one
+            files = {entry.name: not entry.is_symlink() for entry in entries if entry.is_file()}
+        return os.path.realpath(folder), files
+    except (OSError, ValueError):  # no such folder, or a name that no folder can have
+        return folder, {}
 
 
 def read_image(folder: Path, name: str) -> ImageFile:
@@ -117,7 +102,7 @@ def parse_image(name: str, data: bytes) -> ImageFile:
     short = name.rpartition("/")[2]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning: the same limit is a reject just below
+            warnings.simplefilter("ignore")  # Pillow's bomb warning: the same limit rejects the row just below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RejectedError("decompression_bomb", f"{short}: {error}") from None

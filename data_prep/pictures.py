@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,69 +20,55 @@ from data_prep.shards import list_shards
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(?:_\d+)?\.jpe?g")
 _GENOME_SOURCES = frozenset({"gqa", "visual_genome"})
+PictureKey = tuple[int, bytes]
+"""(0, digest of the contents) or (1, COCO id)."""
 
 
-@dataclass
 class Pictures:
-    """Groups of names of one picture (union-find). A group's own name is the smallest of its content digests."""
+    """Groups of keys of one picture (union-find). The smallest key, always a digest, names its group.
 
-    coco_of_genome: dict[str, int] = field(default_factory=dict)
-    _node: dict[Any, int] = field(default_factory=dict)
-    _parent: list[int] = field(default_factory=list)
-    _digest: list[bytes] = field(default_factory=list)
+    Args:
+        image_data: Visual Genome's `image_data.json`, which says which of its (and GQA's) images are COCO's.
+    """
 
-    def add_row(self, digests: list[bytes], names: list[str], source: str) -> int:
-        """Node of a row's pictures; all pictures of one row belong together."""
-        first = self._find(self._number(digests[0], digests[0]))
+    def __init__(self, image_data: str | None = None):
+        self._parent: dict[PictureKey, PictureKey] = {}
+        where = "image_data.json.zip is at https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
+        files = list_files(image_data, "image_data.json", where) if image_data is not None else []
+        self._coco_of_genome = {
+            str(entry.get("image_id", entry.get("id"))): entry["coco_id"]
+            for file in files
+            for _, entry in iter_records(file)
+            if isinstance(entry, dict) and isinstance(entry.get("coco_id"), int)
+        }
+
+    def add_row(self, digests: list[bytes], names: list[str], source: str) -> PictureKey:
+        """A key of a row's pictures; all pictures of one row belong together."""
+        first = (0, digests[0])
         for digest, name in zip(digests, names, strict=True):
-            self._join(first, self._number(digest, digest))
+            self._join(first, (0, digest))
             coco_id = self._coco_id(name, source)
             if coco_id is not None:
-                self._join(first, self._number(coco_id, digest))
+                self._join(first, (1, b"%d" % coco_id))
         return first
 
-    def group(self, node: int) -> bytes:
-        """Name of the group that the node belongs to; ask after all rows were added."""
-        return self._digest[self._find(node)]
+    def group(self, key: PictureKey) -> PictureKey:
+        """Name of the group that the key belongs to; ask after all rows were added."""
+        parent = self._parent
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
 
-    def _number(self, key: Any, digest: bytes) -> int:
-        node = self._node.setdefault(key, len(self._parent))
-        if node == len(self._parent):
-            self._parent.append(node)
-            self._digest.append(digest)
-        return node
-
-    def _find(self, node: int) -> int:
-        while self._parent[node] != node:
-            self._parent[node] = self._parent[self._parent[node]]
-            node = self._parent[node]
-        return node
-
-    def _join(self, a: int, b: int) -> None:
-        a, b = self._find(a), self._find(b)
-        if a != b:
-            self._parent[b] = a
-            self._digest[a] = min(self._digest[a], self._digest[b])
+    def _join(self, a: PictureKey, b: PictureKey) -> None:
+        a, b = self.group(a), self.group(b)
+        self._parent[max(a, b)] = min(a, b)
 
     def _coco_id(self, name: str, source: str) -> int | None:
         base = PurePosixPath(name).name
-        if source in _GENOME_SOURCES and (coco_id := self.coco_of_genome.get(PurePosixPath(base).stem)) is not None:
+        if source in _GENOME_SOURCES and (coco_id := self._coco_of_genome.get(PurePosixPath(base).stem)) is not None:
             return coco_id
-        found = _COCO_NAME.fullmatch(base)
-        return int(found[1]) if found else None
-
-
-def coco_of_genome(image_data: str | None) -> dict[str, int]:
-    """Visual Genome image id (as in GQA's file names) -> COCO id, from `image_data.json`."""
-    if image_data is None:
-        return {}
-    where = "image_data.json.zip is at https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
-    entries = (entry for file in list_files(image_data, "image_data.json", where) for _, entry in iter_records(file))
-    return {
-        str(entry.get("image_id", entry.get("id"))): entry["coco_id"]
-        for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("coco_id"), int)
-    }
+        match = _COCO_NAME.fullmatch(base)
+        return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -91,21 +76,29 @@ class PartIndex:
     """The rows of one part, in file order.
 
     Attributes:
-        keys: `(N,)` uint64 hash of seed and id: rows are drawn in its order.
-        nodes: `(N,)` int64 node of the row's pictures in `Pictures`.
-        files: shards; starts: `(F + 1,)` index of the first row of each.
+        order: `(N,)` uint64 hash of seed and id: rows are drawn in its order.
+        pictures: N keys of the rows' pictures.
+        groups: (shard, row group) of each group of rows; starts: `(G + 1,)` index of the first row of each.
     """
 
     folder: Path
-    keys: np.ndarray
-    nodes: np.ndarray
+    order: np.ndarray
+    pictures: list[PictureKey]
     ids: list[str]
-    files: list[Path]
-    starts: np.ndarray
+    groups: list[tuple[Path, int]]
+    starts: list[int]
     fingerprints: frozenset[str | None]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.ids)
+
+    def read(self, rows: np.ndarray) -> Iterator[pa.Table]:
+        """One-row tables of the rows (sorted indices); each row group is read once."""
+        for (file, group), start, end in zip(self.groups, self.starts[:-1], self.starts[1:], strict=True):
+            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
+            if len(inside):
+                table = pq.ParquetFile(file).read_row_group(group)
+                yield from (table.slice(row, 1) for row in inside.tolist())
 
 
 def index_part(folder: Path, split: str, seed: int, pictures: Pictures) -> PartIndex:
@@ -114,29 +107,21 @@ def index_part(folder: Path, split: str, seed: int, pictures: Pictures) -> PartI
     Raises:
         PrepareError: no such data or split.
     """
-    files = list_shards(folder, split)
-    keys, nodes, ids, starts = [], [], [], [0]
+    order, keys, ids, groups, starts = [], [], [], [], [0]
     fingerprints: set[str | None] = set()
-    for file in files:
-        for table in _groups(file):
-            for row_id, row_source, digests, names in _rows(table):
-                keys.append(_hash(f"{seed}|{row_source}|{row_id}"))
-                nodes.append(pictures.add_row(digests, names, row_source))
+    for file in list_shards(folder, split):
+        for group, table in enumerate(_row_groups(file)):
+            for row_id, source, digests, names in _rows(table):
+                order.append(_hash(f"{seed}|{source}|{row_id}"))
+                keys.append(pictures.add_row(digests, names, source))
                 ids.append(row_id)
             fingerprints.update(pc.unique(table["processor_fingerprint"]).to_pylist())
-        starts.append(len(keys))
-    return PartIndex(
-        folder,
-        np.array(keys, np.uint64),
-        np.array(nodes, np.int64),
-        ids,
-        files,
-        np.array(starts),
-        frozenset(fingerprints),
-    )
+            groups.append((file, group))
+            starts.append(len(ids))
+    return PartIndex(folder, np.array(order, np.uint64), keys, ids, groups, starts, frozenset(fingerprints))
 
 
-def _groups(file: Path) -> Iterator[pa.Table]:
+def _row_groups(file: Path) -> Iterator[pa.Table]:
     try:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
@@ -148,20 +133,17 @@ def _groups(file: Path) -> Iterator[pa.Table]:
 def _rows(table: pa.Table) -> Iterator[tuple[str, str, list[bytes], list[str]]]:
     """(id, source, content digest and name of each image) of each row; equal bytes are hashed once."""
     images = table["images"].combine_chunks()
-    flat = images.flatten()
-    codes = pc.dictionary_encode(flat.field("bytes"), null_encoding="encode")
-    digests = [None if value is None else _digest(value) for value in codes.dictionary.to_pylist()]
-    paths = flat.field("path").to_pylist()
-    pairs = [
-        (digests[code] or _digest(bytes_of({"bytes": None, "path": path})), path)
+    codes = pc.dictionary_encode(images.flatten().field("bytes"), null_encoding="encode")
+    known = [None if value is None else _digest(value) for value in codes.dictionary.to_pylist()]
+    paths = images.flatten().field("path").to_pylist()
+    digests = [
+        known[code] or _digest(bytes_of({"bytes": None, "path": path}))
         for code, path in zip(codes.indices.to_pylist(), paths, strict=True)
     ]
-    at = 0
-    lengths = pc.list_value_length(images).to_pylist()
-    for row_id, source, length in zip(table["id"].to_pylist(), table["source"].to_pylist(), lengths, strict=True):
-        own = pairs[at : at + length]
-        at += length
-        yield row_id, source, [digest for digest, _ in own], [path for _, path in own]
+    ends = np.cumsum(pc.list_value_length(images).to_numpy(zero_copy_only=False)).tolist()
+    starts = [0, *ends[:-1]]
+    for row_id, source, a, b in zip(table["id"].to_pylist(), table["source"].to_pylist(), starts, ends, strict=True):
+        yield row_id, source, digests[a:b], paths[a:b]
 
 
 def _digest(data: bytes) -> bytes:

@@ -8,11 +8,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep import masks
-from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, RejectedError
+from data_prep.examples import EmbeddedImage, Example, PrepareError, Region, RejectedError
 from data_prep.images import ImageFile, parse_image, read_image
 from data_prep.tokens import COLUMNS as TOKEN_COLUMNS
 from data_prep.tokens import TokenMapper
+from sayo.geometry import RegionError
 
 if TYPE_CHECKING:
     import datasets
@@ -101,16 +101,11 @@ class RowBuilder:
     def __init__(
         self, image_folder: Path | None, split: str, mapper: TokenMapper | None = None, link_images: bool = False
     ):
-        self.image_folder = image_folder
-        self.split = split
-        self.mapper = mapper
-        self.link_images = link_images
+        self.image_folder, self.split, self.mapper, self.link_images = image_folder, split, mapper, link_images
         self._read = lru_cache(maxsize=4)(read_image)  # questions about one image follow each other in most files
-        self._encode = lru_cache(maxsize=256)(_encode)
-        self._placed = lru_cache(maxsize=64)(self._place_in)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # for workers: caches stay at home
+        # workers start with an empty cache
         return RowBuilder, (self.image_folder, self.split, self.mapper, self.link_images)
 
     def __call__(self, example: Example) -> dict[str, Any]:
@@ -121,8 +116,8 @@ class RowBuilder:
         """
         _check_text(example)
         images = [self._open(image) for image in example.images]
-        regions = [self._place(region, images, example.annotated_sizes) for region in example.regions]
-        tokens = self.mapper([image.size for image in images], regions) if self.mapper else {}
+        sizes = [image.size for image in images]
+        regions = [_place(region, images, example.annotated_sizes) for region in example.regions]
         return {
             "id": example.id,
             "prompt": [{"role": "user", "content": example.question}],
@@ -130,10 +125,10 @@ class RowBuilder:
             "question": example.question,
             "solution": example.solution,
             "answers": list(example.answers),
-            "regions": regions,
+            "regions": [region.row() for region in regions],
             "has_region": bool(regions),
-            **(tokens or dict.fromkeys(TOKEN_COLUMNS)),
-            "image_sizes": [list(image.size) for image in images],
+            **(self.mapper(sizes, regions) if self.mapper else dict.fromkeys(TOKEN_COLUMNS)),
+            "image_sizes": [list(size) for size in sizes],
             "question_type": example.question_type,
             "source": example.source,
             "split": self.split,
@@ -152,53 +147,27 @@ class RowBuilder:
             return {"bytes": None, "path": str((self.image_folder / image.name).absolute())}
         return {"bytes": image.data, "path": image.name}
 
-    def _place(self, region: Region, images: list[ImageFile], annotated: Sequence[Any]) -> dict[str, Any]:
-        """The region as a row value."""
-        if not 0 <= region.image < len(images):
-            raise RejectedError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
-        return self._placed(_Key(region), _Key(images[region.image]), annotated[region.image])
 
-    def _place_in(self, region_key: _Key, image_key: _Key, annotated: tuple[int, int] | None) -> dict[str, Any]:
-        """The region in pixels of the upright picture, clipped to it."""
-        region, image = region_key.value, image_key.value
-        drawn_size, on_side = _frame(image, annotated)
-        rle = None if region.mask is None else self._encode(_Key(region.mask), drawn_size)
-        box = _pixels(region, drawn_size) if region.box else masks.box_of(rle or "", drawn_size)
-        if rle is not None and not masks.agree(
-            _clip(box, drawn_size, image, region.label), masks.box_of(rle, drawn_size)
-        ):
-            around = [*masks.box_of(rle, drawn_size)]
-            raise RejectedError("box_and_mask_differ", f"box {[*box]} of {region.label!r}, its mask fills {around}")
-        if on_side:
-            box = image.orient(box)
-            rle = masks.orient(rle, image.stored_size, image.orientation) if rle is not None else None
-        return {
-            "image": region.image,
-            "box": list(_clip(box, image.size, image, region.label)),
-            "rle": rle,
-            "role": region.role,
-            "weight": region.weight,
-            "label": region.label,
-        }
+def _place(region: Region, images: list[ImageFile], annotated_sizes: Sequence[tuple[int, int] | None]) -> Region:
+    """The region in pixels of the upright picture, clipped to it.
 
-
-class _Key:
-    """Any object as a key of a cache: the object itself counts, and is kept alive so that its id stays its own."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.value is other.value
-
-
-def _encode(key: _Key, size: tuple[int, int]) -> str:
-    return masks.encode(key.value, size)
+    Regions count in the picture as it is shown, unless the annotated size says that they were drawn on its side.
+    """
+    if not 0 <= region.image < len(images):
+        raise RejectedError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
+    image, annotated = images[region.image], annotated_sizes[region.image]
+    try:
+        if annotated is None or tuple(annotated) == image.size:
+            return region.fit(image.size)
+        if tuple(annotated) == image.stored_size:
+            return region.fit(image.stored_size).turn(image.stored_size, image.orientation)
+    except RegionError as error:
+        raise RejectedError(error.reason, f"{error.detail}; {image.name}") from None
+    (width, height), (drawn_width, drawn_height) = image.size, annotated
+    raise RejectedError(
+        "image_size_differs",
+        f"{image.name} is {width}x{height}, its boxes were drawn at {drawn_width}x{drawn_height}",
+    )
 
 
 def _check_text(example: Example) -> None:
@@ -209,44 +178,4 @@ def _check_text(example: Example) -> None:
     try:
         "".join([example.id, example.question, *kinds, *example.answers, *names, *labels]).encode()
     except UnicodeEncodeError as error:
-        raise RejectedError("malformed_record", f"text that is no Unicode: {error}") from None
-
-
-def _frame(image: ImageFile, annotated: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
-    """(size in which the regions were drawn, whether that was the stored picture, which is shown turned).
-
-    Regions count in the picture as it is shown, unless the annotated size says that they were drawn on its side.
-    """
-    if annotated is None or tuple(annotated) == image.size:
-        return image.size, False
-    if tuple(annotated) == image.stored_size:
-        return image.stored_size, True
-    raise RejectedError(
-        "image_size_differs",
-        f"{image.name} is {image.size[0]}x{image.size[1]}, its boxes were drawn at {annotated[0]}x{annotated[1]}",
-    )
-
-
-def _pixels(region: Region, size: tuple[int, int]) -> Box:
-    """The region's box in pixels of the picture of that size (W, H)."""
-    assert region.box is not None
-    if region.space == "pixels":
-        return region.box
-    width, height = size
-    if region.space == "normalised":
-        scale, left, top = (width, height), 0, 0
-    else:  # Visual-CoT: (x + (H - W) // 2) / max(W, H) on the shorter side
-        longest = max(size)
-        scale, left, top = (longest, longest), (longest - width) // 2, (longest - height) // 2
-    x1, y1, x2, y2 = region.box
-    return x1 * scale[0] - left, y1 * scale[1] - top, x2 * scale[0] - left, y2 * scale[1] - top
-
-
-def _clip(box: Box, size: tuple[int, int], image: ImageFile, label: str) -> Box:
-    width, height = size
-    x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
-    if x1 >= x2 or y1 >= y2:
-        raise RejectedError(
-            "box_outside_image", f"box {[*box]} of {label!r} lies outside {image.name} ({width}x{height})"
-        )
-    return x1, y1, x2, y2
+        raise RejectedError("malformed_record", f"text that is not Unicode: {error}") from None

@@ -7,20 +7,19 @@ import os
 from bisect import bisect
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.examples import Example, PrepareError, Rejected, RejectedError
-from data_prep.rows import RowBuilder, table_of
-from data_prep.workers import report_rows
+from data_prep.examples import PrepareError, Rejected, RejectedError
 
 _ACCOUNT_KEY = "sayo_prepare"
 ROWS_PER_GROUP = 100  # about 10 MB of images: what a reader or a writer holds in memory at once
 _DICTIONARY_LIMIT = 1 << 30  # bytes: lets questions about one image share its bytes within a row group
+SUMS = ("kept", "with_region", "with_mask")
 # Numbers are counted by these names; the account of every shard holds each of them.
 COUNTERS = (
     "rejected_by_reason",
@@ -38,10 +37,13 @@ class ShardWriter:
     """Writes `path` under a temporary name; `finish` moves it into place with its account.
 
     A row group is compressed and written in a thread, which needs no Python, while the next rows are made.
+
+    Args:
+        strict: a rejected row is an error.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema):
-        self.path = path
+    def __init__(self, path: Path, schema: pa.Schema, strict: bool = False):
+        self.path, self.strict = path, strict
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer = pq.ParquetWriter(
             self._temporary,
@@ -53,13 +55,19 @@ class ShardWriter:
         self._thread, self._running = ThreadPoolExecutor(1), Future[None]()
         self._running.set_result(None)
         self._metadata = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
+        self._sums: dict[str, int] = dict.fromkeys(SUMS, 0)
         self._counters: dict[str, Counter[str]] = {name: Counter() for name in COUNTERS}
-        self._rejects: list[dict[str, str]] = []
-        self._kept = self._with_region = self._with_mask = 0
+        self._rejected: list[dict[str, str]] = []
 
     def reject(self, row_id: str, error: RejectedError) -> None:
-        """Count a row that is left out."""
-        self._rejects.append(asdict(Rejected(row_id, error.reason, error.detail)))
+        """Count a row that is left out.
+
+        Raises:
+            PrepareError: when `strict`.
+        """
+        if self.strict:
+            raise PrepareError(f"--strict: question {row_id}: {error}")
+        self._rejected.append(asdict(Rejected(row_id, error.reason, error.detail)))
         self._counters["rejected_by_reason"][error.reason] += 1
 
     def write(self, table: pa.Table, rows: list[dict[str, Any]] | None = None) -> None:
@@ -72,32 +80,31 @@ class ShardWriter:
         self._running = self._thread.submit(self._writer.write_table, table)
 
     def _count(self, row: dict[str, Any]) -> None:
-        self._kept += 1
-        self._with_region += bool(row["regions"])
-        self._with_mask += any(region["rle"] for region in row["regions"])
-        self._counters["question_types"][row["question_type"]] += 1
-        self._counters["licenses"][row["license"]] += 1
-        self._counters["source_licenses"][f"{row['source']}: {row['license']}"] += 1
-        self._counters["regions_per_question"][str(len(row["regions"]))] += 1
-        for region in row["regions"]:
+        regions, counters = row["regions"], self._counters
+        self._sums["kept"] += 1
+        self._sums["with_region"] += bool(regions)
+        self._sums["with_mask"] += any(region["rle"] for region in regions)
+        counters["question_types"][row["question_type"]] += 1
+        counters["licenses"][row["license"]] += 1
+        counters["source_licenses"][f"{row['source']}: {row['license']}"] += 1
+        counters["regions_per_question"][str(len(regions))] += 1
+        for region in regions:
             (x1, y1, x2, y2), (width, height) = region["box"], row["image_sizes"][region["image"]]
             share = (x2 - x1) * (y2 - y1) / (width * height)
-            self._counters["region_area"][AREA_BINS[bisect(_AREA_EDGES, share)]] += 1
+            counters["region_area"][AREA_BINS[bisect(_AREA_EDGES, share)]] += 1
 
     def finish(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Close the file with its account, and move it into place.
 
         Returns:
-            the account: settings, read, kept, with_region, with_mask, the `COUNTERS`, rejects.
+            the account: settings, read, the `SUMS`, the `COUNTERS` and rejected_rows.
         """
         account = {
             "settings": dict(sorted(settings.items())),  # so that map leaves the bytes that prepare would
-            "read": self._kept + len(self._rejects),
-            "kept": self._kept,
-            "with_region": self._with_region,
-            "with_mask": self._with_mask,
+            "read": self._sums["kept"] + len(self._rejected),
+            **self._sums,
             **{name: dict(sorted(counter.items())) for name, counter in self._counters.items()},
-            "rejects": self._rejects,
+            "rejected_rows": self._rejected,
         }
         self._running.result()
         self._writer.add_key_value_metadata({**self._metadata, _ACCOUNT_KEY: json.dumps(account)})
@@ -116,60 +123,14 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A stretch of the source's questions and the file that holds those of them that are kept."""
-
-    path: Path
-    entries: tuple[Example | Rejected, ...]
-
-
-def write_shard(
-    shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any], strict: bool
-) -> dict[str, Any]:
-    """Build the rows of a shard and write it.
-
-    Returns:
-        the account, see `ShardWriter.finish`.
-
-    Raises:
-        PrepareError: the first reject, when `strict`.
-    """
-    with ShardWriter(shard.path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for index, entry in enumerate(shard.entries, start=1):
-            try:
-                rows.append(_row_or_raise(entry, build_row))
-            except RejectedError as error:
-                if strict:
-                    raise PrepareError(f"--strict: question {entry.id}: {error}") from None
-                writer.reject(entry.id, error)
-            if len(rows) == ROWS_PER_GROUP:
-                writer.write(table_of(rows, schema), rows)
-                rows.clear()
-            if index % ROWS_PER_GROUP == 0 or index == len(shard.entries):
-                report_rows((index - 1) % ROWS_PER_GROUP + 1)
-        if rows:
-            writer.write(table_of(rows, schema), rows)
-        return writer.finish(settings)
-
-
-def _row_or_raise(entry: Example | Rejected, build_row: RowBuilder) -> dict[str, Any]:
-    if isinstance(entry, Rejected):
-        raise RejectedError(entry.reason, entry.detail)
-    return build_row(entry)
-
-
 def read_account(path: Path) -> dict[str, Any]:
     """The account that `ShardWriter.finish` left in the footer.
 
     Raises:
-        PrepareError: the file is no shard of ours.
+        PrepareError: the file is not a shard of ours.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        account = json.loads(metadata[_ACCOUNT_KEY.encode()])
-        return {**{name: {} for name in COUNTERS}, "with_mask": 0, **account}
+        return json.loads((pq.read_metadata(path).metadata or {})[_ACCOUNT_KEY.encode()])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise PrepareError(
             f"{path} was not written by `sayo prepare` ({type(error).__name__}): remove it, choose another --out, or "
@@ -192,3 +153,52 @@ def list_shards(folder: Path, split: str | None = None) -> list[Path]:
             else f"{folder} holds no prepared data; make some with `sayo prepare`"
         )
     return paths
+
+
+def shard_paths(out: Path, split: str, count: int) -> list[Path]:
+    """Names of the `count` files of a split, as Hugging Face numbers them."""
+    return [out / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
+
+
+def finished_shards(
+    out: Path, split: str, paths: list[Path], settings: dict[str, Any], overwrite: bool, strict: bool = False
+) -> dict[Path, int]:
+    """Shards that need not be made again, with the number of rows read for each.
+
+    Also makes the folder and clears what a kill left.
+
+    Raises:
+        PrepareError: `out` holds something else, or this split made with other settings, or, when `strict`, a finished
+            shard rejected a row.
+    """
+    folder = out / "data"
+    if out.exists() and not out.is_dir():
+        raise PrepareError(f"--out: {out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not folder.is_dir():
+        raise PrepareError(f"--out: {out} holds other files; give an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in (*out.glob(".*.tmp"), *folder.glob(f".{split}-*.tmp")):
+        leftover.unlink(missing_ok=True)
+    done = {}
+    for path in sorted(folder.glob(f"{split}-*-of-*.parquet")):
+        if overwrite:
+            path.unlink()
+            continue
+        account = read_account(path)
+        _check_settings(account["settings"], settings, out, split)
+        if path not in paths:
+            raise PrepareError(f"{path} does not belong to this run; remove it or give --overwrite")
+        if strict and account["rejected_rows"]:
+            raise PrepareError("--strict: question {id}: {reason}: {detail}".format(**account["rejected_rows"][0]))
+        done[path] = account["read"]
+    return done
+
+
+def _check_settings(there: dict[str, Any], now: dict[str, Any], out: Path, split: str) -> None:
+    different = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    if different:
+        changes = "; ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in different)
+        raise PrepareError(
+            f"{out} already holds the split {split!r} made with other settings ({changes}). Give --overwrite to make "
+            "it again, or choose another --out or --split"
+        )

@@ -1,4 +1,4 @@
-"""Records of an annotation file on disk, to be asked for by key: JSON of any size needs little memory."""
+"""Records and ids in a temporary database: annotation files of any size need little memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def as_json(value: Any) -> str:
-    """JSON without blanks, ASCII only: text that is no Unicode ("\\ud800") passes through unharmed."""
+    """JSON without blanks, ASCII only: text that is not Unicode ("\\ud800") passes through unharmed."""
     return _ENCODE(value)
 
 
@@ -52,3 +52,16 @@ class RecordStore:
     def _read(self, key: str) -> Any:
         row = self._connection.execute("SELECT value FROM record WHERE key = ?", (as_json(key),)).fetchone()
         return None if row is None else json.loads(row[0])
+
+
+class SeenIds:
+    """Which ids occurred before, for any number of them."""
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._connection = connection
+        connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, row_id: str) -> bool:
+        """Remember an id; False if it was there already."""
+        insert = self._connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (as_json(row_id),))
+        return insert.rowcount == 1

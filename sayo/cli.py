@@ -9,17 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 import sayo
-from data_prep.cli import inspect, map_rows, mix, prepare_app
+from data_prep.cli import map_rows, mix, prepare_app
 from data_prep.synthesize.cli import synthesize_app
 from sayo.errors import SayoError
 from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
-from sayo.look.cli import figures, look
 from sayo.preflight.cli import preflight
-from sayo.report.cli import report
 from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import train
-from sayo.trend_cli import trend
+from sayo.viz.cli import figures, inspect, look, report, trend
 
 
 class OneLineErrors(TyperGroup):

@@ -124,24 +124,23 @@ def save_sheet(panels: Sequence[Mapping[str, Any]], path: str | Path, title: str
             `draw_picture`), `question`, `completion` and `caption`. More than `PANELS_PER_LINE` fill several lines.
         path: where the picture goes; its suffix decides the format.
     """
-    columns = min(len(panels), PANELS_PER_LINE)
-    lines, has_maps = math.ceil(len(panels) / columns), any(panel["map"] is not None for panel in panels)
-    tallest = max(panel["image"].height / panel["image"].width for panel in panels)
-    height = PANEL_INCHES * min(tallest, 1.5) * (1 + has_maps) + 1.3
-    with new_figure(path, PANEL_INCHES * columns, height * lines, dpi=110) as figure:
+    columns, num_rows = min(len(panels), PANELS_PER_LINE), 1 + any(panel["map"] is not None for panel in panels)
+    lines, tallest = math.ceil(len(panels) / columns), max(p["image"].height / p["image"].width for p in panels)
+    height = lines * (PANEL_INCHES * min(tallest, 1.5) * num_rows + 1.3)
+    with new_figure(path, PANEL_INCHES * columns, height, dpi=110) as figure:
         figure.suptitle(plain(title, wrap=45 * columns), fontsize=10)
-        grid = figure.subplots((1 + has_maps) * lines, columns, squeeze=False)
+        grid = figure.subplots(num_rows * lines, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
         for index, panel in enumerate(panels):
-            cell = grid[(1 + has_maps) * (index // columns) :, index % columns][: 1 + has_maps]
-            draw_picture(cell[0], panel["image"], panel["regions"])
-            cell[0].set_title(plain(panel["question"], wrap=36))
+            above, below = grid[num_rows * (index // columns) :, index % columns][[0, num_rows - 1]]
+            draw_picture(above, panel["image"], panel["regions"])
+            above.set_title(plain(panel["question"], wrap=36))
             if panel["map"] is not None:
-                draw_picture(cell[1], panel["image"], panel["regions"], heat_map(panel["cells"], panel["map"]))
+                draw_picture(below, panel["image"], panel["regions"], heat_map(panel["cells"], panel["map"]))
             text = f"{plain(panel['completion'][:200], wrap=44)}\n{panel['caption']}"
-            place = {"transform": cell[-1].transAxes, "ha": "center", "va": "top", "fontsize": 7}
-            cell[-1].text(0.5, -0.03 if panel["map"] is not None or not has_maps else 1, text, **place)
+            y = -0.03 if num_rows == 1 or panel["map"] is not None else 1  # right below the lowest picture
+            below.text(0.5, y, text, transform=below.transAxes, ha="center", va="top", fontsize=7)
     return Path(path)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from trl import prepare_multimodal_messages
 
 from sayo.attention import AttentionCapture, AttentionTrace, CapturedMasses
 from sayo.attention.groups import completion_traces, key_groups, prefix_weights, vision_token_ids
@@ -51,8 +52,6 @@ class Completions:
 
 def conversations(rows: Sequence[Mapping]) -> list[list[dict[str, Any]]]:
     """Prompts of rows as messages, the images placed as TRL places them."""
-    from trl import prepare_multimodal_messages
-
     return [prepare_multimodal_messages(row["prompt"], images=row.get("images") or []) for row in rows]
 
 
@@ -231,11 +230,12 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """One string per token; joined, they are the decoded text (special tokens included).
 
     A character whose bytes are spread over several tokens belongs to the last of them; the others are "". Bytes that
-    are no character become U+FFFD. A tokenizer without a byte-level or byte-fallback decoder decodes id by id.
+    are no character become U+FFFD. Where the decoder works on other units than bytes, what a token adds counts.
     """
     to_bytes = _byte_decoder(tokenizer)
     if to_bytes is None:
-        return [tokenizer.decode([int(token_id)]) for token_id in ids]
+        prefixes = [tokenizer.decode(list(ids[:count])) for count in range(len(ids) + 1)]
+        return [longer[len(shorter) :] for shorter, longer in pairwise(prefixes)]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     texts = [decoder.decode(to_bytes(int(token_id))) for token_id in ids]
     texts[-1:] = [text + decoder.decode(b"", final=True) for text in texts[-1:]]

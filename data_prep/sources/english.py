@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-_IRREGULAR = {
-    "person": "people",
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "mouse": "mice",
-    "knife": "knives",
-    "sheep": "sheep",
-    "fish": "fish",
-    "tooth": "teeth",
-    "foot": "feet",
-    "shelf": "shelves",
-    "leaf": "leaves",
-    "potted plant": "potted plants",
-}
+_IRREGULAR = dict(
+    pair.split("/")
+    for pair in "person/people man/men woman/women child/children mouse/mice knife/knives sheep/sheep fish/fish "
+    "tooth/teeth foot/feet shelf/shelves leaf/leaves".split()
+)
 PLURAL_ONLY = frozenset({"skis", "scissors", "pants", "glasses", "jeans", "shorts"})
 UNCOUNTABLE = frozenset({"broccoli", "grass", "water", "furniture", "food", "bread", "rice", "sand", "snow"})
 
 
 def plural(name: str) -> str:
     """The plural of a thing's name; only its last word changes."""
-    if name in _IRREGULAR or name in PLURAL_ONLY:
-        return _IRREGULAR.get(name, name)
+    if name in PLURAL_ONLY:
+        return name
     head, _, last = name.rpartition(" ")
     if last in _IRREGULAR:
         return f"{head} {_IRREGULAR[last]}".strip()

@@ -7,23 +7,23 @@ Which objects of the scene graph are a question's regions:
    that judge a relation, compare two objects or ask for existence have no answer object: all theirs are evidence.
 2. The *evidence* objects are all others that the program or the annotated words of question and full answer name.
 3. `(-)` is an object that does not exist. A question without any object ("Is it indoors?") keeps no region.
+
+Scene graphs exist for train and val, the held-out part; testdev has none, so its questions about objects are rejected.
 """
 
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.examples import Example, Region, Reject, RejectError
-from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text, weight_of
+from data_prep.examples import Example, Region, RejectedError
+from data_prep.fields import box_of_xywh, identifier, image_size, text
 from data_prep.json_records import count_and_digest, digest_of, iter_records, list_files
-from data_prep.store import RecordStore, database
+from data_prep.sources.base import Lookup, RecordSource, region_of
 
-LICENSE = "CC-BY-4.0"
 WHERE = (
     "questions1.2.zip, sceneGraphs.zip and images.zip are at https://cs.stanford.edu/people/dorarad/gqa/download.html"
 )
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 
 def _ids(text: str) -> list[str]:
-    """The numbers in a text: nearly always one alone."""
+    """The numbers in a text: nearly always a single one."""
     return [text] if text.isdecimal() else re.findall(r"\d+", text)
 
 
@@ -49,7 +49,7 @@ def parse_program(semantic: list[dict]) -> list[Step]:
     """Parse a question's `semantic` list (`semanticStr` says the same and is not read).
 
     Raises:
-        RejectError: `malformed_record`, when a step lacks a field or depends on a step that is not before it.
+        RejectedError: `malformed_record`, when a step lacks a field or depends on a step that is not before it.
     """
     steps: list[Step] = []
     for index, entry in enumerate(semantic):
@@ -57,12 +57,11 @@ def parse_program(semantic: list[dict]) -> list[Step]:
             operation, argument = str(entry["operation"]), str(entry["argument"])
             dependencies = tuple(map(int, entry["dependencies"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise RejectError("malformed_record", f"step {index} of the program: {error!r}") from None
+            raise RejectedError("malformed_record", f"step {index} of the program: {error!r}") from None
         if dependencies and not 0 <= min(dependencies) <= max(dependencies) < index:
-            raise RejectError("malformed_record", f"step {index} of the program depends on {list(dependencies)}")
+            raise RejectedError("malformed_record", f"step {index} of the program depends on {list(dependencies)}")
         reference = _REFERENCE.search(argument)
-        objects = tuple(_ids(reference[1])) if reference else None
-        steps.append(Step(operation, dependencies, objects))
+        steps.append(Step(operation, dependencies, tuple(_ids(reference[1])) if reference else None))
     return steps
 
 
@@ -88,7 +87,7 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
     """(answer ids, evidence ids) of one question record, without repetition, by the rule at the top of this file.
 
     Raises:
-        RejectError: `malformed_record`.
+        RejectedError: `malformed_record`.
     """
     try:
         program = parse_program(record["semantic"])
@@ -96,60 +95,61 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
         evidence = [oid for step in program for oid in step.objects or ()]
         evidence += _annotated(record, "question") + _annotated(record, "fullAnswer")
     except (KeyError, TypeError, AttributeError) as error:
-        raise RejectError("malformed_record", f"semantic or annotations: {error!r}") from None
+        raise RejectedError("malformed_record", f"semantic or annotations: {error!r}") from None
     answer = list(dict.fromkeys(answer))
     return answer, [oid for oid in dict.fromkeys(evidence) if oid not in answer]
 
 
-class SceneGraphs:
-    """Picture sizes and objects by image id.
+class GqaSource(RecordSource):
+    """Questions in file order.
 
-    Questions about one image name the same objects again and again: their regions are made once.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, files: list[Path]):
-        records = ((key or "", _compact(graph)) for file in files for key, graph in iter_records(file))
-        self.get = RecordStore(connection, records).get
-        self.region = lru_cache(maxsize=1024)(self._region)
-
-    def _region(self, image_id: str, oid: str, role: str) -> Region:
-        _, objects = self.get(image_id)
-        if oid not in objects:
-            raise RejectError("object_not_in_graph", f"object {oid} is not in the scene graph of image {image_id}")
-        name, *xywh = objects[oid]
-        box = box_of_xywh(xywh, f"object {oid} of image {image_id}")
-        return Region(box=box, role=role, weight=weight_of(role), label=name if isinstance(name, str) else "")  # type: ignore[arg-type]
-
-
-def build_example(qid: str, record: Any, graphs: SceneGraphs, license: str = LICENSE) -> Example:
-    """Join one question with the scene graph of its image.
+    Args:
+        questions: a `*_questions.json`, a folder of them (train_all_questions/) or a glob.
+        scene_graphs: the `*_sceneGraphs.json` of the same split; also a folder or a glob.
+        license: licence of the annotations: another one for files of one's own in GQA's format.
 
     Raises:
-        RejectError: malformed_record, no_answer, no_scene_graph, object_not_in_graph, nan_box, reversed_box or
-            zero_area_box.
+        PrepareError: a file is missing or not JSON, or there is no question in it.
     """
-    record = as_record(record)
-    question, solution, image_id = text(record, "question"), text(record, "answer"), identifier(record, "imageId")
-    answer, evidence = referenced_objects(record)
-    graph = graphs.get(image_id)
-    if graph is None and (answer or evidence):
-        raise RejectError("no_scene_graph", f"image {image_id} has no scene graph in the given file")
-    size = graph[0] if graph else None
-    regions = [graphs.region(image_id, oid, "answer") for oid in answer]
-    regions += [graphs.region(image_id, oid, "evidence") for oid in evidence]
-    types = record.get("types") if isinstance(record.get("types"), dict) else {}
-    return Example(
-        id=qid,
-        question=question,
-        solution=solution,
-        answers=(solution,),
-        images=(image_id,),
-        annotated_sizes=((size[0], size[1]) if size else None,),
-        regions=tuple(regions),
-        question_type=f"{types.get('structural', 'unknown')}-{types.get('semantic', 'unknown')}",
-        source="gqa",
-        license=license,
-    )
+
+    name = "gqa"
+
+    def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = "CC-BY-4.0"):
+        self.question_files = list_files(questions, "GQA questions", WHERE)
+        self.graph_files = list_files(scene_graphs, "GQA scene graphs", WHERE)
+        self.license = license
+        self._count, digest = count_and_digest(self.question_files)
+        graphs = digest_of(self.graph_files)
+        self._settings = {"--questions": digest, "--scene-graphs": graphs, "--license": license}
+
+    def _lookup_records(self) -> Iterator[tuple[str, Any]]:
+        return ((key or "", _compact(graph)) for file in self.graph_files for key, graph in iter_records(file))
+
+    def _records(self) -> Iterator[tuple[str, str, Any]]:
+        for file in self.question_files:
+            for index, (key, record) in enumerate(iter_records(file)):
+                yield key if key is not None else _listed_id(record, f"{file.name}#{index}"), file.name, record
+
+    def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
+        question, solution, image_id = text(record, "question"), text(record, "answer"), identifier(record, "imageId")
+        answer, evidence = referenced_objects(record)
+        graph = lookup(image_id)
+        if graph is None and (answer or evidence):
+            raise RejectedError("no_scene_graph", f"image {image_id} has no scene graph in the given file")
+        regions = [_region(lookup, image_id, oid, "answer") for oid in answer]
+        regions += [_region(lookup, image_id, oid, "evidence") for oid in evidence]
+        types = record.get("types") if isinstance(record.get("types"), dict) else {}
+        kind = f"{types.get('structural', 'unknown')}-{types.get('semantic', 'unknown')}"
+        return self._example(row_id, question, [solution], image_id, regions, graph[0] if graph else None, kind)
+
+
+@lru_cache(maxsize=1024)  # questions about one image name the same objects again and again
+def _region(graphs: Lookup, image_id: str, oid: str, role: str) -> Region:
+    _, objects = graphs(image_id)
+    if oid not in objects:
+        raise RejectedError("object_not_in_graph", f"object {oid} is not in the scene graph of image {image_id}")
+    name, *xywh = objects[oid]
+    return region_of(box_of_xywh(xywh, f"object {oid} of image {image_id}"), role, name)
 
 
 def _compact(graph: Any) -> tuple[tuple[int, int] | None, dict[str, list]]:
@@ -164,54 +164,8 @@ def _compact(graph: Any) -> tuple[tuple[int, int] | None, dict[str, list]]:
     return image_size(graph.get("width"), graph.get("height")), objects
 
 
-class GqaSource:
-    """Questions in file order.
-
-    Args:
-        questions: a `*_questions.json`, a folder of them (train_all_questions/) or a glob.
-        scene_graphs: the `*_sceneGraphs.json` of the same split; also a folder or a glob.
-        license: licence of the annotations: another one for files of one's own in GQA's format.
-
-    Raises:
-        PrepareError: a file is missing or not JSON, or there is no question in it.
-    """
-
-    name = "gqa"
-
-    def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = LICENSE):
-        self.question_files = list_files(questions, "GQA questions", WHERE)
-        self.graph_files = list_files(scene_graphs, "GQA scene graphs", WHERE)
-        self.license = license
-        self._count, self._questions_digest = count_and_digest(self.question_files)
-
-    def __len__(self) -> int:
-        """Number of questions in the files, duplicates included."""
-        return self._count
-
-    def settings(self) -> dict[str, Any]:
-        """Option -> digest of the files it names: what a finished shard must share to be kept."""
-        return {
-            "--questions": self._questions_digest,
-            "--scene-graphs": digest_of(self.graph_files),
-            "--license": self.license,
-        }
-
-    def __iter__(self) -> Iterator[Example | Reject]:
-        with database() as connection:
-            graphs = SceneGraphs(connection, self.graph_files)
-            for file in self.question_files:
-                for index, (key, record) in enumerate(iter_records(file)):
-                    qid = key if key is not None else _listed_id(record, file, index)
-                    try:
-                        yield build_example(qid, record, graphs, self.license)
-                    except RejectError as error:
-                        yield Reject(qid, error.reason, f"{error.detail} ({file.name})")
-
-
-def _listed_id(record: Any, file: Path, index: int) -> str:
+def _listed_id(record: Any, place: str) -> str:
     """The id of a question in the list form of the files (`[{"questionId": ..., ...}]`)."""
     fields = record if isinstance(record, dict) else {}
-    for name in ("questionId", "question_id", "id"):
-        if fields.get(name) is not None:
-            return str(fields[name])
-    return f"{file.name}#{index}"
+    names = [name for name in ("questionId", "question_id", "id") if fields.get(name) is not None]
+    return str(fields[names[0]]) if names else place

@@ -16,6 +16,7 @@ misspelt `region` would otherwise be a question without one.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep import masks
-from data_prep.examples import Box, Example, PrepareError, Region, Reject, RejectError
+from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
 from data_prep.fields import (
     as_record,
     box_of_xywh,
@@ -39,6 +39,8 @@ from data_prep.fields import (
 )
 from data_prep.images import read_image
 from data_prep.json_records import digest_of, iter_lines, list_files
+from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text
+from sayo.geometry import masks
 
 _FIELDS = {"id", "image", "images", "question", "answer", "regions", "type", "license", "width", "height", "extra"}
 _BOXES = ("box", "box_xywh", "box_normalised")
@@ -46,7 +48,7 @@ _MASKS = ("mask", "rle", "polygons")
 _REGION_FIELDS = {*_BOXES, *_MASKS, "role", "weight", "label", "image"}
 
 
-class JsonlSource:
+class JsonlSource(RecordSource):
     """Questions in file order.
 
     Args:
@@ -65,57 +67,31 @@ class JsonlSource:
         self.files = list_files(questions, "questions", where, ".jsonl")
         if mask_folder is not None and not mask_folder.is_dir():
             raise PrepareError(f"--masks: {mask_folder} is not a folder; give the one that holds the mask pictures")
-        self.mask_folder = mask_folder
-        self.license = license
+        self.mask_folder, self.license = mask_folder, license
         self._count = sum(1 for file in self.files for _ in iter_lines(file))
+        self._settings = {"--questions": digest_of(self.files), "--license": license}
 
-    def __len__(self) -> int:
-        return self._count
-
-    def settings(self) -> dict[str, Any]:
-        return {"--questions": digest_of(self.files), "--license": self.license}
-
-    def __iter__(self) -> Iterator[Example | Reject]:
+    def _records(self) -> Iterator[tuple[str, str, Any]]:
         for file in self.files:
             for line, record in iter_lines(file):
-                row_id = _row_id(record, f"{file.name}:{line}")
-                try:
-                    if isinstance(record, ValueError):
-                        raise RejectError("malformed_record", str(record))
-                    yield self.build_example(row_id, record)
-                except RejectError as error:
-                    yield Reject(row_id, error.reason, f"{error.detail} ({file.name}:{line})")
+                place = f"{file.name}:{line}"
+                given = record.get("id") if isinstance(record, dict) else None
+                is_id = (isinstance(given, str) and given.strip()) or is_integer(given)
+                yield str(given) if is_id else place, place, record
 
-    def build_example(self, row_id: str, record: Any) -> Example:
-        """One line as an example.
-
-        Raises:
-            RejectError: malformed_record, unknown_field, no_answer, and those of boxes and masks.
-        """
-        record = as_record(record)
+    def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         _no_other(record, _FIELDS)
         images = record["images"] if "images" in record else [record.get("image")]
         if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
-            raise RejectError("malformed_record", f"image is {str(images)[:200]}, expected the name of a file")
+            raise RejectedError("malformed_record", f"image is {str(images)[:200]}, expected the name of a file")
         answers = record.get("answer") if isinstance(record.get("answer"), list) else [text(record, "answer")]
         if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise RejectError("no_answer" if not answers else "malformed_record", f"answer is {str(answers)[:200]}")
-        regions = record.get("regions") or []
-        if not isinstance(regions, list):
-            raise RejectError("malformed_record", f"regions are {str(regions)[:200]}, expected a list")
+            raise RejectedError("no_answer" if not answers else "malformed_record", f"answer is {str(answers)[:200]}")
+        listed, question = list_of(record, "regions"), text(record, "question")
+        regions = [self._region(region, index) for index, region in enumerate(listed)]
         size = image_size(record.get("width"), record.get("height"))
-        return Example(
-            id=row_id,
-            question=text(record, "question"),
-            solution=answers[0],
-            answers=tuple(answers),
-            images=tuple(images),
-            annotated_sizes=(size,) * len(images),
-            regions=tuple(self._region(region, index) for index, region in enumerate(regions)),
-            question_type=text(record, "type") if record.get("type") is not None else "unknown",
-            source=self.name,
-            license=text(record, "license") if record.get("license") is not None else self.license,
-        )
+        kind, license = optional_text(record, "type"), optional_text(record, "license", self.license)
+        return self._example(row_id, question, answers, images, regions, size, kind, license)
 
     def _region(self, record: Any, index: int) -> Region:
         what = f"region {index}"
@@ -125,35 +101,34 @@ class JsonlSource:
         boxes = [name for name in _BOXES if record.get(name) is not None]
         if len(shapes) > 1 or len(boxes) > 1 or not shapes + boxes:
             given = ", ".join(shapes + boxes) or "nothing"
-            raise RejectError("malformed_record", f"{what} needs one box or one mask, found {given}")
+            raise RejectedError("malformed_record", f"{what} needs one box or one mask, found {given}")
         role = record.get("role", "answer")
         if role not in ("answer", "evidence"):
-            raise RejectError("malformed_record", f"{what}: role is {str(role)[:50]!r}, expected answer or evidence")
+            raise RejectedError("malformed_record", f"{what}: role is {str(role)[:50]!r}, expected answer or evidence")
         weight = number(record.get("weight", weight_of(role)))
         if not 0 < weight <= 1:
-            raise RejectError("malformed_record", f"{what}: weight {weight} is not in 0..1")
-        if record.get("image", 0) is True or not is_integer(record.get("image", 0)):
-            raise RejectError("malformed_record", f"{what}: image is {str(record['image'])[:50]}, expected an index")
+            raise RejectedError("malformed_record", f"{what}: weight {weight} is not in 0..1")
+        image = record.get("image", 0)
+        if not is_integer(image):
+            raise RejectedError("malformed_record", f"{what}: image is {str(image)[:50]}, expected an index")
         return Region(
             box=_box(record, boxes[0], what) if boxes else None,
             role=role,
             weight=weight,
             label=text(record, "label") if record.get("label") else "",
-            image=record.get("image", 0),
+            image=image,
             mask=self._mask(record, shapes[0]) if shapes else None,
             space="normalised" if boxes == ["box_normalised"] else "pixels",
         )
 
     def _mask(self, record: dict, name: str) -> Any:
         """The region's mask as a COCO segmentation."""
-        if name == "polygons":
-            return record[name]
-        if name == "rle":
-            if not isinstance(record[name], dict):
-                raise RejectError("bad_mask", 'rle is no object {"size": [height, width], "counts": ...}')
+        if name == "rle" and not isinstance(record[name], dict):
+            raise RejectedError("bad_mask", 'rle is no object {"size": [height, width], "counts": ...}')
+        if name != "mask":
             return record[name]
         if self.mask_folder is None:
-            raise RejectError("missing_mask", "the region names a mask file; give their folder with --masks")
+            raise RejectedError("missing_mask", "the region names a mask file; give their folder with --masks")
         return _read_mask(self.mask_folder, text(record, name))
 
 
@@ -161,18 +136,16 @@ def _read_mask(folder: Path, name: str) -> dict[str, Any]:
     """A mask picture as COCO run lengths; whatever is neither black nor transparent is the object.
 
     Raises:
-        RejectError: as for images, under the name of a mask.
+        RejectedError: as for images, under the name of a mask.
     """
-    import io
-
     try:
         picture = Image.open(io.BytesIO(read_image(folder, name).data))
         transparent = picture.getchannel("A") if "A" in picture.getbands() else None
         pixels = np.asarray(picture.convert("RGB")).any(axis=-1)
-    except RejectError as error:
-        raise RejectError(error.reason.replace("image", "mask"), f"mask {error.detail}") from None
+    except RejectedError as error:
+        raise RejectedError(error.reason.replace("image", "mask"), f"mask {error.detail}") from None
     except Exception as error:  # decoders raise nearly anything
-        raise RejectError("unreadable_mask", f"mask {name}: {error}") from None
+        raise RejectedError("unreadable_mask", f"mask {name}: {error}") from None
     if transparent is not None:
         pixels &= np.asarray(transparent) > 0
     return masks.encode_pixels(pixels)
@@ -187,9 +160,4 @@ def _box(record: dict, name: str, what: str) -> Box:
 
 def _no_other(record: dict, known: set[str]) -> None:
     if other := sorted(set(record) - known):
-        raise RejectError("unknown_field", f"{str(other)[:200]}; the fields are {', '.join(sorted(known))}")
-
-
-def _row_id(record: Any, default: str) -> str:
-    given = record.get("id") if isinstance(record, dict) else None
-    return str(given) if (isinstance(given, str) and given.strip()) or is_integer(given) else default
+        raise RejectedError("unknown_field", f"{str(other)[:200]}; the fields are {', '.join(sorted(known))}")

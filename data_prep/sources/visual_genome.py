@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.examples import Example, Region, Reject, RejectError
-from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text, weight_of
+from data_prep.examples import Example, Region, RejectedError
+from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text
 from data_prep.json_records import digest_of, iter_records, list_files
-from data_prep.store import RecordStore, database
+from data_prep.sources.base import Lookup, RecordSource, list_of, region_of
 
-LICENSE = "CC-BY-4.0"
 WHERE = (
     "question_answers.json.zip, image_data.json.zip and the images (VG_100K, VG_100K_2) are at "
     "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
 )
+_FOLDERS = ("VG_100K", "VG_100K_2")
 
 
-class VisualGenomeSource:
+class VisualGenomeSource(RecordSource):
     """Questions in file order.
 
     Args:
@@ -34,88 +34,56 @@ class VisualGenomeSource:
         PrepareError: a file is missing or not JSON.
     """
 
-    name = "visual_genome"
+    name, license = "visual_genome", "CC-BY-4.0"
 
     def __init__(self, questions: str | Path, image_data: str | Path, images: Path):
         self.question_files = list_files(questions, "Visual Genome question_answers.json", WHERE)
         self.image_files = list_files(image_data, "Visual Genome image_data.json", WHERE)
-        self._nested = (images / "VG_100K").is_dir() or (images / "VG_100K_2").is_dir()
-        self._count = sum(1 for _ in self._questions())
+        self._nested = any((images / folder).is_dir() for folder in _FOLDERS)
+        self._count = sum(1 for _ in self._records())
+        self._settings = {"--questions": digest_of(self.question_files), "--image-data": digest_of(self.image_files)}
 
-    def __len__(self) -> int:
-        return self._count
+    def _lookup_records(self) -> Iterator[tuple[str, Any]]:
+        """(image id, [size, folder])."""
+        for _, entry in (pair for file in self.image_files for pair in iter_records(file)):
+            if isinstance(entry, dict):
+                key, url = entry.get("image_id", entry.get("id")), entry.get("url")
+                folder = PurePosixPath(url).parent.name if isinstance(url, str) else ""
+                size = image_size(entry.get("width"), entry.get("height"))
+                yield str(key)[:100], [size, folder if folder in _FOLDERS else ""]
 
-    def settings(self) -> dict[str, Any]:
-        return {"--questions": digest_of(self.question_files), "--image-data": digest_of(self.image_files)}
-
-    def __iter__(self) -> Iterator[Example | Reject]:
-        with database() as connection:
-            images = RecordStore(connection, (entry for file in self.image_files for entry in _images(file)))
-            for row_id, record in self._questions():
-                try:
-                    yield self._example(row_id, as_record(record), images)
-                except RejectError as error:
-                    yield Reject(row_id, error.reason, error.detail)
-
-    def _questions(self) -> Iterator[tuple[str, Any]]:
-        """(id, qa) of every question; an entry without a list of them comes as it is, to be rejected."""
+    def _records(self) -> Iterator[tuple[str, str, Any]]:
         for file in self.question_files:
             for index, (_, entry) in enumerate(iter_records(file)):
                 place = f"{file.name}#{index}"
                 qas = entry.get("qas") if isinstance(entry, dict) else None
                 if not isinstance(qas, list):
-                    yield place, None
+                    yield place, place, None  # an entry without questions is rejected
                     continue
                 for at, record in enumerate(qas):
                     given = record.get("qa_id") if isinstance(record, dict) else None
-                    yield (str(given) if isinstance(given, int | str) else f"{place}.{at}"), record
+                    yield str(given) if isinstance(given, int | str) else f"{place}.{at}", place, record
 
-    def _example(self, row_id: str, record: dict, images: RecordStore) -> Example:
+    def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         image_id = identifier(record, "image_id")
-        image = images.get(image_id)
+        image = lookup(image_id)
         if image is None:
-            raise RejectError("unknown_image", f"image {image_id} is not in image_data.json")
+            raise RejectedError("unknown_image", f"image {image_id} is not in image_data.json")
         size, folder = image
-        regions = [_region(entry, "answer") for entry in _listed(record, "a_objects")]
-        regions += [_region(entry, "evidence") for entry in _listed(record, "q_objects")]
+        regions = [_region(entry, "answer") for entry in list_of(record, "a_objects")]
+        regions += [_region(entry, "evidence") for entry in list_of(record, "q_objects")]
         answer = text(record, "answer").strip()
         solution = answer.rstrip(".") or answer  # "Blue." and "Blue" are one answer
         question = text(record, "question")
-        return Example(
-            id=row_id,
-            question=question,
-            solution=solution,
-            answers=tuple(dict.fromkeys((solution, answer))),
-            images=(f"{folder}/{image_id}" if self._nested and folder else image_id,),
-            annotated_sizes=(tuple(size) if size else None,),  # type: ignore[arg-type]
-            regions=tuple(regions),
-            question_type=(question.split() or ["unknown"])[0].strip("?,.").lower() or "unknown",
-            source=self.name,
-            license=LICENSE,
-        )
+        name = f"{folder}/{image_id}" if self._nested and folder else image_id
+        kind = (question.split() or [""])[0].strip("?,.").lower() or "unknown"
+        return self._example(row_id, question, list(dict.fromkeys((solution, answer))), name, regions, size, kind)
 
 
-def _images(file: Path) -> Iterator[tuple[str, Any]]:
-    """(image id, [size, folder])."""
-    for _, entry in iter_records(file):
-        if isinstance(entry, dict):
-            key = entry.get("image_id", entry.get("id"))
-            folder = PurePosixPath(entry["url"]).parent.name if isinstance(entry.get("url"), str) else ""
-            known = folder if folder in ("VG_100K", "VG_100K_2") else ""
-            yield str(key)[:100], [image_size(entry.get("width"), entry.get("height")), known]
-
-
-def _listed(record: dict, field: str) -> list:
-    value = record.get(field) or []
-    if not isinstance(value, list):
-        raise RejectError("malformed_record", f"{field} is {str(value)[:200]}, expected a list of objects")
-    return value
-
-
-def _region(entry: Any, role: Any) -> Region:
+def _region(entry: Any, role: str) -> Region:
     """An object; its size is spelt `w`, `h` in some of Visual Genome's files and `width`, `height` in others."""
     entry = as_record(entry)
     xywh = [entry.get("x"), entry.get("y"), entry.get("w", entry.get("width")), entry.get("h", entry.get("height"))]
     names = entry.get("names") or [entry.get("name")]
-    label = names[0] if isinstance(names, list) and isinstance(names[0], str) else ""
-    return Region(box_of_xywh(xywh, f"object {str(entry.get('object_id'))[:50]}"), role, weight_of(role), label)
+    label = names[0] if isinstance(names, list) else ""
+    return region_of(box_of_xywh(xywh, f"object {str(entry.get('object_id'))[:50]}"), role, label)

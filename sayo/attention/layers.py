@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
+from sayo.errors import SayoError
+
 LayerSpec = str | int | float | Sequence[str | int | float]
+
+
+class LayerError(SayoError, ValueError):
+    """A model without readable layers, or a layer that it does not have."""
 
 
 def inner_model(model: nn.Module) -> PreTrainedModel:
@@ -19,7 +25,7 @@ def inner_model(model: nn.Module) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
-    raise ValueError(f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel, wrapped or not.")
+    raise LayerError(f"{type(model).__name__} holds no transformers model: pass a PreTrainedModel, wrapped or not.")
 
 
 def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
@@ -34,7 +40,7 @@ def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
     layers = getattr(inner.get_decoder(), "layers", None) or ()
     modules = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
     if not modules:
-        raise ValueError(
+        raise LayerError(
             f"{type(inner).__name__}: `get_decoder().layers` holds no layer with a `self_attn`. sayo reads attention "
             "of models that keep transformers' names; for another model, override `get_decoder` so that it returns "
             "the module with the `layers`, and name the attention module of each `self_attn`."
@@ -56,7 +62,7 @@ def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) ->
     """
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if not spec:
-            raise ValueError("The list of layers is empty: name at least one, e.g. 'last'.")
+            raise LayerError("The list of layers is empty: name at least one, e.g. 'last'.")
         return tuple(sorted({layer for item in spec for layer in resolve_layers(item, readable, num_layers)}))
     if spec == "all":
         return tuple(readable)
@@ -65,9 +71,9 @@ def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) ->
     indices = [index + num_layers if index < 0 else index for index in _numbers(spec, num_layers)]
     for index in indices:
         if not 0 <= index < num_layers:
-            raise ValueError(f"Layer {spec!r} is out of range: the decoder has {num_layers} layers.")
+            raise LayerError(f"Layer {spec!r} is out of range: the decoder has {num_layers} layers.")
         if index not in readable:
-            raise ValueError(
+            raise LayerError(
                 f"Layer {index} has no attention weights (linear attention or state space). Readable: {list(readable)}"
             )
     return tuple(indices)
@@ -75,14 +81,14 @@ def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) ->
 
 def _numbers(spec: str | int | float, num_layers: int) -> list[int]:
     if isinstance(spec, bool) or not isinstance(spec, (int, float, str)):
-        raise ValueError(f"Unknown layer spec {spec!r}.")
+        raise LayerError(f"Unknown layer spec {spec!r}.")
     if isinstance(spec, int):
         return [spec]
     if isinstance(spec, float):
         if not 0 < spec < 1:
-            raise ValueError(f"A fractional layer must lie between 0 and 1, got {spec}.")
+            raise LayerError(f"A fractional layer must lie between 0 and 1, got {spec}.")
         return [int(spec * num_layers)]
     first, dash, last = spec.partition("-")
     if first.isdigit() and (not dash or last.isdigit()):
         return list(range(int(first), int(last if dash else first) + 1))
-    raise ValueError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction.")
+    raise LayerError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction.")

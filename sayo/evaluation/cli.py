@@ -6,122 +6,104 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command goes on in it.")]
-Tasks = Annotated[
-    str | None, typer.Option(help="Tasks by comma: names, your own .yaml files, or name=PATH of a local copy.")
-]
-Data = Annotated[
-    str | None, typer.Option("--data", help="Prepared rows (folder of `sayo prepare`, parquet file): task `local`.")
-]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder with local copies of data sets, named as the tasks.")]
-ServerUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server, e.g. http://localhost:8000/v1.")]
-NumSamples = Annotated[
-    int | None, typer.Option(min=1, help="Responses per question. [default: 4 with --data, 1 with --tasks]")
-]
-Temperature = Annotated[
-    float | None, typer.Option(min=0, help="0 is greedy. [default: 1 with --data, 0 with --tasks]")
-]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="[default: 256 with --data, 2048 with --tasks]")]
-SystemPrompt = Annotated[str | None, typer.Option(help="Put in front of every prompt, as in training.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")]
-Steer = Annotated[str | None, typer.Option(help="Steer the attention while it answers: vrga (no training).")]
-Layers = Annotated[
-    str,
-    typer.Option(help="Decoder layers whose mean is reported: last, all, 4-7, ...; each layer alone stands below it."),
-]
-
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id; with --server a mere label.")],
-    out: Out,
-    tasks: Tasks = None,
-    data: Data = None,
-    data_root: DataRoot = None,
+    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    data: Annotated[str, typer.Option("--data", help="Prepared rows (folder of `sayo prepare`, parquet file).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; the same command resumes in it.")],
     split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
-    server: ServerUrl = None,
-    server_model: Annotated[str | None, typer.Option(help="Its name on the server; MODEL if not given.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once to the server.")] = 16,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 300.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Times that a failing request is sent.")] = 6,
-    num_samples: NumSamples = None,
-    temperature: Temperature = None,
-    max_new_tokens: MaxNewTokens = None,
-    system_prompt: SystemPrompt = None,
-    steer: Steer = None,
+    system_prompt: Annotated[str | None, typer.Option(help="As the recipe's data.system_prompt.")] = None,
+    user_suffix: Annotated[str | None, typer.Option(help="As the recipe's data.user_suffix.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Responses per question.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 64,
-    limit: Limit = None,
-    layers: Layers = "last",
-    attention: Annotated[bool, typer.Option(help="Read where the model looks, in tasks that have regions.")] = True,
-    num_maps: Annotated[int, typer.Option(min=0, help="Questions per task whose attention picture is kept.")] = 6,
-    seed: Annotated[int, typer.Option(help="Of the sampling and of shuffled options.")] = 0,
+    whole_text: Annotated[
+        bool, typer.Option(help="A response without <answer> or \\boxed is its own answer.")
+    ] = False,
+    attention: Annotated[bool, typer.Option(help="Read where the model looks (of --server: MODEL itself).")] = True,
+    layers: Annotated[str, typer.Option(help="Layers whose mean is reported: last, all, 4-7, ...")] = "last",
+    steer: Annotated[str | None, typer.Option(help="Steer the attention of the answers: vrga (no training).")] = None,
+    num_maps: Annotated[int, typer.Option(min=0, help="Questions whose attention picture is kept.")] = 6,
+    server: Annotated[str | None, typer.Option(help="OpenAI-compatible server, http://localhost:8000/v1.")] = None,
+    server_model: Annotated[str | None, typer.Option(help="Its name on the server; MODEL if not given.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions at once to the server.")] = 16,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 300.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Forget the results that are in --out.")] = False,
 ) -> None:
-    """Ask benchmark questions, or your own, and measure whether the model is right and where it looks.
+    """Ask questions with known answers, and measure whether the model is right and where it looks.
 
     Examples:
 
-    sayo evaluate runs/demo/toy --data runs/demo/prepared --out runs/demo/toy/evaluation/after
+    sayo evaluate runs/demo/export --data runs/demo/prepared --out results/demo
 
-    sayo evaluate my-model --tasks vstar,mmstar,chartqa --out results/my-model
-
-    sayo evaluate my-model --tasks mmstar --server http://localhost:8000/v1 --out results/my-model
+    sayo evaluate my-model --data prepared/gqa --split val --server http://localhost:8000/v1 --out results/my-model
     """
-    from sayo.evaluation.plan import Plan, planned
-    from sayo.evaluation.run import run_tasks
-    from sayo.evaluation.server import ServerDown
-    from sayo.evaluation.show import show
+    from contextlib import nullcontext
 
-    plan = Plan.of(
-        model, tasks is not None, server, server_model, num_samples, temperature, max_new_tokens,
-        system_prompt=system_prompt, layers=layers, attention=attention, seed=seed, steer=steer,
-    )  # fmt: skip
-    try:
-        work, failures = planned(plan, tasks, data, split, data_root, limit)
-        if not work:
-            _stop("\n".join(failures.values()))
-        answerer = plan.answerer(batch_size=batch_size, concurrency=concurrency, timeout=timeout, attempts=attempts)
-        with plan.steering(answerer):
-            summaries = run_tasks(answerer, plan, work, failures, out, tasks is not None, num_maps, overwrite)
-    except (ServerDown, ValueError) as error:  # what a user can mend is one of these
-        _stop(str(error))
-    show(model, summaries)
-    for message in failures.values():
-        typer.secho(f"error: {message}", fg="red", err=True)
-    if failures:
+    from rich.console import Console
+    from rich.progress import track
+
+    from sayo.client import ChatClient
+    from sayo.errors import SayoError
+    from sayo.evaluation.evaluate import evaluate as ask_all
+    from sayo.evaluation.journal import files_mark
+    from sayo.evaluation.local import LocalModel
+    from sayo.evaluation.server import ServerModel
+    from sayo.evaluation.tables import print_summary
+    from sayo.recipes import DataSection
+    from sayo.steering import AttentionSteering
+    from sayo.training.setup import load_data
+
+    if steer not in (None, "vrga"):
+        raise SayoError(f"--steer {steer}: the one way to steer here is vrga.")
+    if steer and server:
+        raise SayoError("--steer needs the model in this process: leave --server out.")
+    sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    prompts = {"system_prompt": system_prompt, "user_suffix": user_suffix}
+    settings = {"model": model, "server_model": (server_model or model) if server else None, "data": data}
+    settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
+    settings |= {"layers": layers, "steer": steer}
+    settings |= {"model_files": files_mark(model), "data_files": files_mark(data, "**/*")}
+    rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
+    answerer = None
+    if attention or not server:
+        answerer = LocalModel.from_pretrained(model, batch_size=batch_size, layers=layers, **sampling)
+    if server:
+        client = ChatClient(server, server_model or model, timeout=timeout)
+        answerer = ServerModel(client, answerer, concurrency=concurrency, **sampling)
+    with AttentionSteering(answerer.model, answerer.processor) if steer else nullcontext():
+        summary = ask_all(
+            answerer, rows, out, settings, attention=attention, whole_text=whole_text, num_maps=num_maps,
+            overwrite=overwrite, progress=lambda todo: track(todo, "evaluating", console=Console(stderr=True)),
+        )  # fmt: skip
+    print_summary(model, summary)
+    if summary["failed"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in summary["failed"].items())
+        typer.secho(f"error: samples failed: {counts}; the same command asks them again", fg="red", err=True)
         raise typer.Exit(1)
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of `sayo evaluate`: the one to beat.")],
-    b: Annotated[Path, typer.Argument(help="Folder of `sayo evaluate`, the same tasks and data.")],
+    a: Annotated[Path, typer.Argument(help="Folder of `sayo evaluate` or lmms-eval: the one to beat.")],
+    b: Annotated[Path, typer.Argument(help="The same of another model, on the same data.")],
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for the figures.")] = None,
 ) -> None:
-    """Compare two evaluations question by question: the difference, its interval, and an exact paired test.
+    """Compare two results question by question: the difference, its interval, and an exact paired test.
 
     Example: sayo compare results/base results/my-model
     """
-    from rich.console import Console
+    from sayo.evaluation.compare import compare_results
+    from sayo.evaluation.tables import print_comparison
 
-    from sayo.evaluation.compare import compare as run
-    from sayo.evaluation.show import comparison_table
-    from sayo.evaluation.tasks import TaskError
-
-    try:
-        found = run(a, b)
-    except TaskError as error:
-        _stop(str(error))
-    Console().print(comparison_table(a, b, found))
-    for task, values in found.items():
-        left = {key: values[key] for key in ("only_in_a", "only_in_b", "not_scored_in_both") if values[key]}
-        if left:
-            typer.echo(
-                f"{task}: not compared: " + ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in left.items())
-            )
+    results = compare_results(a, b)
+    print_comparison(a, b, results)
+    for name, values in results.items():
+        for key in ("only_in_a", "only_in_b", "not_scored_in_both"):
+            if values[key]:
+                typer.echo(f"{name}: {values[key]} questions not compared: {key.replace('_', ' ')}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def _stop(message: str) -> None:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(2)
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

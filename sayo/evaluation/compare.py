@@ -1,31 +1,41 @@
-"""Two evaluations of the same questions: is the difference more than chance?"""
+"""Two results on the same questions: is the difference more than chance?"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sayo.evaluation.statistics import mean_interval, sign_test
-from sayo.evaluation.tasks import TaskError
+from sayo.errors import SayoError
+from sayo.evaluation.intervals import mean_interval, sign_test
+from sayo.evaluation.journal import read_records
+
+Results = dict[str, dict[Any, Mapping[str, Any]]]
+"""Data or task -> question -> a mapping with `accuracy` and, of `sayo evaluate`, `tas` and `question_type`."""
 
 
-def compare(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
-    """Compare two folders of `sayo evaluate`, task by task, question by question.
+class CompareError(SayoError):
+    """A folder holds no results, or two folders share nothing."""
+
+
+def compare_results(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
+    """Compare two folders of `sayo evaluate`, or two of lmms-eval (`--log_samples`), question by question.
 
     Returns:
-        task -> `paired_difference` of the accuracy, with `tas` where both were read, and `by_type`.
+        data or task -> `paired_difference` of the `accuracy` and, where both were read, of the `tas`; of the accuracy
+        `by_type`; and how many questions were left out: `only_in_a`, `only_in_b`, `not_scored_in_both`.
 
     Raises:
-        TaskError: a folder is no evaluation, or they share no task or no question.
+        CompareError: a folder holds no results, or they share no data or no question.
     """
-    first, second = _evaluations(Path(a)), _evaluations(Path(b))
+    first, second = load_results(Path(a)), load_results(Path(b))
     shared = [name for name in first if name in second]
     if not shared:
-        raise TaskError(f"{a} holds {', '.join(first)}; {b} holds {', '.join(second)}: there is no common task.")
-    return {name: _compare_task(name, first[name], second[name]) for name in shared}
+        raise CompareError(f"{a} holds {', '.join(first)}; {b} holds {', '.join(second)}: they share no task.")
+    return {name: _compare(name, first[name], second[name]) for name in shared}
 
 
 def paired_difference(pairs: list[tuple[float, float]]) -> dict[str, Any] | None:
@@ -54,53 +64,68 @@ def paired_difference(pairs: list[tuple[float, float]]) -> dict[str, Any] | None
     }
 
 
-def _compare_task(name: str, first: Path, second: Path) -> dict[str, Any]:
-    a, b = _samples(first), _samples(second)
+def load_results(folder: Path) -> Results:
+    """The results below a folder; those of several evaluations go by the names of their folders.
+
+    Raises:
+        CompareError: there are none.
+    """
+    own = [path for pattern in ("samples.jsonl", "*/samples.jsonl") for path in sorted(folder.glob(pattern))]
+    results: Results = {
+        "questions" if path.parent == folder else path.parent.name: {
+            (record["index"], record["id"]): record for record in read_records(path)
+        }
+        for path in own
+    }
+    for path in sorted(folder.rglob("*_samples_*.jsonl")):  # named by their time: a later run replaces an earlier one
+        results |= _lmms_eval_results(path)
+    if not results:
+        raise CompareError(
+            f"{folder} holds no results: neither samples.jsonl (sayo evaluate MODEL --out {folder}) nor "
+            "*_samples_*.jsonl (lmms_eval --log_samples)."
+        )
+    return results
+
+
+def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> dict[str, Any]:
     shared = [key for key in a if key in b]
     if not shared:
-        raise TaskError(f"Task {name}: {first} and {second} have no question in common; were the data the same?")
+        raise CompareError(f"{name}: the two results have no question in common; were the data the same?")
 
     def difference(keys: list, value: str) -> dict[str, Any] | None:
-        both = [(a[key][value], b[key][value]) for key in keys]
+        both = [(a[key].get(value), b[key].get(value)) for key in keys]
         return paired_difference([pair for pair in both if None not in pair])
 
     types: dict[str, list] = {}
     for key in shared:
-        types.setdefault(a[key]["question_type"], []).append(key)
-    unscored = sum(a[key]["accuracy"] is None or b[key]["accuracy"] is None for key in shared)
+        types.setdefault(a[key].get("question_type", "all"), []).append(key)
     return {
         "accuracy": difference(shared, "accuracy"),
         "tas": difference(shared, "tas"),
         "by_type": {kind: difference(keys, "accuracy") for kind, keys in sorted(types.items())},
         "only_in_a": len(a) - len(shared),
         "only_in_b": len(b) - len(shared),
-        "not_scored_in_both": unscored,
+        "not_scored_in_both": sum(a[k].get("accuracy") is None or b[k].get("accuracy") is None for k in shared),
     }
 
 
-def _evaluations(folder: Path) -> dict[str, Path]:
-    """Task name -> folder, for the folder of one task or of several."""
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/samples.jsonl"))}
-    if (folder / "samples.jsonl").is_file():
-        found["local"] = folder
-    if not found:
-        raise TaskError(
-            f"{folder} holds no evaluation (samples.jsonl). `sayo evaluate MODEL --out {folder}` makes one."
-        )
-    return found
+def _lmms_eval_results(path: Path) -> Results:
+    """Samples of one task of lmms-eval 0.7; the score is that of the task's first metric which a sample has."""
+    time, _, task = path.stem.partition("_samples_")
+    metrics = json.loads(path.with_name(f"{time}_results.json").read_text(encoding="utf-8"))["higher_is_better"]
+    names = [name for name, is_higher_better in metrics.get(task, {}).items() if is_higher_better]
+    results = {}
+    for sample in read_records(path):
+        scores = (_lmms_eval_score(sample[name]) for name in names if name in sample)
+        results[sample["doc_id"], str(sample["target"])] = {"accuracy": next(scores, None)}
+    return {task: results}
 
 
-def _samples(folder: Path) -> dict[tuple[Any, str], dict[str, Any]]:
-    """Records by place and id: an id may be given twice, a place may belong to other data."""
-    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise TaskError(
-                f"{folder / 'samples.jsonl'}, line {number} is torn: run its `sayo evaluate` again to finish it."
-            ) from None
-    return {(record["index"], record["id"]): record for record in records}
+def _lmms_eval_score(value: Any) -> float | None:
+    """A metric of one sample: a number, or what the task keeps until it aggregates (None: judged only then)."""
+    if isinstance(value, Mapping):
+        if "pred_answer" in value:  # MME-RealWorld
+            return float(value["pred_answer"].lower() == value["answer"].lower())
+        value = value.get("score", value.get("scores"))
+    value = np.mean(value) if isinstance(value, list) and value else value
+    return None if isinstance(value, (str, list, type(None))) else float(value)

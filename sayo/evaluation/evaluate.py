@@ -1,121 +1,79 @@
-"""Evaluate a policy on prepared rows: accuracy of sampled answers, attention on the region, and maps to look at."""
+"""Ask a policy about prepared rows, write every record down at once, and sum up."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from datasets import Dataset
 
-from sayo.attention.layers import LayerSpec
 from sayo.draw import response_map
+from sayo.evaluation.journal import Journal
 from sayo.evaluation.local import LocalModel
-from sayo.evaluation.records import Reply, grid_map, question_record
-from sayo.evaluation.summary import summarise
-
-
-@dataclass
-class Evaluation:
-    """Results of one policy.
-
-    Attributes:
-        samples: one mapping per question (see `records.question_record`).
-        maps: key -> `(rows, columns)` attention on the cells of one question's image.
-        images: key -> that image (PIL).
-        settings: what was asked for.
-    """
-
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
-    images: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """Means over questions with their intervals, in all and by question type; None where nothing defines them."""
-        return {**summarise(self.samples), **self.settings}
-
-    def save(self, folder: str | Path) -> None:
-        """Write `summary.json`, `samples.jsonl`, `maps.npz` and `images/`; what `sayo report` reads."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_pictures(folder, self.maps, self.images)
-        lines = (json.dumps(sample) + "\n" for sample in self.samples)
-        (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2) + "\n", encoding="utf-8")
+from sayo.evaluation.records import Reply, question_record
+from sayo.evaluation.server import ServerModel
+from sayo.evaluation.summary import summary_of
 
 
 def evaluate(
-    model: nn.Module,
-    processor: Any,
-    rows: Sequence[dict[str, Any]],
+    answerer: LocalModel | ServerModel,
+    rows: Dataset,
+    folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
     *,
-    num_samples: int = 4,
-    temperature: float = 1.0,
-    max_new_tokens: int = 256,
-    batch_size: int = 64,
-    layers: LayerSpec = "last",
+    attention: bool = True,
+    whole_text: bool = False,
     num_maps: int = 6,
-    seed: int = 0,
-    scorer: str = "reward",
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> Evaluation:
-    """Sample answers to every row, grade them, and read where each response looked.
+    overwrite: bool = False,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> dict[str, Any]:
+    """Ask every question that has no answer yet; return (and write) the summary.
 
     Judge by sampling: the greedy answer of a policy that looks in the wrong place half of the time can still be right.
 
     Args:
-        rows: prepared rows (a `datasets.Dataset` or a list).
-        num_samples: completions per question; one is enough at temperature 0.
-        batch_size: completions at once.
-        layers: decoder layers whose attention is read.
+        rows: prepared rows; `prompt`, `images` and `solution` are enough.
+        folder: gets `samples.jsonl`, `summary.json`, `settings.json`, `maps.npz` and `images/`.
+        settings: everything that the results depend on; JSON values.
+        attention: read where the model looks, if the rows have regions.
+        whole_text: as of `rewards.accuracy_reward`.
         num_maps: questions with a region whose picture and attention map are kept.
-        scorer: one of `scoring.SCORERS`; "reward" grades as the training reward does.
-        progress: wraps the questions, e.g. `rich.progress.track`.
+        overwrite: forget what is in the folder.
+        progress: wraps the indices of the questions to ask.
+
+    Raises:
+        JournalError: the folder holds something else.
     """
-    answerer = LocalModel(
-        model,
-        processor,
-        num_samples=num_samples,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        layers=layers,
-        seed=seed,
-    )
-    settings = {"num_samples": num_samples, "temperature": temperature, "layers": answerer.capture.layers}
-    result = Evaluation(settings=settings)
-    asked = ({**rows[index], "index": index} for index in progress(range(len(rows))))
-    for row, replies in answerer.answer(asked, attention=True):
-        record = question_record(row, replies, scorer)
-        if len(result.maps) < num_maps and (found := attention_map(row, replies, answerer)) is not None:
-            key = map_key(record)
-            result.maps[key], result.images[key] = found, row["images"][0]
-        result.samples.append(record)
-    return result
+    ids = list(map(str, rows["id"] if "id" in rows.column_names else range(len(rows))))
+    attention = attention and "regions" in rows.column_names
+    with Journal(folder, settings or {}, ids, overwrite=overwrite) as journal:
+        todo = [index for index in range(len(rows)) if not journal.is_done(index)]
+        asked = (_with_defaults(rows[index], ids[index], index) for index in progress(todo))
+        for row, replies in answerer.answer(asked, attention):
+            record = question_record(row, replies, whole_text)
+            if len(journal.maps) < num_maps and (values := attention_map(row, replies[0], answerer)) is not None:
+                journal.add_map(record, values, row["images"][0])
+            journal.append(record)
+        summary = {**summary_of([journal.records[index] for index in range(len(rows))]), **(settings or {})}
+        journal.finish(summary)
+    return summary
 
 
-def attention_map(row: Mapping[str, Any], replies: Sequence[Reply], model: LocalModel) -> np.ndarray | None:
-    """`(rows, columns)` map of the first response to a question of one image and a region; None for any other."""
-    trace = replies[0].trace
+def attention_map(row: Mapping[str, Any], reply: Reply, answerer: LocalModel | ServerModel) -> np.ndarray | None:
+    """`(rows, columns)` float32 map of the response to a question of one image and a region; None for any other.
+
+    A layout that is no single grid has one row of all its tokens.
+    """
+    trace = reply.trace
     if trace is None or not trace.has_region or len(row["images"]) != 1 or len(trace) == 0:
         return None
-    return grid_map(response_map(trace), model.layout.cells(*row["images"][0].size))
+    columns, lines = answerer.layout.cells(*row["images"][0].size).grid or (-1, 1)
+    return response_map(trace).reshape(lines, columns).astype(np.float32)
 
 
-def map_key(record: dict[str, Any]) -> str:
-    """Name the record's map and picture, in the record too."""
-    key = f"q{record['index']:05d}"
-    record["map"], record["image"] = key, f"images/{key}.png"
-    return key
-
-
-def save_pictures(folder: Path, maps: dict[str, np.ndarray], images: dict[str, Any]) -> None:
-    """Write `maps.npz` and `images/`."""
-    (folder / "images").mkdir(exist_ok=True)
-    for key, image in images.items():
-        image.convert("RGB").save(folder / "images" / f"{key}.png")
-    np.savez_compressed(folder / "maps.npz", **maps)
+def _with_defaults(row: Mapping[str, Any], name: str, index: int) -> dict[str, Any]:
+    defaults = {"question": str(row["prompt"][-1]["content"]), "question_type": "all", "regions": []}
+    row = {**defaults, **{key: value for key, value in row.items() if value is not None}}
+    return {**row, "id": name, "index": index, "images": row.get("images", [])}

@@ -1,4 +1,4 @@
-"""Which decoder layer's look at the target goes with being right: the layer whose attention is worth rewarding.
+"""Which decoder layer's look at the region goes with being right: the layer whose attention is worth rewarding.
 
 Layers differ. In the toy world one of three tells right from wrong answers; rewarding attention in another one lowered
 accuracy. So the choice is measured before training, on the policy that training starts from.
@@ -9,33 +9,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sayo.evaluation.statistics import association, mean_interval
+from sayo.evaluation.intervals import association
 
 Samples = Sequence[Mapping[str, Any]]
+
+
+def tas_and_correctness(samples: Samples, layer: int | None = None) -> dict[str, Any]:
+    """`intervals.association` of TAS with being right, of the reported layers or of one layer alone.
+
+    Args:
+        samples: records (see `records.question_record`).
+    """
+    points = []
+    for number, sample in enumerate(samples):
+        for values, score in zip(sample["responses"], sample["correct"], strict=False):
+            tas = values["tas"] if layer is None else values["tas_by_layer"].get(str(layer))
+            if tas is not None and score is not None:
+                points.append((tas, score, number))
+    return association(points)
 
 
 def layer_figures(samples: Samples) -> dict[str, Any] | None:
     """TAS of every layer alone, how it goes with being right, and the layer to reward.
 
-    Args:
-        samples: records (see `records.question_record`).
-
     Returns:
-        `by_layer`: per layer its mean `tas` with `interval` (over questions) and `statistics.association`. `best`: the
-        layer whose AUC is the largest on every second question, with its `auc` and `auc_interval` on the others (it
-        was not chosen by those, so having tried many layers does not flatter it) and `clear`: that interval lies above
-        0.5. `best` is None where no layer's AUC is defined. None for fewer than two layers.
+        `by_layer`: `tas_and_correctness` of each `layer`. `best`: the layer whose AUC is the largest on every second
+        question, with its `auc` and `auc_interval` on the others (it was not chosen by those, so having tried many
+        layers does not flatter it) and `clear`: that interval lies above 0.5. `best` is None where no layer's AUC is
+        defined. None for fewer than two layers.
     """
-    points = {layer: _points(samples, layer) for layer in _layers(samples)}
-    if len(points) < 2:
+    looked = [sample for sample in samples if any(values["tas_by_layer"] for values in sample["responses"])]
+    layers = {int(layer) for sample in looked for values in sample["responses"] for layer in values["tas_by_layer"]}
+    if len(layers) < 2:
         return None
-    by_layer = []
-    for layer, found in points.items():
-        values, _, questions = zip(*found, strict=True)
-        means = _means_by_question(values, questions)
-        figures = {"layer": layer, "tas": sum(means) / len(means), "interval": mean_interval(means)}
-        by_layer.append({**figures, **association(*zip(*found, strict=True))})
-    return {"by_layer": by_layer, "best": _best(points)}
+    by_layer = [{"layer": layer, **tas_and_correctness(looked, layer)} for layer in sorted(layers)]
+    aucs = {layer: tas_and_correctness(looked[::2], layer)["auc"] for layer in sorted(layers)}
+    layer = max((layer for layer, auc in aucs.items() if auc is not None), key=aucs.get, default=None)
+    figures = tas_and_correctness(looked[1::2], layer)
+    auc, interval = figures["auc"], figures["auc_interval"]
+    best = {"layer": layer, "auc": auc, "auc_interval": interval, "clear": interval is not None and interval[0] > 0.5}
+    return {"by_layer": by_layer, "best": None if layer is None or auc is None else best}
 
 
 def advice(figures: Mapping[str, Any]) -> str:
@@ -45,55 +58,13 @@ def advice(figures: Mapping[str, Any]) -> str:
         return "Which layer to reward cannot be told: all answers are right, or all wrong."
     interval = best["auc_interval"]
     shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    found = f"layer {best['layer']} (AUC of its TAS {best['auc']:.3f}{shown}, on questions that did not choose it)"
+    name = f"layer {best['layer']} (AUC of its TAS {best['auc']:.3f}{shown}, on questions that did not choose it)"
     if best["clear"]:
         return (
-            f"Right answers look at the target more than wrong ones, most clearly in {found}.\n"
+            f"Right answers look at the region more than wrong ones, most clearly in {name}.\n"
             f"To reward that layer: trainer.attention_layers={best['layer']}"
         )
     return (
-        f"In no layer do right answers surely look at the target more than wrong ones; the best was {found}.\n"
+        f"In no layer do right answers clearly look at the region more than wrong ones; the best was {name}.\n"
         "Before you reward attention, ask more questions, or sample more answers to each."
     )
-
-
-def _layers(samples: Samples) -> list[int]:
-    named = {layer for sample in samples for values in sample["responses"] for layer in values.get("tas_by_layer", {})}
-    return sorted(int(layer) for layer in named)
-
-
-def _points(samples: Samples, layer: int) -> list[tuple[float, float, int]]:
-    """`(tas, score, number of the question)` of every graded response."""
-    return [
-        (values["tas_by_layer"][str(layer)], score, number)
-        for number, sample in enumerate(samples)
-        for values, score in zip(sample["responses"], sample["correct"], strict=False)
-        if score is not None and str(layer) in values.get("tas_by_layer", {})
-    ]
-
-
-def _best(points: Mapping[int, list[tuple[float, float, int]]]) -> dict[str, Any] | None:
-    numbers = sorted({number for found in points.values() for _, _, number in found})
-    choosing = set(numbers[::2])
-    aucs, rest = {}, {}
-    for layer, found in points.items():
-        mine, rest[layer] = ([p for p in found if (p[2] in choosing) is half] for half in (True, False))
-        figures = association(*zip(*mine, strict=True)) if mine else None
-        if figures is not None and figures["auc"] is not None:
-            aucs[layer] = figures["auc"]
-    if not aucs:
-        return None
-    layer = max(aucs, key=aucs.__getitem__)
-    figures = association(*zip(*rest[layer], strict=True)) if rest[layer] else None
-    if figures is None or figures["auc"] is None:
-        return None
-    interval = figures["auc_interval"]
-    clear = interval is not None and interval[0] > 0.5
-    return {"layer": layer, "auc": figures["auc"], "auc_interval": interval, "clear": clear}
-
-
-def _means_by_question(values: Sequence[float], questions: Sequence[int]) -> list[float]:
-    sums: dict[int, list[float]] = {}
-    for value, question in zip(values, questions, strict=True):
-        sums.setdefault(question, []).append(value)
-    return [sum(own) / len(own) for own in sums.values()]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from sayo.attention import AttentionCapture, AttentionTrace
+from sayo.attention import AttentionCapture
 from sayo.attention.layers import LayerSpec
 from sayo.evaluation.records import Reply
-from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_captures, sample_completions
-from sayo.geometry import VisualLayout
-from sayo.geometry import region_tokens as tokens_of_regions
+from sayo.geometry import VisualLayout, region_tokens
+from sayo.rollout import Completions, generate, processor_inputs, read_traces, token_offsets
 
 Answered = tuple[Mapping[str, Any], list[Reply]]
 
@@ -29,8 +30,8 @@ class LocalModel:
         temperature: 0 is greedy.
         batch_size: completions at once.
         layers: decoder layers whose attention is reported; all others are read beside them, each on its own.
-        seed: with the index of a batch's first question it seeds the batch, so that a run that goes on after it was
-            killed samples what it would have sampled.
+        seed: with the index of a batch's first question it seeds the batch, so that a resumed run samples what it
+            would have sampled.
     """
 
     def __init__(
@@ -45,37 +46,51 @@ class LocalModel:
         layers: LayerSpec = "last",
         seed: int = 0,
     ):
-        self.model, self.processor = model, processor
+        self.model, self.processor = model.eval(), processor
         self.num_samples, self.temperature, self.max_new_tokens = num_samples, temperature, max_new_tokens
         self.batch_size, self.seed, self._layers = max(1, batch_size // num_samples), seed, layers
 
-    @cached_property
-    def capture(self) -> AttentionCapture:
-        """Reads the attention; made when it is first wanted, so that any model can at least answer."""
-        return AttentionCapture(self.model, layers=self._layers)
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> LocalModel:
+        """Load policy and processor; bfloat16 on a GPU, float32 without one."""
+        from sayo.recipes import ModelSection
+        from sayo.training.setup import load_policy, load_processor
+
+        device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+        section = ModelSection(name_or_path=name_or_path, dtype=dtype)
+        return cls(load_policy(section).to(device), load_processor(section), **kwargs)
 
     @cached_property
     def _captures(self) -> list[AttentionCapture]:
-        """The capture, and one of all other layers: which layer tells right from wrong is worth knowing."""
+        """One of the reported layers, one of all others; made when first wanted, so that any model can answer."""
+        reported = AttentionCapture(self.model, layers=self._layers, maps=True)
         every = AttentionCapture(self.model, layers="all").layers
-        others = [layer for layer in every if layer not in self.capture.layers]
-        return [self.capture, *([AttentionCapture(self.model, layers=others)] if others else [])]
+        others = [layer for layer in every if layer not in reported.layers]
+        return [reported, *([AttentionCapture(self.model, layers=others)] if others else [])]
 
     @cached_property
     def layout(self) -> VisualLayout:
-        """Where this model's visual tokens lie; made when a question first names a region."""
+        """Where this model's visual tokens lie."""
         return VisualLayout.from_processor(self.processor, self.model.config)
+
+    @property
+    def _end_ids(self) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:
         """Every row with its replies, in order; with their attention if it is wanted."""
-        was_training = self.model.training
-        self.model.eval()
         rows = iter(rows)
-        try:
-            while batch := list(islice(rows, self.batch_size)):
-                yield from self._batch([self.located(row) for row in batch] if attention else batch, attention)
-        finally:
-            self.model.train(was_training)
+        while batch := list(islice(rows, self.batch_size)):
+            yield from self._batch([self.located(row) for row in batch] if attention else batch, attention)
+
+    def read(self, row: Mapping[str, Any], replies: Sequence[Reply]) -> list[Reply]:
+        """Replies that another engine gave to a row, with the attention that this model pays when it reads them."""
+        if any(reply.text is None for reply in replies):  # it is asked again by the next run
+            return list(replies)
+        ((_, read),) = self._batch([self.located(row)], True, replies)
+        attention = [{name: getattr(reply, name) for name in ("trace", "other_layers", "offsets")} for reply in read]
+        return read if read[0].error else [r._replace(**own) for r, own in zip(replies, attention, strict=True)]
 
     def located(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with the visual tokens of its regions for this model's processor.
@@ -86,27 +101,28 @@ class LocalModel:
         if (not regions and prepared_for is None) or prepared_for == self.layout.fingerprint:
             return row
         cells = [self.layout.cells(*image.size) for image in row["images"]]
-        kept = []
+        visible = []
         for region in regions:
-            try:
-                tokens_of_regions(cells, [region])
-                kept.append(region)
-            except ValueError:
-                continue
-        tokens, weights = tokens_of_regions(cells, kept) if kept else ([], [])
+            with suppress(ValueError):
+                region_tokens(cells, [region])
+                visible.append(region)
+        tokens, weights = region_tokens(cells, visible) if visible else ([], [])
         return {
             **row,
-            "regions": kept,
-            "regions_dropped": len(regions) - len(kept),
+            "regions": visible,
+            "regions_dropped": len(regions) - len(visible),
             "region_tokens": list(map(int, tokens)),
             "region_weights": list(map(float, weights)),
-            "num_visual_tokens": [len(image.footprints) for image in cells],
+            "num_visual_tokens": list(map(len, cells)),
         }
 
-    def _batch(self, batch: Sequence[Mapping[str, Any]], attention: bool) -> Iterator[Answered]:
-        repeated = [row for row in batch for _ in range(self.num_samples)]
+    def _batch(
+        self, batch: Sequence[Mapping[str, Any]], attention: bool, given: Sequence[Reply] | None = None
+    ) -> Iterator[Answered]:
+        num_samples = self.num_samples if given is None else len(given)
+        rows = [row for row in batch for _ in range(num_samples)]
         try:
-            inputs = processor_inputs(self.processor, repeated, self.model.device)
+            inputs = processor_inputs(self.processor, rows, self.model.device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # processors refuse odd pictures in many ways; find out whose picture it is
@@ -114,33 +130,32 @@ class LocalModel:
                 for row in batch:
                     yield from self._batch([row], attention)
             else:
-                yield batch[0], [Reply(error="processor", message=str(error))] * self.num_samples
+                yield batch[0], [Reply(error="processor", message=str(error))] * num_samples
             return
         torch.manual_seed(self.seed + 1_000_003 * int(batch[0].get("index") or 0))
-        ids = sample_completions(self.model, self.processor, inputs, self.max_new_tokens, self.temperature)
-        mask = completion_mask(ids, self.model.generation_config.eos_token_id)
-        read: list[tuple] = [()] * len(repeated)
-        if attention:
-            by_capture = read_captures(self.model, self._captures, inputs, ids, mask, repeated, self.temperature)
-            read = list(zip(*by_capture, strict=True))
-        replies = [
-            self._reply(row[: int(keep.sum())], traces, bool(keep.all()))
-            for row, keep, traces in zip(ids, mask, read, strict=True)
-        ]
-        for index, row in enumerate(batch):
-            yield row, replies[index * self.num_samples : (index + 1) * self.num_samples]
-
-    def _reply(self, ids: torch.Tensor, traces: Sequence[AttentionTrace], is_full: bool) -> Reply:
-        tokenizer = self.processor.tokenizer
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        ends = torch.as_tensor(self.model.generation_config.eos_token_id, device=ids.device)
-        truncated = is_full and len(ids) >= self.max_new_tokens and not torch.isin(ids[-1], ends).item()
-        offsets = None
-        if traces and "<back>" in text:
-            # From the ids themselves: the text, tokenised again, may be cut elsewhere.
-            ends_at = [len(tokenizer.decode(ids[:count], skip_special_tokens=True)) for count in range(len(ids) + 1)]
-            offsets = list(pairwise(ends_at))
-        trace, other_layers = (*traces, None, None)[:2]
-        return Reply(
-            text, length=len(ids), truncated=truncated, trace=trace, other_layers=other_layers, offsets=offsets
+        sampling = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        completions = (
+            generate(self.model, self.processor, inputs, **sampling) if given is None else self._ids_of(given)
         )
+        traces = [[None] * len(rows)] * 2
+        if attention:
+            read = (self.model, self.processor, inputs, completions, rows, self._captures, self.temperature)
+            traces = [*read_traces(*read), traces[0]][:2]
+        replies = []
+        for row, mask, trace, others in zip(completions.ids, completions.mask, *traces, strict=True):
+            ids = row[: int(mask.sum())].tolist()
+            text, offsets = token_offsets(self.processor.tokenizer, ids, skip_special_tokens=True)
+            truncated = len(ids) >= self.max_new_tokens and ids[-1] not in self._end_ids
+            replies.append(Reply(text, None, None, len(ids), truncated, trace, others, offsets))
+        for index, row in enumerate(batch):
+            yield row, replies[index * num_samples : (index + 1) * num_samples]
+
+    def _ids_of(self, replies: Sequence[Reply]) -> Completions:
+        """Texts as completions; each ends with the end of sequence, unless it was cut off."""
+        tokenizer, sequences = self.processor.tokenizer, []
+        for reply in replies:
+            ids = tokenizer(reply.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids = ids if reply.truncated and ids else [*ids, *self._end_ids[:1]]
+            sequences.append(torch.tensor(ids, device=self.model.device))
+        mask = pad_sequence([torch.ones_like(ids) for ids in sequences], batch_first=True)
+        return Completions(pad_sequence(sequences, batch_first=True, padding_value=tokenizer.pad_token_id), mask)

@@ -1,29 +1,20 @@
 """Where each visual token of an image comes from, and which tokens a region covers.
 
-numpy only: importing it never imports torch.
+Importing it never imports torch.
 """
 
+from sayo.geometry.boxes import RegionError
 from sayo.geometry.cells import VisualCells, cells_from_count
 from sayo.geometry.layout import VisualLayout
-from sayo.geometry.regions import (
-    Region,
-    coverage_of_box,
-    coverage_of_mask,
-    coverage_of_region,
-    mask_of_polygons,
-    mask_of_rle,
-    region_tokens,
-)
+from sayo.geometry.regions import Region, coverage_of_box, coverage_of_mask, region_tokens
 
 __all__ = [
     "Region",
+    "RegionError",
     "VisualCells",
     "VisualLayout",
     "cells_from_count",
     "coverage_of_box",
     "coverage_of_mask",
-    "coverage_of_region",
-    "mask_of_polygons",
-    "mask_of_rle",
     "region_tokens",
 ]

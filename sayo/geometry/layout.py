@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,20 @@ class VisualLayout:
         return cls._from_settings(image_processor.to_dict(), model_config.to_dict(), overrides)
 
     @classmethod
+    def from_fingerprint(cls, fingerprint: str) -> VisualLayout:
+        """The layout of a `processor_fingerprint` of prepared data, without the processor's files.
+
+        Raises:
+            ValueError: a family or a setting that this version does not know.
+        """
+        settings = json.loads(fingerprint)
+        family = settings.pop("family")
+        builder = FAMILIES.get(family)
+        if builder is None or set(settings) != {field.name for field in fields(builder)}:
+            raise ValueError(f"the data were prepared for a layout that this version does not know: {fingerprint}")
+        return cls(family, builder(**{name: _frozen(value) for name, value in settings.items()}))
+
+    @classmethod
     def _from_settings(cls, image_processor: Json, config: Json, images_kwargs: Json) -> VisualLayout:
         family = config.get("model_type")
         # As at a call: the processor's own image settings come before those of its image processor.
@@ -144,6 +158,10 @@ class VisualLayout:
     def fingerprint(self) -> str:
         """Canonical JSON (sorted keys) of everything that `cells` depends on and nothing else."""
         return json.dumps({"family": self.family, **asdict(self.builder)}, sort_keys=True)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _read_json(model_id_or_dir: str | Path, name: str) -> Json | None:

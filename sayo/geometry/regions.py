@@ -1,16 +1,16 @@
-"""Regions of an image (boxes, polygons, RLE masks) as coverage of its visual tokens."""
+"""A region of an image, from a source's record to the visual tokens that it covers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sayo.geometry import masks
+from sayo.geometry.boxes import Box, RegionError, box_of_xyxy, clip_box, turn_box
 from sayo.geometry.cells import VisualCells
-
-Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2, origin at the top left corner; in pixels of the original image unless a `space` says otherwise."""
 
 Space = Literal["pixels", "normalised", "padded_square"]
 """What box coordinates count: pixels; shares of width and height; or shares of the square that the image was padded to
@@ -25,13 +25,13 @@ class Region(NamedTuple):
     """One place in one image that matters for the answer.
 
     Attributes:
-        box: xyxy in `space`; may leave the image, it is clipped to it. None: the mask's own box.
+        box: xyxy in `space`; may leave the image, `fit` clips it. None: the mask's own box.
         role: `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
-        weight: 0..1, how much a visual token that the region covers counts.
+        weight: how much a visual token that the region covers counts; positive, 0..1 in prepared data.
         label: the object's name.
         image: index of the image within the sample.
-        mask: COCO `segmentation` (polygons, or a run-length dict with `size` and `counts`), or None where only the box
-            is known.
+        mask: None where only the box is known, else what `masks.encode` takes: COCO polygons or run lengths, or an
+            `(H, W)` bool array.
         space: what the coordinates of `box` count.
     """
 
@@ -43,49 +43,73 @@ class Region(NamedTuple):
     mask: Any = None
     space: Space = "pixels"
 
-
-def check_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
-    """The box clipped to the image: `(4,)` float64 xyxy in pixels.
-
-    Raises:
-        ValueError: not four numbers, NaN or infinite, reversed or without area, or completely outside of the image.
-    """
-    width, height = image_size
-    array = np.asarray(box, dtype=np.float64)
-    if array.shape != (4,):
-        raise ValueError(f"a box is four numbers [x1, y1, x2, y2] in pixels, got shape {array.shape}: {box}")
-    numbers = [float(value) for value in array]
-    if not np.isfinite(array).all():
-        raise ValueError(f"box {numbers} holds NaN or infinity; repair or drop this region")
-    x1, y1, x2, y2 = numbers
-    if x2 <= x1 or y2 <= y1:
-        raise ValueError(
-            f"box {numbers} is reversed or has no area; boxes are [x1, y1, x2, y2] with x1 < x2 and y1 < y2 "
-            "(was it [x, y, width, height]?)"
+    @classmethod
+    def of(cls, value: Region | Mapping[str, Any] | Sequence[float] | np.ndarray) -> Region:
+        """A region, or an entry of the `regions` column of prepared data (`row`), a bare box or an `(H, W)` mask."""
+        if isinstance(value, Region):
+            return value
+        if not isinstance(value, Mapping):
+            value = np.asarray(value)
+            return cls(mask=value.astype(bool)) if value.ndim == 2 else cls(tuple(value.tolist()))
+        box, weight = value.get("box"), value.get("weight")
+        return cls(
+            None if box is None else tuple(box),
+            value.get("role") or "answer",
+            1.0 if weight is None else weight,
+            value.get("label") or "",
+            int(value.get("image") or 0),
+            value.get("rle"),
         )
-    clipped = np.array([max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)])
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise ValueError(
-            f"box {numbers} lies outside of the {width} x {height} image; was it measured at another size or before "
-            "EXIF rotation?"
-        )
-    return clipped
+
+    def row(self) -> dict[str, Any]:
+        """An entry of the `regions` column, after `fit`."""
+        rle = None if self.mask is None else self.mask.counts
+        return {"image": self.image, "box": list(self.box or ()), "rle": rle, "role": self.role,
+                "weight": self.weight, "label": self.label}  # fmt: skip
+
+    def fit(self, size: tuple[int, int]) -> Region:
+        """The region in pixels of an image of `size` (W, H), clipped to it, its mask as checked run lengths.
+
+        This is where every region is checked.
+
+        Raises:
+            RegionError: malformed_record (neither box nor mask), those of `box_of_xyxy`, `clip_box` and
+                `masks.encode`, and box_and_mask_differ.
+        """
+        if self.box is None and self.mask is None:
+            raise RegionError("malformed_record", "a region needs a box or a mask")
+        box = self.box and clip_box(self._in_pixels(size), size, f"box of {self.label!r}" if self.label else "box")
+        if self.mask is None:
+            return self._replace(box=box, space="pixels")
+        rle = masks.Rle(masks.encode(self.mask, size), size)
+        around = masks.box_of(*rle)
+        if box and not masks.agree(box, around):
+            raise RegionError("box_and_mask_differ", f"box {[*box]} of {self.label!r}, its mask fills {[*around]}")
+        return self._replace(box=box or around, mask=rle, space="pixels")
+
+    def turn(self, size: tuple[int, int], orientation: int) -> Region:
+        """A region that `fit` the stored pixels (W, H), in the image as shown: EXIF orientations that swap W and H."""
+        mask = self.mask and masks.Rle(masks.turn(*self.mask, orientation), size[::-1])
+        return self._replace(box=turn_box(self.box, size, orientation), mask=mask)
+
+    def _in_pixels(self, size: tuple[int, int]) -> Box:
+        x1, y1, x2, y2 = box = box_of_xyxy(self.box)
+        if self.space == "pixels":
+            return box
+        (width, height), left, top = size, 0, 0
+        if self.space == "padded_square":  # Visual-CoT: (x + (H - W) // 2) / max(W, H) on the shorter side
+            side = max(size)
+            width, height, left, top = side, side, (side - width) // 2, (side - height) // 2
+        return x1 * width - left, y1 * height - top, x2 * width - left, y2 * height - top
 
 
 def coverage_of_box(cells: VisualCells, box: Sequence[float]) -> np.ndarray:
-    """Share of each cell that the box covers, analytically.
-
-    Args:
-        cells: the visual tokens of the image.
-        box: xyxy in pixels of the original image; the part outside of the image is cut off.
+    """Share of each cell that a box (xyxy, pixels of the original image) covers, analytically.
 
     Returns:
         `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
-
-    Raises:
-        ValueError: see `check_box`.
     """
-    x1, y1, x2, y2 = check_box(box, cells.image_size)
+    x1, y1, x2, y2 = box
     left, top, right, bottom = cells.footprints.T
     overlap_x = np.minimum(right, x2) - np.maximum(left, x1)
     overlap_y = np.minimum(bottom, y2) - np.maximum(top, y1)
@@ -94,30 +118,18 @@ def coverage_of_box(cells: VisualCells, box: Sequence[float]) -> np.ndarray:
 
 
 def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
-    """Share of each cell that the mask covers, exact also for cell borders that cut through pixels.
+    """Share of each cell that a mask covers, exact also for cell borders that cut through pixels.
 
     The integral of a mask that is constant within each pixel is bilinear between pixel corners, so interpolating the
     integral image bilinearly gives the covered area of any rectangle without error.
 
     Args:
         cells: the visual tokens of the image.
-        mask: `(H, W)` bool (or 0/1), True on the region.
+        mask: `(H, W)` bool with the image's height and width, True on the region, which is not empty.
 
     Returns:
         `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
-
-    Raises:
-        ValueError: the mask has another size than the image, or is empty.
     """
-    width, height = cells.image_size
-    mask = np.asarray(mask).astype(bool)
-    if mask.shape != (height, width):
-        raise ValueError(
-            f"mask of shape {mask.shape} for an image of {width} x {height} (W x H): expected (H, W) = "
-            f"({height}, {width}); resize or rotate the mask with its image"
-        )
-    if not mask.any():
-        raise ValueError(f"the mask of a {width} x {height} image is empty; drop this region")
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     width, height = x2 - x1, y2 - y1  # of the box around the mask: only there is something to integrate
@@ -142,100 +154,9 @@ def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
     return np.clip(share, 0.0, 1.0)
 
 
-def mask_of_rle(rle: str | Mapping[str, Any], width: int, height: int) -> np.ndarray:
-    """`(H, W)` bool mask of a COCO run-length encoding.
-
-    Args:
-        rle: the compressed `counts` string (its size is that of the image) or a dict of `size` [H, W] and
-            `counts` (str, or list when uncompressed).
-        width, height: size of the image in pixels.
-
-    Raises:
-        ValueError: the encoding has another size than the image, or run lengths that do not fill it.
-    """
-    from pycocotools import mask as coco
-
-    encoded = dict(rle) if isinstance(rle, Mapping) else {"size": [height, width], "counts": rle}
-    if list(encoded["size"]) != [height, width]:
-        raise ValueError(f"RLE of size {list(encoded['size'])} (H, W) for an image of height {height}, width {width}")
-    check_runs(encoded["counts"], width, height)
-    if isinstance(encoded["counts"], (list, tuple)):
-        encoded = coco.frPyObjects(encoded, height, width)
-    return coco.decode(encoded).astype(bool)
-
-
-def check_runs(counts: str | bytes | Sequence[int], width: int, height: int) -> None:
-    """Raise ValueError unless COCO run lengths (compressed or not) fill a picture of `width` x `height` pixels.
-
-    pycocotools trusts its input: shorter runs leave uninitialised memory in the mask, longer ones write behind it.
-    """
-    if isinstance(counts, bytes):
-        counts = counts.decode("latin1")
-    runs = _runs_of_text(counts) if isinstance(counts, str) else list(counts)
-    if any(not 0 <= run <= width * height for run in runs) or sum(runs) != width * height:
-        raise ValueError(
-            f"the run lengths do not fill the picture of {width}x{height} pixels (they add up to {sum(runs)}); "
-            "repair or drop this mask"
-        )
-
-
-def _runs_of_text(counts: str) -> list[int]:
-    """Run lengths of COCO's text form: five bits a character, lowest first, from the third on as differences."""
-    if not counts.isascii():
-        raise ValueError("the run lengths hold characters that do not belong there")
-    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("the run lengths are cut off or hold characters that do not belong there")
-    last = (codes & 32) == 0
-    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
-    digits = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))
-    if digits.max() > 6:
-        raise ValueError("a run length is longer than any picture")
-    values = np.add.reduceat((codes & 31) << (5 * digits), starts)
-    ends = np.flatnonzero(last)
-    values -= np.where(codes[ends] & 16, 1 << (5 * (digits[ends] + 1)), 0)
-    runs = values.copy()
-    # from the third run on, each is stored as the difference to the one two before: the odd chain includes run 1,
-    # the even chain starts at run 2 (run 0 is not its base)
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return runs.tolist()
-
-
-def mask_of_polygons(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
-    """`(H, W)` bool mask of the union of polygons `[x1, y1, x2, y2, ...]` in pixels (COCO `segmentation`).
-
-    Raises:
-        ValueError: no polygon, or one with fewer than three points.
-    """
-    from pycocotools import mask as coco
-
-    if not len(polygons) or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError(f"polygons are lists [x1, y1, x2, y2, ...] of at least three points, got {polygons}")
-    return coco.decode(coco.merge(coco.frPyObjects([list(p) for p in polygons], height, width))).astype(bool)
-
-
-def coverage_of_region(cells: VisualCells, region: Mapping[str, Any] | Sequence[float] | np.ndarray) -> np.ndarray:
-    """Share of each cell that a region covers, `(N,)` float64.
-
-    Args:
-        cells: the visual tokens of the image.
-        region: a box xyxy; a `(H, W)` mask; or a mapping with `rle`, `polygons` or `box` (the first that is not None).
-    """
-    if not isinstance(region, Mapping):
-        return coverage_of_mask(cells, region) if np.ndim(region) == 2 else coverage_of_box(cells, region)
-    if region.get("rle") is not None:
-        return coverage_of_mask(cells, mask_of_rle(region["rle"], *cells.image_size))
-    if region.get("polygons") is not None:
-        return coverage_of_mask(cells, mask_of_polygons(region["polygons"], *cells.image_size))
-    if region.get("box") is None:
-        raise ValueError(f"a region needs a box, rle or polygons; got the keys {sorted(region)}")
-    return coverage_of_box(cells, region["box"])
-
-
 def region_tokens(
     cells: VisualCells | Sequence[VisualCells],
-    regions: Sequence[Mapping[str, Any] | Sequence[float] | np.ndarray],
+    regions: Sequence[Region | Mapping[str, Any] | Sequence[float] | np.ndarray],
     threshold: float | None = None,
     soft: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -253,8 +174,7 @@ def region_tokens(
 
     Args:
         cells: of one image, or one entry per image of the sample (token indices then count on over the images).
-        regions: boxes, masks or mappings as in `coverage_of_region`; a mapping may hold `weight` (default 1) and
-            `image` (index into `cells`, default 0), as the rows of prepared data do.
+        regions: see `Region.of`.
         threshold: least share of a cell; None takes 0.05 when soft and 0.5 when hard, 0 every cell that is touched.
         soft: weights are coverage (True) or 1 (False).
 
@@ -263,35 +183,46 @@ def region_tokens(
         weights: `(K,)` float32, all positive.
 
     Raises:
-        ValueError: no region, a bad region, or one that touches no cell (cut off by a centre crop).
+        ValueError: no region, or a region of an image or with a weight that cannot be.
+        RegionError: a bad region (see `Region.fit`), or region_unseen_by_processor (cut off by a centre crop).
     """
     images = [cells] if isinstance(cells, VisualCells) else list(cells)
     if not len(regions):
-        raise ValueError("no region given; a sample without regions has no target tokens")
-    if threshold is None:
-        threshold = SOFT_THRESHOLD if soft else HARD_THRESHOLD
+        raise ValueError("no region given; a sample without regions has no region tokens")
     starts = np.cumsum([0] + [len(image) for image in images])
     weights = np.zeros(starts[-1])
-    for region in regions:
-        is_mapping = isinstance(region, Mapping)
-        index = int(region.get("image") or 0) if is_mapping else 0
-        weight = region.get("weight") if is_mapping else None
-        weight = 1.0 if weight is None else float(weight)
-        if not 0 <= index < len(images):
-            raise ValueError(f"region of image {index}, but the sample has {len(images)} image(s)")
-        if not (np.isfinite(weight) and weight > 0):
-            raise ValueError(f"region weight {weight} must be positive")
-        coverage = coverage_of_region(images[index], region)
-        if not coverage.any():
-            raise ValueError(
-                f"no visual token sees the region {region if np.ndim(region) < 2 else 'mask'} of the "
-                f"{images[index].image_size[0]} x {images[index].image_size[1]} image (cut off by the centre crop?): "
-                "drop the sample, or pad instead of cropping"
-            )
-        chosen = coverage >= max(threshold, _LEAST)
-        if not chosen.any():
-            chosen = np.arange(len(coverage)) == coverage.argmax()
-        view = weights[starts[index] : starts[index + 1]]
-        np.maximum(view, weight * np.where(chosen, coverage if soft else 1.0, 0.0), out=view)
+    for region in map(Region.of, regions):
+        if not 0 <= region.image < len(images):
+            detail = f"region of image {region.image}, but the sample has {len(images)} image(s)"
+            raise RegionError("unknown_image", detail)
+        if not 0 < region.weight < np.inf:
+            raise ValueError(f"region weight {region.weight} must be positive")
+        cover = _cover if isinstance(region.mask, str | masks.Rle | None) else _cover.__wrapped__
+        place = Region(region.box, mask=region.mask, space=region.space)  # all that decides on the cells
+        tokens, shares = cover(images[region.image], place, threshold, soft)
+        at = starts[region.image] + tokens
+        weights[at] = np.maximum(weights[at], region.weight * shares)
     tokens = np.flatnonzero(weights)
     return tokens, weights[tokens].astype(np.float32)
+
+
+@lru_cache(maxsize=512)  # questions about one image share its regions, and drawing a mask is slow
+def _cover(cells: VisualCells, region: Region, threshold: float | None, soft: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of one region of one image, `(K,)` int64, and their shares, `(K,)` float32."""
+    region = region.fit(cells.image_size)
+    if region.mask is None:
+        coverage = coverage_of_box(cells, region.box)
+    else:
+        coverage = coverage_of_mask(cells, masks.decode(*region.mask))
+    if not coverage.any():
+        raise RegionError(
+            "region_unseen_by_processor",
+            f"no visual token sees the region {[*region.box]} of the {cells.image_size[0]} x {cells.image_size[1]} "
+            "image (cut off by the centre crop?): drop the sample, or pad instead of cropping",
+        )
+    if threshold is None:
+        threshold = SOFT_THRESHOLD if soft else HARD_THRESHOLD
+    tokens = np.flatnonzero(coverage >= max(threshold, _LEAST))
+    if not len(tokens):
+        tokens = np.array([coverage.argmax()])
+    return tokens, (coverage[tokens] if soft else np.ones(len(tokens))).astype(np.float32)

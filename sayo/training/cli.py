@@ -37,6 +37,7 @@ def train(
     from sayo.training.guards import OutOfMemory
     from sayo.training.run import train as run
     from sayo.training.setup import check_recipe
+    from sayo.viz.report import SendReport
 
     recipe = load_recipe(config_name, overrides or [])
     check_recipe(recipe)
@@ -44,7 +45,7 @@ def train(
         typer.echo(recipe.to_yaml(), nl=False)
         return
     try:
-        run(recipe, dry_run=dry_run)
+        run(recipe, dry_run=dry_run, callbacks=[SendReport()])
     except OutOfMemory as error:
         from sayo.preflight.advice import out_of_memory_advice
 

@@ -11,21 +11,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import typer
 from hypothesis import settings
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from data_prep.cli import inspect, map_rows, mix, prepare_app
+from sayo.cli import app
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
-
-APP = typer.Typer()
-APP.add_typer(prepare_app, name="prepare")
-APP.command("map")(map_rows)
-APP.command("mix")(mix)
-APP.command("inspect")(inspect)
 
 QWEN3_VL = {
     "config.json": {"model_type": "qwen3_vl"},
@@ -38,85 +31,13 @@ QWEN3_VL = {
 
 
 @dataclass
-class Gqa:
-    """GQA files in one folder; `questions` and `graphs` may be changed until `prepare` writes them."""
-
-    root: Path
-    questions: dict[str, Any] = field(default_factory=dict)
-    graphs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def images(self) -> Path:
-        return self.root / "images"
-
-    def add(self, index: int, size: tuple[int, int] = (320, 200)) -> None:
-        """Question `q<index>`: the colour of object 1<index> in image `<index>`, box (20, 30, 40, 50) xywh."""
-        oid = f"1{index}"
-        objects = {oid: {"name": "mug", "x": 20, "y": 30, "w": 40, "h": 50, "attributes": [], "relations": []}}
-        self.graphs[str(index)] = {"width": size[0], "height": size[1], "objects": objects}
-        self.questions[f"q{index}"] = {
-            "question": f"What color is mug {index}?",
-            "imageId": str(index),
-            "answer": "red",
-            "fullAnswer": "The mug is red.",
-            "semantic": [
-                {"operation": "select", "dependencies": [], "argument": f"mug ({oid})"},
-                {"operation": "query", "dependencies": [0], "argument": "color"},
-            ],
-            "annotations": {"answer": {}, "question": {"3": oid}, "fullAnswer": {"1": oid}},
-            "types": {"detailed": "directOf", "semantic": "attr", "structural": "query"},
-        }
-        Image.new("RGB", size, (40 + index % 200, 90, 120)).save(self.images / f"{index}.jpg")
-
-    def write(self) -> None:
-        (self.root / "questions.json").write_text(json.dumps(self.questions))
-        (self.root / "graphs.json").write_text(json.dumps(self.graphs))
-
-    def arguments(self, out: str | Path = "out", *more: str) -> list[str]:
-        files = ["--questions", self.root / "questions.json", "--scene-graphs", self.root / "graphs.json"]
-        return [str(value) for value in ["gqa", *files, "--images", self.images, "--out", self.root / out, *more]]
-
-    def prepare(self, *more: str, out: str | Path = "out") -> Result:
-        """Write the JSON files and run `sayo prepare gqa`."""
-        self.write()
-        return CliRunner().invoke(prepare_app, self.arguments(out, *more))
-
-    def summary(self, out: str = "out") -> dict[str, Any]:
-        return json.loads((self.root / out / "summary.json").read_text())
-
-    def rejects(self, out: str = "out") -> list[dict[str, str]]:
-        return [json.loads(line) for line in (self.root / out / "rejected.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def make_gqa(tmp_path: Path) -> Callable[[int], Gqa]:
-    """`make_gqa(n)`: n sound questions q0..q(n-1) about n images."""
-
-    def make(count: int) -> Gqa:
-        gqa = Gqa(tmp_path)
-        gqa.images.mkdir()
-        for index in range(count):
-            gqa.add(index)
-        return gqa
-
-    return make
-
-
-@pytest.fixture
-def processor_dir(tmp_path: Path) -> Path:
-    """The two files of a Qwen3-VL checkpoint that a layout is read from (32-pixel cells)."""
-    folder = tmp_path / "qwen3_vl"
-    folder.mkdir()
-    for name, content in QWEN3_VL.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-@dataclass
 class Bench:
     """A folder with images and annotation files for any source."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        self.images.mkdir(parents=True, exist_ok=True)
 
     @property
     def images(self) -> Path:
@@ -144,7 +65,7 @@ class Bench:
 
     def run(self, command: str, *arguments: Any) -> Result:
         """`sayo <command> <arguments>`."""
-        return CliRunner().invoke(APP, [command, *map(str, arguments)])
+        return CliRunner().invoke(app, [command, *map(str, arguments)])
 
     def prepare(self, source: str, *arguments: Any, out: str = "out") -> Result:
         return self.run("prepare", source, *arguments, "--out", self.root / out)
@@ -159,27 +80,73 @@ class Bench:
         return [json.loads(line) for line in (self.root / out / "rejected.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    (tmp_path / "images").mkdir()
-    return Bench(tmp_path)
+@dataclass
+class Gqa(Bench):
+    """GQA files in one folder; `questions` and `graphs` may be changed until `prepare` writes them."""
+
+    questions: dict[str, Any] = field(default_factory=dict)
+    graphs: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, index: int, size: tuple[int, int] = (320, 200)) -> None:
+        """Question `q<index>`: the colour of object 1<index> in image `<index>`, box (20, 30, 40, 50) xywh."""
+        oid = f"1{index}"
+        objects = {oid: {"name": "mug", "x": 20, "y": 30, "w": 40, "h": 50, "attributes": [], "relations": []}}
+        self.graphs[str(index)] = {"width": size[0], "height": size[1], "objects": objects}
+        self.questions[f"q{index}"] = {
+            "question": f"What color is mug {index}?",
+            "imageId": str(index),
+            "answer": "red",
+            "fullAnswer": "The mug is red.",
+            "semantic": [
+                {"operation": "select", "dependencies": [], "argument": f"mug ({oid})"},
+                {"operation": "query", "dependencies": [0], "argument": "color"},
+            ],
+            "annotations": {"answer": {}, "question": {"3": oid}, "fullAnswer": {"1": oid}},
+            "types": {"detailed": "directOf", "semantic": "attr", "structural": "query"},
+        }
+        Image.new("RGB", size, (40 + index % 200, 90, 120)).save(self.images / f"{index}.jpg")
+
+    def write(self) -> None:
+        self.json(self.questions, "questions.json")
+        self.json(self.graphs, "graphs.json")
+
+    def arguments(self, out: str | Path = "out", *more: str) -> list[str]:
+        files = ["--questions", self.root / "questions.json", "--scene-graphs", self.root / "graphs.json"]
+        return [str(value) for value in ["gqa", *files, "--images", self.images, "--out", self.root / out, *more]]
+
+    def prepare_written(self, *more: str, out: str | Path = "out") -> Result:
+        """`sayo prepare gqa` on the files as they are."""
+        return self.run("prepare", *self.arguments(out, *more))
+
+    def prepare(self, *more: str, out: str | Path = "out") -> Result:
+        """Write the JSON files and run `sayo prepare gqa`."""
+        self.write()
+        return self.prepare_written(*more, out=out)
 
 
 @pytest.fixture
-def bench_of() -> Callable[[Gqa], Bench]:
-    """A bench in the folder of a `make_gqa`."""
-    return lambda gqa: Bench(gqa.root)
+def make_gqa(tmp_path: Path) -> Callable[..., Gqa]:
+    """`make_gqa(n)`: n sound questions q0..q(n-1) about n images, in the test's folder or another."""
 
-
-@pytest.fixture
-def make_gqa_in() -> Callable[[Path, int], Gqa]:
-    """Like `make_gqa`, in a folder of its own."""
-
-    def make(folder: Path, count: int) -> Gqa:
+    def make(count: int, folder: Path = tmp_path) -> Gqa:
         gqa = Gqa(folder)
-        gqa.images.mkdir(parents=True)
         for index in range(count):
             gqa.add(index)
         return gqa
 
     return make
+
+
+@pytest.fixture
+def processor_dir(tmp_path: Path) -> Path:
+    """The two files of a Qwen3-VL checkpoint that a layout is read from (32-pixel cells)."""
+    folder = tmp_path / "qwen3_vl"
+    folder.mkdir()
+    for name, content in QWEN3_VL.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)

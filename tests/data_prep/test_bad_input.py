@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from data_prep import images as image_files
-from data_prep.cli import prepare_app
 
 
 def photo(size: tuple[int, int] = (320, 200)) -> Image.Image:
@@ -113,14 +111,14 @@ def test_one_bad_row_is_counted_and_the_others_are_kept(make_gqa, case: str):
 
 
 @pytest.mark.parametrize("case", ["missing_image", "object_not_in_graph"])
-def test_strict_makes_the_first_reject_an_error(make_gqa, case: str):
+def test_strict_makes_the_first_rejected_row_an_error(make_gqa, case: str):
     gqa = make_gqa(3)
     REJECTED[case](gqa)
     result = gqa.prepare("--strict")
     assert result.exit_code == 2
     assert f"question q1: {case}" in result.output
     assert gqa.prepare().exit_code == 0
-    assert gqa.prepare("--strict").exit_code == 2  # also when the shard with the reject is there already
+    assert gqa.prepare("--strict").exit_code == 2  # also when the shard with the rejected row is there already
 
 
 def test_second_question_with_an_id_is_rejected(make_gqa):
@@ -129,13 +127,13 @@ def test_second_question_with_an_id_is_rejected(make_gqa):
     text = (gqa.root / "questions.json").read_text()
     record = json.dumps(gqa.questions["q0"]).replace("red", "blue")
     (gqa.root / "questions.json").write_text(text[:-1] + f', "q0": {record}}}')
-    result = CliRunner().invoke(prepare_app, gqa.arguments("out", "--rows-per-shard", "1"))
+    result = gqa.prepare_written("--rows-per-shard", "1")
     assert result.exit_code == 0, result.output
     assert gqa.summary()["rejected_by_reason"] == {"duplicate_id": 1}
     assert [reject["id"] for reject in gqa.rejects()] == ["q0"]
 
 
-def test_bomb_reject_names_the_size_found(make_gqa, monkeypatch: pytest.MonkeyPatch):
+def test_a_rejected_bomb_names_the_size_found(make_gqa, monkeypatch: pytest.MonkeyPatch):
     gqa = make_gqa(2)
     bomb(gqa)
     gqa.prepare()
@@ -232,7 +230,7 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
     gqa = make_gqa(1)
     gqa.write()
     spoil(gqa.root)
-    result = CliRunner().invoke(prepare_app, gqa.arguments())
+    result = gqa.prepare_written()
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
@@ -255,7 +253,7 @@ def test_unusable_options_are_named(make_gqa, arguments: list[str], message: str
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_unreadable_file_is_a_reject(make_gqa):
+def test_unreadable_file_is_rejected(make_gqa):
     gqa = make_gqa(2)
     (gqa.images / "1.jpg").chmod(0)
     gqa.prepare()

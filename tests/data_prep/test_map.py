@@ -23,61 +23,57 @@ def qwen25_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def mapped(gqa, bench, processor, out: str, *more, data="plain"):
-    return bench.run("map", gqa.root / data, "--processor", processor, "--out", gqa.root / out, *more)
+def mapped(gqa, processor, out: str, *more, data="plain"):
+    return gqa.run("map", gqa.root / data, "--processor", processor, "--out", gqa.root / out, *more)
 
 
-def test_prepare_then_map_is_prepare_with_processor(make_gqa, bench_of, processor_dir, qwen25_dir):
+def test_prepare_then_map_is_prepare_with_processor(make_gqa, processor_dir, qwen25_dir):
     gqa = make_gqa(7)
-    bench = bench_of(gqa)
     (gqa.images / "3.jpg").unlink()
     gqa.prepare("--rows-per-shard", "3", out="plain")
     gqa.prepare("--rows-per-shard", "3", "--processor", str(processor_dir), out="direct")
-    assert mapped(gqa, bench, processor_dir, "mapped").exit_code == 0
+    assert mapped(gqa, processor_dir, "mapped").exit_code == 0
     assert contents(gqa.root / "mapped") == contents(gqa.root / "direct")
     assert gqa.summary("mapped") == gqa.summary("direct")
-    assert mapped(gqa, bench, qwen25_dir, "other", data="direct").exit_code == 0  # replaces those that are there
-    other = bench.rows("other")
+    assert mapped(gqa, qwen25_dir, "other", data="direct").exit_code == 0  # replaces those that are there
+    other = gqa.rows("other")
     assert {row["num_visual_tokens"][0] for row in other} == {11 * 7}
-    assert mapped(gqa, bench, processor_dir, "back", data="other").exit_code == 0
+    assert mapped(gqa, processor_dir, "back", data="other").exit_code == 0
     assert contents(gqa.root / "back") == contents(gqa.root / "direct")
 
 
-def test_two_processes_make_the_same_bytes_and_a_second_run_makes_nothing(make_gqa, bench_of, processor_dir):
+def test_two_processes_make_the_same_bytes_and_a_second_run_makes_nothing(make_gqa, processor_dir):
     gqa = make_gqa(9)
-    bench = bench_of(gqa)
     gqa.prepare("--rows-per-shard", "2", out="plain")
-    assert mapped(gqa, bench, processor_dir, "one").exit_code == 0
+    assert mapped(gqa, processor_dir, "one").exit_code == 0
     first = gqa.root / "one" / "data" / "train-00001-of-00005.parquet"
     whole = contents(gqa.root / "one")
     first.unlink()
-    assert mapped(gqa, bench, processor_dir, "one", "--num-proc", "2").exit_code == 0
+    assert mapped(gqa, processor_dir, "one", "--num-proc", "2").exit_code == 0
     assert contents(gqa.root / "one") == whole
     stamp = first.stat().st_mtime_ns
-    assert mapped(gqa, bench, processor_dir, "one").exit_code == 0
+    assert mapped(gqa, processor_dir, "one").exit_code == 0
     assert first.stat().st_mtime_ns == stamp
-    result = mapped(gqa, bench, processor_dir, "one", "--hard")
+    result = mapped(gqa, processor_dir, "one", "--hard")
     assert (result.exit_code, "--soft: True there, False now" in result.output) == (2, True)
 
 
-def test_rows_that_the_processor_refuses_are_rejects(make_gqa, bench_of, processor_dir):
+def test_rows_that_the_processor_refuses_are_rejected(make_gqa, processor_dir):
     gqa = make_gqa(2)
-    bench = bench_of(gqa)
     gqa.add(2, (10000, 49))
     gqa.graphs["2"]["objects"]["12"].update(x=0, y=0, h=20)
     (gqa.images / "1.jpg").unlink()
     gqa.prepare(out="plain")
-    assert mapped(gqa, bench, processor_dir, "mapped").exit_code == 0
+    assert mapped(gqa, processor_dir, "mapped").exit_code == 0
     summary = gqa.summary("mapped")
     assert (summary["read"], summary["kept"]) == (3, 1)
     assert summary["rejected_by_reason"] == {"image_refused_by_processor": 1, "missing_image": 1}
-    result = mapped(gqa, bench, processor_dir, "strict", "--strict")
+    result = mapped(gqa, processor_dir, "strict", "--strict")
     assert (result.exit_code, "question q2" in result.output) == (2, True)
 
 
-def test_unusable_input_is_one_line(make_gqa, bench_of, processor_dir):
+def test_unusable_input_is_one_line(make_gqa, processor_dir):
     gqa = make_gqa(1)
-    bench = bench_of(gqa)
     gqa.prepare(out="plain")
     for arguments, message in (
         ((gqa.root / "none", "--out", gqa.root / "x"), "holds no prepared data"),
@@ -85,5 +81,5 @@ def test_unusable_input_is_one_line(make_gqa, bench_of, processor_dir):
         ((gqa.root / "plain", "--out", gqa.root / "x", "--threshold", "2"), "--threshold"),
         ((gqa.root / "plain", "--out", gqa.root / "x", "--num-proc", "0"), "--num-proc"),
     ):
-        result = bench.run("map", *arguments, "--processor", processor_dir)
+        result = gqa.run("map", *arguments, "--processor", processor_dir)
         assert (result.exit_code, message in result.output) == (2, True), result.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -71,8 +70,8 @@ def test_a_picture_comes_from_one_part_only(bench):
     assert Counter(row["id"][0] for row in bench.rows("turned")) == {"b": 6, "a": 4}
 
 
-def test_gqa_pictures_are_known_as_cocos_by_image_data(bench, make_gqa_in):
-    gqa = make_gqa_in(bench.root / "gqa", 3)
+def test_gqa_pictures_are_known_as_cocos_by_image_data(bench, make_gqa):
+    gqa = make_gqa(3, bench.root / "gqa")
     assert gqa.prepare().exit_code == 0
     coco = part(bench, "coco", ["000000000501.jpg", "000000000999.jpg"])
     data = bench.json([{"image_id": 1, "coco_id": 501}, {"image_id": 2, "coco_id": None}], "image_data.json")
@@ -138,7 +137,7 @@ def test_linked_images_are_compared_by_their_contents(bench):
     assert (result.exit_code, "which cannot be read" in result.output) == (2, True)
 
 
-def test_a_stopped_mix_goes_on(bench):
+def test_a_stopped_mix_resumes(bench):
     a = part(bench, "a", names("a", 30))
     assert mix(bench, a, "--rows-per-shard", "7").exit_code == 0
     files = sorted((bench.root / "mix" / "data").iterdir())
@@ -164,9 +163,3 @@ def test_unusable_options_are_one_line(bench, arguments: list[str], message: str
     monkeypatch.chdir(bench.root)
     result = mix(bench, *arguments)
     assert (result.exit_code, message in result.output, "Traceback" in result.output) == (2, True, False)
-
-
-def test_summary_is_json(bench):
-    a = part(bench, "a", names("a", 2))
-    assert mix(bench, a).exit_code == 0
-    assert json.loads((bench.root / "mix" / "summary.json").read_text())["kept"] == 2

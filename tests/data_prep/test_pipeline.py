@@ -165,8 +165,7 @@ def test_foreign_file_in_the_folder_is_named(make_gqa):
 
 
 def command(gqa, out: str, *more: str) -> list[str]:
-    code = "from data_prep.cli import prepare_app; prepare_app()"
-    return [sys.executable, "-c", code, *gqa.arguments(out, *more)]
+    return [sys.executable, "-c", "from sayo.cli import app; app()", "prepare", *gqa.arguments(out, *more)]
 
 
 def environment() -> dict[str, str]:
@@ -179,7 +178,7 @@ def finish(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("num_proc", ["1", "2"])
-def test_killed_run_goes_on_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
+def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
     gqa = make_gqa(120)
     (gqa.images / "7.jpg").unlink()
     gqa.write()
@@ -218,28 +217,3 @@ def test_linked_images_load_from_where_they_are(make_gqa):
     (gqa.images / "0.jpg").symlink_to(gqa.root / "elsewhere.jpg")
     assert gqa.prepare("--link-images", out="linked").exit_code == 0
     assert gqa.summary("linked")["rejected_by_reason"] == {"path_outside_image_dir": 1}
-
-
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_rows_are_reported_while_a_shard_is_being_made(make_gqa, num_proc: int, monkeypatch: pytest.MonkeyPatch):
-    """250 rows in one shard: the bar must not wait for its end."""
-    from contextlib import contextmanager
-
-    from data_prep import pipeline
-    from data_prep.sources.gqa import GqaSource
-
-    gqa = make_gqa(250)
-    gqa.write()
-    steps: list[int] = []
-
-    @contextmanager
-    def recorder(total: int, verb: str):
-        assert total == 250
-        yield steps.append, print
-
-    monkeypatch.setattr(pipeline, "progress_bar", recorder)
-    source = GqaSource(gqa.root / "questions.json", gqa.root / "graphs.json")
-    pipeline.prepare(source, gqa.images, gqa.root / "out", num_proc=num_proc)
-    assert sum(steps) == 250
-    if num_proc == 1:
-        assert [step for step in steps if step] == [100, 100, 50]

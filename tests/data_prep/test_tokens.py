@@ -9,11 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep import masks
 from data_prep.examples import RejectedError
-from data_prep.inspect import layout_of_fingerprint
 from data_prep.tokens import COLUMNS, TokenMapper
-from sayo.geometry import region_tokens
+from sayo.geometry import VisualLayout, masks
 from sayo.geometry.families import FAMILIES
 
 # A usual setting of each family, small enough to be quick; families that are missing take SIZES.
@@ -59,8 +57,6 @@ SETTINGS["smolvlm"] = SETTINGS["idefics3"]
 
 @cache
 def mapper(family: str, threshold: float | None = None, soft: bool = True) -> TokenMapper:
-    from sayo.geometry import VisualLayout
-
     settings_of_processor, config = SETTINGS.get(family, (SIZES, {}))
     layout = VisualLayout._from_settings(settings_of_processor, {"model_type": family, **config}, {})
     return TokenMapper(layout, threshold, soft)
@@ -117,21 +113,8 @@ def test_tokens_of_any_region(family: str, picture, soft: bool, threshold: float
     inside = (left >= x1) & (top >= y1) & (right <= x2) & (bottom <= y2)
     assert set(np.flatnonzero(inside)) <= set(tokens.tolist())
     # every view that sees more of the region than the threshold asks for has tokens of it
-    again = layout_of_fingerprint(row["processor_fingerprint"])
+    again = VisualLayout.from_fingerprint(row["processor_fingerprint"])
     assert TokenMapper(again, threshold, soft)([size], [region]) == row
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(picture=pictures(), other=pictures(), soft=st.booleans())
-def test_a_union_is_that_of_the_geometry(picture, other, soft: bool):
-    """Regions are mapped one by one and cached here; the geometry maps them together."""
-    size, first = picture
-    second = {**other[1], "rle": None, "box": [0.0, 0.0, size[0] / 3, size[1] / 2]}
-    one = mapper("qwen2_5_vl", None, soft)
-    row = one([size], [first, second])
-    tokens, weights = region_tokens(one.layout.cells(*size), [first, second], None, soft)
-    assert row["region_tokens"] == tokens.tolist()
-    assert row["region_weights"] == pytest.approx(weights.tolist(), abs=1e-6)
 
 
 def test_tiles_and_thumbnail_both_get_tokens():
@@ -172,11 +155,3 @@ def test_options_of_tokens_need_a_processor(bench, options, message: str):
     file = bench.lines({"image": "a.jpg", "question": "?", "answer": "x"})
     result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *options)
     assert (result.exit_code, message in result.output) == (2, True)
-
-
-def test_a_threshold_is_a_share(bench, processor_dir):
-    bench.picture("a.jpg")
-    file = bench.lines({"image": "a.jpg", "question": "?", "answer": "x"})
-    more = ("--processor", processor_dir, "--threshold", "5")
-    result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *more)
-    assert (result.exit_code, "from 0 to 1" in result.output) == (2, True)

@@ -1,84 +1,50 @@
-"""Small files of our own with the columns of each public data set, and the written responses to their questions."""
+"""A toy policy, its prepared rows, and a small data set of our own."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 import pytest
-import yaml
+import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
-RESPONSES = Path(__file__).parent / "responses"
-PICTURE_COLUMNS = {
-    "mathvision": ["decoded_image"],
-    "mathvista": ["decoded_image"],
-    "wemath": ["image_path"],
-    "mme_realworld_lite": ["bytes"],
-    "mmmu": [f"image_{number}" for number in range(1, 8)],
-    "mmmu_pro": [f"image_{number}" for number in range(1, 8)],
-    "local": ["images"],
-}
+from sayo.processors import load_auto_processor
+from sayo.recipes import DataSection
+from sayo.training.setup import load_data
 
 
-def written(task: str) -> list[dict[str, Any]]:
-    """Rows of a task with their written responses."""
-    return yaml.safe_load((RESPONSES / f"{task}.yaml").read_text(encoding="utf-8"))
+@pytest.fixture(scope="session")
+def policy(toy):
+    model = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32)
+    return model, load_auto_processor(toy.policy)
 
 
-def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    """A picture of coloured noise, encoded."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_task(task: str, folder: Path, rows: list[dict[str, Any]] | None = None) -> Path:
-    """Write rows (those of the written responses if not given) as that data set's files; pictures are added."""
-    rows = [dict(entry["row"]) for entry in written(task)] if rows is None else [dict(row) for row in rows]
-    folder.mkdir(parents=True)
-    if task == "vstar":
-        for number, row in enumerate(rows):
-            place = folder / row.pop("folder")
-            place.mkdir(exist_ok=True)
-            (place / f"sa_{number}.jpg").write_bytes(png(number))
-            (place / f"sa_{number}.json").write_text(json.dumps(row))
-        return folder
-    if task == "gqa":
-        pictures = [{"id": row["imageId"], "image": {"bytes": png(n), "path": None}} for n, row in enumerate(rows)]
-        _parquet(folder / "testdev_balanced_images", pictures, {"image": datasets.Image()})
-        _parquet(folder / "testdev_balanced_instructions", rows, {})
-        return folder
-    columns = PICTURE_COLUMNS.get(task, ["image"])
-    kinds: dict[str, Any] = {}
-    for number, row in enumerate(rows):
-        for position, column in enumerate(columns):
-            picture = {"bytes": png(number), "path": None} if position < 2 else None
-            if task == "local":
-                picture, kinds[column] = [picture], datasets.List(datasets.Image())
-            elif task == "mme_realworld_lite":
-                picture = base64.b64encode(picture["bytes"]).decode()
-            else:
-                kinds[column] = datasets.Image()
-            row.setdefault(column, picture)
-    return _parquet(folder, rows, kinds)
-
-
-def _parquet(folder: Path, rows: list[dict[str, Any]], kinds: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    table = datasets.Dataset.from_list(rows)
-    features = datasets.Features({**table.features, **kinds})
-    table.cast(features).to_parquet(folder / "data.parquet")
-    return folder
+@pytest.fixture(scope="session")
+def prepared(toy):
+    return load_data(DataSection(path=str(toy.prepared)), "test")
 
 
 @pytest.fixture
-def task_files(tmp_path):
-    """`write_task` into a fresh folder."""
-    return lambda task, rows=None: write_task(task, tmp_path / "data" / task, rows)
+def ten():
+    """Ten rows with no more than a row needs, and two types of question; every answer is "B"."""
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 48, 64, 3), dtype=np.uint8)
+    rows = [
+        {
+            "id": str(number),
+            "prompt": [{"role": "user", "content": f"Number {number}?"}],
+            "images": [Image.fromarray(pixels[number])],
+            "solution": "B",
+            "question_type": "ab"[number % 2],
+        }
+        for number in range(10)
+    ]
+    return datasets.Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="session")
+def lines():
+    """The records in a folder."""
+    return lambda folder: [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

@@ -1,126 +1,175 @@
-"""Evaluation on a real (untrained) toy policy: same figures as an independent eager computation, and files to read."""
+"""An evaluation: results on disk, resumption after a kill, the command lines."""
 
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForImageTextToText
 
-from sayo.attention import AttentionCapture
 from sayo.evaluation.evaluate import evaluate
-from sayo.evaluation.rollouts import completion_mask, processor_inputs, read_attention, sample_completions
-from sayo.processors import load_auto_processor
-from sayo.recipes import DataSection
-from sayo.training.setup import load_data
+from sayo.evaluation.journal import JournalError, files_mark
+from sayo.evaluation.local import LocalModel
+from sayo.evaluation.records import Reply
 
 
-@pytest.fixture(scope="module")
-def setting(toy):
-    model = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32)
-    rows = load_data(DataSection(path=str(toy.prepared)), "test")
-    return model, load_auto_processor(toy.policy), [rows[index] for index in range(8)]
+class Parrot:
+    """Answers question i with `texts[i]` and remembers what it was asked."""
+
+    def __init__(self, texts):
+        self.texts, self.asked = texts, []
+
+    def answer(self, rows, attention=False):
+        for row in rows:
+            self.asked.append(row["index"])
+            text = self.texts[row["index"]]
+            yield row, [Reply(error="timeout") if text is None else Reply(f"<answer>{text}</answer>", length=1)]
 
 
-def test_figures_and_files(setting, tmp_path):
-    model, processor, rows = setting
-    result = evaluate(model, processor, rows, num_samples=2, max_new_tokens=6, batch_size=6, num_maps=2)
-    result.save(tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["num_questions"] == len(rows) and summary["accuracy"] is not None
-    assert 0 < summary["tas"] < 1 and 0 < summary["image_mass"] < 1
-    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert [sample["id"] for sample in samples] == [row["id"] for row in rows]
-    assert all(len(sample["completions"]) == 2 for sample in samples)
+def test_summary_counts_everything(ten, tmp_path, lines):
+    texts = ["B", "A", "", "B", "", "B", "(B)", "The answer is B.", "C", None]
+    summary = evaluate(Parrot(texts), ten, tmp_path / "out", {"model": "parrot"})
+    assert summary["accuracy"] == pytest.approx(5 / 9) and summary["no_answer"] == 2
+    assert summary["failed"] == {"timeout": 1} and summary["num_scored"] == 9  # a failure is no wrong answer
+    assert summary["accuracy_interval"][0] < 5 / 9 < summary["accuracy_interval"][1]
+    assert {kind: part["num_questions"] for kind, part in summary["by_type"].items()} == {"a": 5, "b": 5}
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [record["answers"] for record in lines(tmp_path / "out")][:3] == [["B"], ["A"], [None]]
+    again = Parrot("B" * 10)
+    assert evaluate(again, ten, tmp_path / "out", {"model": "parrot"})["failed"] == {} and again.asked == [9]
+
+
+def test_whole_texts_are_answers_only_on_demand(ten, tmp_path):
+    class Plain(Parrot):
+        def answer(self, rows, attention=False):
+            yield from ((row, [Reply("B")]) for row in rows)
+
+    assert evaluate(Plain(""), ten, tmp_path / "tags")["accuracy"] == 0.0
+    assert evaluate(Plain(""), ten, tmp_path / "whole", whole_text=True)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "4", "ind', '{"id": "4", "index": 4}'])
+def test_resumes_after_a_kill(ten, tmp_path, torn):
+    for folder in ("whole", "killed"):
+        evaluate(Parrot("BABABABABA"), ten, tmp_path / folder, {"model": "m"})
+    path = tmp_path / "killed" / "samples.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[:4]) + "\n" + torn)
+    (tmp_path / "killed" / "summary.json").unlink()
+    again = Parrot("BABABABABA")
+    evaluate(again, ten, tmp_path / "killed", {"model": "m"})
+    assert again.asked == [4, 5, 6, 7, 8, 9]
+    for name in ("samples.jsonl", "summary.json", "settings.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_nothing_is_asked_twice_and_a_larger_limit_resumes(ten, tmp_path, lines):
+    for limit, expected in ((4, [0, 1, 2, 3]), (4, []), (10, [4, 5, 6, 7, 8, 9]), (3, [])):
+        parrot = Parrot("B" * 10)
+        assert evaluate(parrot, ten.select(range(limit)), tmp_path)["num_questions"] == limit
+        assert parrot.asked == expected
+    assert len(lines(tmp_path)) == 10
+
+
+def test_other_settings_or_data_are_refused(ten, tmp_path):
+    settings = {"temperature": 0.0, "model": "m"}
+    evaluate(Parrot("B" * 10), ten, tmp_path, settings)
+    with pytest.raises(JournalError, match=r"temperature: 0.0 there, 1.0 now"):
+        evaluate(Parrot("B" * 10), ten, tmp_path, {**settings, "temperature": 1.0})
+    other = ten.select(range(9, -1, -1))
+    with pytest.raises(JournalError, match="question 0 was '0', now it is '9'"):
+        evaluate(Parrot("B" * 10), other, tmp_path, settings)
+    evaluate(Parrot("B" * 10), other, tmp_path, settings, overwrite=True)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(JournalError, match="nobody can tell how it was made"):
+        evaluate(Parrot("B" * 10), other, tmp_path, settings)
+
+
+def test_figures_and_files_of_a_policy(policy, prepared, tmp_path, lines):
+    rows = prepared.select(range(8))
+    answerer = LocalModel(*policy, num_samples=2, temperature=1.0, max_new_tokens=6, batch_size=6)
+    summary = evaluate(answerer, rows, tmp_path, num_maps=2)
+    assert summary["num_questions"] == 8 and summary["accuracy"] is not None
+    assert 0 < summary["tas"] < 1 and 0 < summary["image_mass"] < 1 and summary["vas"] > 0 and summary["rrar"] > 0
+    assert summary["intervals"]["tas"][0] <= summary["tas"] <= summary["intervals"]["tas"][1]
+    assert set(summary["by_type"]) == set(rows["question_type"])
+    link = summary["tas_and_correctness"]
+    assert link["num_right"] + link["num_wrong"] == 2 * sum(rows["has_region"])
+    samples, maps = lines(tmp_path), np.load(tmp_path / "maps.npz")
     for sample, row in zip(samples, rows, strict=True):
+        assert sample["id"] == row["id"] and len(sample["completions"]) == 2
         assert (sample["tas"] is None) == (not row["has_region"])
-    maps = np.load(tmp_path / "maps.npz")
     shown = [sample for sample in samples if sample["map"]]
-    assert len(shown) == 2
-    for sample in shown:
-        assert maps[sample["map"]].shape == (4, 4)
-        assert (tmp_path / sample["image"]).is_file()
+    assert len(shown) == 2 and all(maps[sample["map"]].shape == (4, 4) for sample in shown)
+    assert all((tmp_path / sample["image"]).is_file() for sample in shown)
+    without = evaluate(answerer, rows, tmp_path / "plain", attention=False)
+    assert without["tas"] is None and without["accuracy"] == summary["accuracy"]
 
 
-def test_attention_equals_eager(setting, toy):
-    model, processor, rows = setting
-    inputs = processor_inputs(processor, rows, "cpu")
-    ids = sample_completions(model, processor, inputs, max_new_tokens=5, temperature=0.0)
-    mask = completion_mask(ids, model.generation_config.eos_token_id)
-    traces = read_attention(model, AttentionCapture(model), inputs, ids, mask, rows)
-    eager = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32, attn_implementation="eager")
-    input_ids = torch.cat([inputs["input_ids"], ids], dim=1)
-    types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, ids.shape[1]))
-    with torch.no_grad():
-        output = eager(
-            **{
-                **inputs,
-                "input_ids": input_ids,
-                "attention_mask": torch.cat([inputs["attention_mask"], mask], dim=1),
-                "mm_token_type_ids": types,
-            },
-            output_attentions=True,
-        )
-    weights = output.attentions[-1].mean(dim=1)
-    prompt = inputs["input_ids"].shape[1]
-    log_probs = output.logits[:, prompt - 1 : -1].log_softmax(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    for index, (trace, row) in enumerate(zip(traces, rows, strict=True)):
-        length = int(mask[index].sum())
-        cells = (input_ids[index] == model.config.image_token_id).nonzero()[:, 0]
-        expected = weights[index, prompt - 1 : prompt + length][:, cells]
-        assert np.allclose(trace.maps[0], expected, atol=1e-5)
-        assert np.allclose(trace.masses["image"][0], expected.sum(-1), atol=1e-5)
-        assert np.allclose(trace.entropy, entropy[index, :length], atol=1e-4)
-        if row["has_region"]:
-            tokens, shares = row["region_tokens"], torch.tensor(row["region_weights"])
-            assert np.allclose(trace.masses["region"][0], expected[:, tokens] @ shares, atol=1e-5)
+def test_batch_composition_changes_nothing(policy, prepared, tmp_path, lines):
+    for size in (1, 3):
+        answerer = LocalModel(*policy, max_new_tokens=5, batch_size=size)
+        evaluate(answerer, prepared.select(range(3)), tmp_path / str(size))
+    for alone, together in zip(lines(tmp_path / "1"), lines(tmp_path / "3"), strict=True):
+        assert alone["completions"] == together["completions"]
+        assert alone["tas"] == pytest.approx(together["tas"], abs=1e-5)
 
 
-def test_batch_composition_changes_nothing(setting):
-    model, processor, rows = setting
-    alone = evaluate(model, processor, rows[:3], num_samples=1, temperature=0.0, max_new_tokens=5, batch_size=1)
-    together = evaluate(model, processor, rows[:3], num_samples=1, temperature=0.0, max_new_tokens=5, batch_size=3)
-    for one, other in zip(alone.samples, together.samples, strict=True):
-        assert one["completions"] == other["completions"]
-        assert one["tas"] == pytest.approx(other["tas"], abs=1e-5)
+def test_sampling_resumes_as_it_would_have_gone(policy, prepared, tmp_path, lines):
+    def run(folder, limit):
+        answerer = LocalModel(*policy, num_samples=2, temperature=1.0, max_new_tokens=5, batch_size=4)
+        evaluate(answerer, prepared.select(range(limit)), tmp_path / folder, {"t": 1})
+        return lines(tmp_path / folder)
+
+    run("parts", 4)
+    assert run("parts", 8) == run("whole", 8)
 
 
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [([5, 2, 0, 0], [1, 1, 0, 0]), ([5, 6, 7, 8], [1, 1, 1, 1]), ([2, 2, 5, 2], [1, 0, 0, 0])],
-)
-def test_completion_ends_at_the_first_eos(ids, expected):
-    assert completion_mask(torch.tensor([ids]), [2, 3])[0].tolist() == expected
+def test_a_picture_that_the_processor_refuses_costs_one_row(policy, ten, tmp_path):
+    model, processor = policy
+
+    class Picky:
+        def __getattr__(self, name):
+            return getattr(processor, name)
+
+        def apply_chat_template(self, conversations, **options):
+            if any("Number 2" in str(turn) for turns in conversations for turn in turns):
+                raise ValueError("absolute aspect ratio must be smaller than 200")
+            return processor.apply_chat_template(conversations, **options)
+
+    summary = evaluate(LocalModel(model, Picky(), max_new_tokens=2), ten.select(range(4)), tmp_path)
+    assert summary["failed"] == {"processor": 1} and summary["num_scored"] == 3
 
 
 def test_command_line(toy, tmp_path, sayo_command):
-    words = ("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path / "out", "--limit", 3)
-    result = sayo_command(*words, "--max-new-tokens", 4, "--num-samples", 1)
-    assert result.exit_code == 0, result.output
-    assert "accuracy" in result.output and (tmp_path / "out" / "summary.json").is_file()
-    for shown in ("TAS", "RRAR", "VAS", "AUC of TAS", "TAS by layer", "layer"):
+    words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 3, "--max-new-tokens", 4, "--num-samples", 1)
+    for name in ("a", "b"):
+        result = sayo_command(*words, "--out", tmp_path / name, "--seed", ord(name))
+        assert result.exit_code == 0, result.output
+    for shown in ("accuracy", "TAS", "RRAR", "VAS", "AUC of TAS", "TAS by layer", "layer"):
         assert shown in result.output
+    result = sayo_command(*words, "--out", tmp_path / "b", "--seed", 5)
+    assert result.exit_code == 2 and "seed: 98 there, 5 now" in result.output
+    result = sayo_command("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "difference.json")
+    assert result.exit_code == 0 and "TAS" in result.output
+    assert '"p_value"' in (tmp_path / "difference.json").read_text()
 
 
 def test_missing_data_is_one_clear_line(toy, tmp_path, sayo_command):
     result = sayo_command("evaluate", toy.policy, "--data", tmp_path / "nothing", "--out", tmp_path / "out")
-    assert result.exit_code == 2
-    assert "does not exist" in result.output
+    assert result.exit_code == 2 and "does not exist" in result.output
 
 
 def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
     words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 6, "--max-new-tokens", 4)
     words += ("--num-samples", 1, "--temperature", 0)
-    found = {}
+    summaries = {}
     for name, steer in (("plain", ()), ("steered", ("--steer", "vrga"))):
         result = sayo_command(*words, *steer, "--out", tmp_path / name)
         assert result.exit_code == 0, result.output
-        found[name] = json.loads((tmp_path / name / "summary.json").read_text())
-    assert found["steered"]["steer"] == "vrga" and found["plain"]["steer"] is None
-    assert found["steered"]["tas"] != pytest.approx(found["plain"]["tas"], abs=1e-6)
+        summaries[name] = json.loads((tmp_path / name / "summary.json").read_text())
+    assert summaries["steered"]["steer"] == "vrga" and summaries["plain"]["steer"] is None
+    assert summaries["steered"]["tas"] != pytest.approx(summaries["plain"]["tas"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +179,16 @@ def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
 def test_steering_that_cannot_be(toy, tmp_path, sayo_command, options, message):
     result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, *options)
     assert result.exit_code == 2 and message in result.output
+
+
+def test_a_model_that_was_trained_on_is_another_model(tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1")
+    os.utime(weights, ns=(1, 1))
+    before = files_mark(str(tmp_path))
+    assert files_mark(str(tmp_path)) == before and files_mark("Qwen/Qwen3-VL-8B-Instruct") is None
+    (tmp_path / "notes.txt").write_text("no weights")
+    assert files_mark(str(tmp_path)) == before
+    weights.write_bytes(b"2")
+    assert files_mark(str(tmp_path)) != before

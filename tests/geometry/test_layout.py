@@ -157,7 +157,7 @@ def test_importing_geometry_imports_neither_torch_nor_transformers(tmp_path):
         "import sys; from sayo.geometry import VisualLayout, region_tokens; "
         f"cells = VisualLayout.from_pretrained({str(tmp_path)!r}).cells(640, 480); "
         "region_tokens(cells, [[0, 0, 50, 50]]); "
-        "sys.exit(', '.join({'torch', 'transformers', 'pycocotools'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'torch', 'transformers', 'PIL'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,9 @@ from datasets import load_dataset
 from transformers import AutoModelForImageTextToText
 
 from sayo.evaluation.evaluate import evaluate
-from sayo.evaluation.rollouts import processor_inputs
+from sayo.evaluation.local import LocalModel
 from sayo.processors import load_auto_processor
+from sayo.rollout import processor_inputs
 from sayo.steering import AttentionSteering, ScoreScaling
 from sayo.steering.calls import template_tail
 
@@ -65,17 +66,17 @@ def test_generation_and_the_pass_behind_it_are_one_call(chat):
 
 
 @pytest.mark.parametrize("steered", [AttentionSteering, ScoreScaling])
-def test_evaluation(chat, steered):
+def test_evaluation(chat, steered, tmp_path):
     model, processor, rows = chat
-    options = {"num_samples": 2, "max_new_tokens": 4, "layers": "all", "seed": 0}
-    plain = evaluate(model, processor, rows, **options)
+    answerer = LocalModel(model, processor, num_samples=2, temperature=1.0, max_new_tokens=4, layers="all")
+    plain = evaluate(answerer, rows, tmp_path / "plain")
     steering = (
         AttentionSteering(model, processor, gamma=4.0) if steered is AttentionSteering else ScoreScaling(model, 2.0)
     )
     with steering:
-        found = evaluate(model, processor, rows, **options)
-    again = evaluate(model, processor, rows, **options)
-    assert found.summary()["region_ratio"] != plain.summary()["region_ratio"] == again.summary()["region_ratio"]
+        changed = evaluate(answerer, rows, tmp_path / "steered")
+    again = evaluate(answerer, rows, tmp_path / "again")
+    assert changed["region_ratio"] != plain["region_ratio"] == again["region_ratio"]
 
 
 def test_a_prompt_of_another_form(chat):

@@ -1,0 +1,70 @@
+"""Evaluations as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sayo.evaluation.layers import advice
+
+ATTENTION_NAMES = {"tas": "TAS", "rrar": "RRAR", "vas": "VAS", "look_back_lift": "look-back lift"}
+
+
+def print_summary(model: str, summary: Mapping[str, Any]) -> None:
+    """The figures, in all and by type of question, then which layer tells right from wrong answers, where known."""
+    console = wide_console()
+    kinds = summary["by_type"] if len(summary["by_type"]) > 1 else {}
+    parts = {"all": summary, **{f"  {kind}": part for kind, part in kinds.items()}}
+    table = Table("questions", "n", "accuracy", "no answer", "failed", "length", title=model)
+    for name, part in parts.items():
+        counts = (str(part["no_answer"]), str(sum(part["failed"].values())), _number(part["length"]))
+        table.add_row(name, str(part["num_questions"]), _number(part["accuracy"], part["accuracy_interval"]), *counts)
+    console.print(table)
+    names = {key: name for key, name in ATTENTION_NAMES.items() if summary[key] is not None}
+    if names:
+        table = Table("questions", *names.values(), "AUC of TAS", title="attention")
+        for name, part in parts.items():
+            link = part["tas_and_correctness"]
+            values = [_number(part[key], part["intervals"].get(key)) for key in names]
+            table.add_row(name, *values, _number(link["auc"], link["auc_interval"]))
+        console.print(table)
+    if summary["tas_by_layer"]:
+        table = Table("layer", "TAS", "right answers", "wrong answers", "AUC", title="TAS by layer")
+        for row in summary["tas_by_layer"]["by_layer"]:
+            means = [_number(row[name]) for name in ("mean", "mean_right", "mean_wrong")]
+            table.add_row(str(row["layer"]), *means, _number(row["auc"], row["auc_interval"]))
+        console.print(table)
+        console.print(advice(summary["tas_by_layer"]), highlight=False)
+
+
+def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Result of `compare.compare_results`: values of both, the paired difference and its test."""
+    table = Table("data", "n", f"A: {a.name}", f"B: {b.name}", "B - A", "better/worse", "p", title=f"{b} against {a}")
+    for name, values in results.items():
+        kinds = values["by_type"] if len(values["by_type"]) > 1 else {}
+        rows = {name: values["accuracy"], f"{name}: TAS": values["tas"]}
+        for label, part in {**rows, **{f"  {kind}": part for kind, part in kinds.items()}}.items():
+            if part is not None:
+                means = (f"{part['mean_a']:.3f}", f"{part['mean_b']:.3f}")
+                difference = f"{part['difference']:+.3f}" + _interval(part["interval"])
+                counts = f"{part['better']}/{part['worse']}"
+                table.add_row(label, str(part["num_questions"]), *means, difference, counts, f"{part['p_value']:.2g}")
+    wide_console().print(table)
+
+
+def wide_console() -> Console:
+    """A console; a file or a pipe has no edge to break the lines at."""
+    console = Console()
+    return console if console.is_terminal else Console(width=130)
+
+
+def _number(value: float | None, interval: list[float] | None = None) -> str:
+    return "–" if value is None else f"{value:.3g}" + _interval(interval)
+
+
+def _interval(values: list[float] | None) -> str:
+    return f" [{values[0]:.3g}, {values[1]:.3g}]" if values else ""

@@ -1,0 +1,251 @@
+"""`sayo look`, `sayo figures`, `sayo trend`, `sayo report` and `sayo inspect`. Heavy imports stay inside."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sayo.errors import SayoError
+
+Layers = Annotated[str, typer.Option(help="Decoder layers to read: all, last, 4-7, 0.5, 3,7,11.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1)]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 is greedy, which hides what a policy does half of the time.")
+]
+SystemPrompt = Annotated[str | None, typer.Option(help="As the recipe's data.system_prompt.")]
+Split = Annotated[str, typer.Option(help="Split of --data.")]
+Seed = Annotated[int, typer.Option(help="Of the sampling.")]
+PREPARED = typer.Option("--data", help="Folder written by `sayo prepare` for this model's processor.")
+
+
+def look(
+    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Picture.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", help="Region x1,y1,x2,y2 in pixels; may be repeated; 1:x1,... is of image 1."),
+    ] = None,
+    more_images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", exists=True, dir_okay=False, help="A further picture (image 1, ...)."),
+    ] = None,
+    layers: Layers = "all",
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("look.html"),
+    png: Annotated[Path | None, typer.Option("--png", help="Also write a picture for papers.")] = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    response: Annotated[str | None, typer.Option(help="Read this response instead of sampling one.")] = None,
+    system_prompt: SystemPrompt = None,
+) -> None:
+    """Show where the model looks at every token of its response: one HTML page that works offline.
+
+    Example: sayo look runs/demo/toy picture.png "What color is the disc?" --box 16,32,32,48
+    """
+    import torch
+    from PIL import Image
+
+    from sayo.viz.figures import save_looks
+    from sayo.viz.look import look_at
+    from sayo.viz.look_page import write_look
+
+    regions = [_region(text) for text in box or []]
+    images = [Image.open(path) for path in (image, *(more_images or []))]
+    policy, processor = _load(model)
+    torch.manual_seed(seed)
+    result = look_at(
+        policy,
+        processor,
+        images,
+        question,
+        regions=regions,
+        layers=_layers(layers),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        response=response,
+        system_prompt=system_prompt,
+        name=model,
+    )
+    path = write_look(result, out)
+    typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
+    if png is not None:
+        typer.echo(save_looks({"": result}, png).resolve())
+
+
+def figures(
+    before: Annotated[str, typer.Argument(help="Checkpoint before training.")],
+    after: Annotated[str, typer.Argument(help="Checkpoint after training.")],
+    data: Annotated[str, PREPARED],
+    out: Annotated[Path, typer.Option("--out", help="Folder for before_after.png and drift.png.")],
+    split: Split = "test",
+    index: Annotated[int, typer.Option(min=0, help="Which question with a region to show.")] = 0,
+    num_questions: Annotated[int, typer.Option(min=1, help="Questions that the drift is averaged over.")] = 128,
+    layers: Layers = "all",
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw the same question before and after training, and how attention drifts over the responses.
+
+    Example: sayo figures runs/demo/cold_start runs/demo/toy --data runs/demo/prepared --out docs/figures
+    """
+    import torch
+
+    from sayo.recipes import DataSection
+    from sayo.training.guards import check_dataset
+    from sayo.training.setup import load_data
+    from sayo.viz.figures import save_looks
+    from sayo.viz.look import look_at
+    from sayo.viz.trend import drift, drift_width, sample_responses, save_drift
+
+    rows = load_data(DataSection(path=data, split=split), split)
+    with_region = [number for number, has_region in enumerate(rows["has_region"]) if has_region]
+    if index >= len(with_region):
+        raise SayoError(f"--index {index}: only {len(with_region)} questions of {split!r} have a region")
+    row, asked = rows[with_region[index]], rows.select(with_region[:num_questions])
+    options = {"layers": _layers(layers), "max_new_tokens": max_new_tokens, "temperature": temperature}
+    looks, traces = {}, {}
+    for label, name in (("before", before), ("after", after)):
+        policy, processor = _load(name)
+        check_dataset(asked, processor, policy.config)
+        torch.manual_seed(seed)
+        traces[label] = [response.trace for response in sample_responses(policy, processor, asked, **options)]
+        torch.manual_seed(seed)
+        looks[label] = look_at(policy, processor, row["images"], row["question"], regions=row["regions"], **options)
+    width = drift_width([trace for some in traces.values() for trace in some])
+    curves = {label: drift(some, width=width) for label, some in traces.items()}
+    typer.echo(save_looks(looks, out / "before_after.png").resolve())
+    typer.echo(save_drift(curves, out / "drift.png").resolve())
+
+
+def trend(
+    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    data: Annotated[str, PREPARED],
+    out: Annotated[Path, typer.Option("--out", help="Folder for trend.png and trend.json.")] = Path("trend"),
+    split: Split = "test",
+    limit: Annotated[int, typer.Option(min=1, help="Only the first so many questions.")] = 100,
+    user_suffix: Annotated[
+        str | None, typer.Option(help="As data.user_suffix: semantic-back, solution-back, cot, text-back, or a text.")
+    ] = None,
+    system_prompt: SystemPrompt = None,
+    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokens = 2048,
+    batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 16,
+    layers: Layers = "all",
+    panels: Annotated[int, typer.Option(min=1, help="Responses to draw, those with <back> first.")] = 6,
+    seed: Seed = 0,
+) -> None:
+    """Measure Look-Back's attention trend: the image's share of each token's attention.
+
+    The lift of a <back> span is its mean share over that of the 20 tokens
+    before it. Stretches of the same length elsewhere in the response are
+    its control; a second control is another run with --user-suffix
+    text-back, whose checks do not look at the image.
+
+    Example: sayo trend runs/look_back --data prepared/mix --user-suffix semantic-back --out trend
+    """
+    import torch
+
+    from sayo.recipes import DataSection
+    from sayo.training.guards import check_dataset
+    from sayo.training.setup import load_data
+    from sayo.viz.trend import sample_responses, save_trend, trend_record, trend_summary
+
+    section = DataSection(path=data, system_prompt=system_prompt, user_suffix=user_suffix, max_samples=limit)
+    rows = load_data(section, split)
+    policy, processor = _load(model)
+    check_dataset(rows, processor, policy.config)
+    torch.manual_seed(seed)
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
+    responses = list(sample_responses(policy, processor, rows, layers=_layers(layers), **options))
+    records = [trend_record(response) for response in responses]
+    summary = trend_summary(records)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "trend.json").write_text(json.dumps({"summary": summary, "responses": records}, indent=2) + "\n")
+    drawn = [index for index, record in enumerate(records) if record["image_share"]]
+    drawn = sorted(drawn, key=lambda index: not records[index]["spans"])[:panels]
+    typer.echo(json.dumps(summary, indent=2))
+    typer.echo(out / "trend.json")
+    if drawn:
+        spans, titles = [records[index]["spans"] for index in drawn], [records[index]["id"] for index in drawn]
+        typer.echo(save_trend([responses[index].trace for index in drawn], spans, titles, out / "trend.png"))
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run folders (trainer.output_dir); several share the charts.")],
+    out: Annotated[str, typer.Option(help="HTML file to write.")] = "report.html",
+    questions: Annotated[int, typer.Option(min=0, help="Held-out questions shown.")] = 6,
+) -> None:
+    """Write one self-contained HTML page: curves, held-out table, attention before and after, recipe, environment.
+
+    Evaluations are read from evaluation/before and evaluation/after in a run's folder.
+    """
+    from sayo.viz.report import build_report
+
+    typer.echo(build_report(runs, out, questions).resolve())
+
+
+def inspect(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `sayo prepare` wrote.")],
+    out: Annotated[
+        Path, typer.Option(help="What to write: a contact sheet (.png, .pdf, .svg) or a page (.html).")
+    ] = Path("sheet.png"),
+    num: Annotated[int, typer.Option(min=1, help="Number of rows, spread over all that match.")] = 16,
+    question_type: Annotated[
+        str | None, typer.Option("--type", help="Only questions of this type, such as query-attr.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only rows of this source, such as gqa.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+) -> None:
+    """Look at rows: images with boxes (answer green, evidence orange), masks,
+    and visual tokens by weight.
+
+    A page (.html) is one file that any browser shows, with filters by source
+    and type, the tiles and the thumbnail of a tiled model apart, and histograms
+    of all rows.
+
+    Examples:
+
+        sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
+
+        sayo inspect data/mix --out page.html --num 100
+    """
+    from sayo.viz.inspection import pick_rows, prepared_files, save_rows, write_rows
+
+    files = prepared_files(data, split)
+    rows = pick_rows(files, num, question_type, source)
+    is_page = out.suffix.lower() in (".html", ".htm")
+    typer.echo(write_rows(data, rows, out) if is_page else save_rows(rows, out))
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    """The model, on a GPU where there is one, and its processor."""
+    import torch
+
+    from sayo.processors import load_auto_processor
+    from sayo.recipes import ModelSection
+    from sayo.training.setup import load_policy
+
+    on_gpu = torch.cuda.is_available()
+    policy = load_policy(ModelSection(name_or_path=name, dtype="bfloat16" if on_gpu else "float32"))
+    return (policy.cuda() if on_gpu else policy).eval(), load_auto_processor(name)
+
+
+def _region(text: str) -> dict[str, Any]:
+    """`x1,y1,x2,y2` or `IMAGE:x1,y1,x2,y2`."""
+    image, colon, numbers = text.rpartition(":")
+    try:
+        x1, y1, x2, y2 = (float(number) for number in numbers.split(","))
+        return {"image": int(image) if colon else 0, "box": [x1, y1, x2, y2]}
+    except ValueError:
+        raise SayoError(
+            f"--box {text!r} is not x1,y1,x2,y2 in pixels (with several images: 1:x1,y1,x2,y2 for the second)"
+        ) from None
+
+
+def _layers(text: str) -> list[str | float]:
+    """Layer specs as typed, with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    return [float(part) if "." in part else part for part in parts if part]

@@ -1,0 +1,137 @@
+"""One response and where the model looked while it gave it: everything that the page and the picture show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from sayo.attention import AttentionCapture, AttentionTrace
+from sayo.attention.layers import LayerSpec
+from sayo.errors import SayoError
+from sayo.geometry import VisualCells, VisualLayout, region_tokens
+from sayo.rollout import generate, given_response, processor_inputs, read_traces, token_texts
+
+
+class LookError(SayoError, ValueError):
+    """What was asked for cannot be looked at; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One response of `T` tokens over `N` visual tokens, and its attention.
+
+    Attributes:
+        model: name to show.
+        question: text of the prompt.
+        images: the pictures as the processor got them (RGB, EXIF orientation applied).
+        cells: one per image; their tokens in order are the `N` visual tokens.
+        regions: mappings with `image` (index) and `box` (xyxy in pixels of that image).
+        tokens: `T` strings; joined, they are the response.
+        special: `T` bools: control tokens such as the end of the turn.
+        trace: with maps, and with the key groups of `sayo.rollout.rollout_groups`; "region" only with regions.
+        origin: how the response was made: "given", "greedy" or its temperature.
+    """
+
+    model: str
+    question: str
+    images: list[Image.Image]
+    cells: list[VisualCells]
+    regions: list[dict[str, Any]]
+    tokens: list[str]
+    special: list[bool]
+    trace: AttentionTrace
+    origin: str
+
+    @property
+    def colored(self) -> str:
+        """The key group that colours the response: "region", or "image" without regions."""
+        return "region" if self.trace.has_region else "image"
+
+    def views(self) -> list[tuple[int, int, slice, np.ndarray]]:
+        """Every (image, view) that is shown apart: image, view, its slice of the visual tokens, `(n,)` mask in it."""
+        views, start = [], 0
+        for image, cells in enumerate(self.cells):
+            place = slice(start, start + len(cells))
+            start = place.stop
+            seen = ~np.isnan(cells.footprints).any(axis=1)
+            views += [(image, int(view), place, seen & (cells.views == view)) for view in np.unique(cells.views[seen])]
+        return views
+
+
+def look_at(
+    model: nn.Module,
+    processor: Any,
+    images: Sequence[Image.Image],
+    question: str,
+    *,
+    regions: Sequence[Mapping[str, Any]] = (),
+    layers: LayerSpec = "all",
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    response: str | None = None,
+    system_prompt: str | None = None,
+    name: str = "",
+) -> Look:
+    """Let the model answer (or take a given response) and read where it looks at every token.
+
+    Only the rows of the response are read: no array is larger than rows x keys.
+
+    Args:
+        model, processor: any vision-language model whose layout `sayo.geometry` knows.
+        images: at least one; placed before the question.
+        regions: mappings with `box` (xyxy in pixels) and, with several images, `image`.
+        layers: as of `AttentionCapture`.
+        temperature: 0 is greedy.
+        response: text to read instead of sampling.
+
+    Raises:
+        ValueError: no image, a bad box, a response without tokens, or an image the layout cannot map.
+    """
+    if not images:
+        raise LookError("`look_at` needs at least one image.")
+    if response == "":
+        raise LookError("the given response has no tokens; leave it out to let the model answer")
+    images = [ImageOps.exif_transpose(image).convert("RGB") for image in images]
+    prompt = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    row = {"prompt": [*prompt, {"role": "user", "content": question}], "images": images}
+    inputs = processor_inputs(processor, [row], model.device)
+    cells = _cells(processor, model.config, images, inputs["input_ids"])
+    if regions:
+        tokens, weights = region_tokens(cells, regions)
+        row |= {"region_tokens": tokens.tolist(), "region_weights": weights.tolist()}
+    row["num_visual_tokens"] = [len(image) for image in cells]
+    capture = AttentionCapture(model, layers=layers, maps=True)
+    was_training = model.training
+    model.eval()
+    if response is None:
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        completions = generate(model, processor, inputs, **options, keep_cache=True)
+    else:
+        completions = given_response(processor.tokenizer, response, model.device)
+    ((trace,),) = read_traces(model, processor, inputs, completions, [row], [capture], temperature)
+    model.train(was_training)
+    ids, special = completions.ids[0].tolist(), set(processor.tokenizer.all_special_ids)
+    return Look(
+        model=name,
+        question=question,
+        images=images,
+        cells=cells,
+        regions=[{"image": int(r.get("image") or 0), "box": list(map(float, r["box"]))} for r in regions],
+        tokens=token_texts(processor.tokenizer, ids),
+        special=[token_id in special for token_id in ids],
+        trace=trace,
+        origin="given" if response is not None else "greedy" if not temperature else f"T = {temperature:g}",
+    )
+
+
+def _cells(processor: Any, config: Any, images: list[Image.Image], input_ids: torch.Tensor) -> list[VisualCells]:
+    layout = VisualLayout.from_processor(processor, config)
+    if len(images) == 1:  # the number of its tokens is known, which families without a layout of their own need
+        return [layout.cells(*images[0].size, count=int((input_ids == config.image_token_id).sum()))]
+    return [layout.cells(*image.size, num_images=len(images)) for image in images]

@@ -1,0 +1,122 @@
+"""The page of one response: its maps as small integers, deflated, in steps as fine as the page's weight allows."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+
+from sayo.draw import COLORMAP
+from sayo.metrics.region import pooled_attention, tas
+from sayo.viz.look import Look, LookError
+from sayo.viz.pages import picture, render, to_base64, write_text
+
+PAGE_BYTES = 10_000_000
+SHARES = ("region", "image", "question", "response", "prefix")  # key groups that the page shows
+LEVELS = (255, 63, 31, 15)
+"""Steps of a quantised map, best first: fewer steps deflate better."""
+
+
+def write_look(look: Look, out: str | Path, max_bytes: int = PAGE_BYTES) -> Path:
+    """Write the page of one response to `out` and return its path.
+
+    Args:
+        max_bytes: upper bound of the file. Maps get coarser until it fits; the page says how coarse.
+
+    Raises:
+        LookError: the bound is too small even for the coarsest maps.
+    """
+    trace = look.trace
+    shares = np.stack([trace.masses[name] for name in SHARES if name in trace.masses], axis=1)
+    # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
+    maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in (trace.maps, shares))
+    budget = max_bytes - len(_render(look, [], LEVELS[0]).encode()) - 2000
+    for levels in LEVELS:
+        packed = [_pack(*entry, levels) for entry in zip(maps, shares, strict=True)]
+        size = sum(len(text) + 20 for entry in packed for text in entry.values())
+        if size <= budget:
+            return write_text(_render(look, packed, levels), out)
+    raise LookError(
+        f"the maps need {size:,} bytes, {max(budget, 0):,} are left: read fewer layers (--layers last) or a shorter "
+        "response (--max-new-tokens)"
+    )
+
+
+def quantize(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(R, N)` non-negative -> codes `(R, N)` uint8 and scales `(R,)` float32: each row's own maximum.
+
+    A value is `scale * (code / levels) ** 2`. Square-root steps, because attention sinks dwarf the rest of a map,
+    which linear steps would round to nothing: the error of a value `v` is at most
+    `sqrt(v * scale) / levels + scale / (2 * levels) ** 2`.
+    """
+    scales = values.max(axis=1, initial=0.0).astype(np.float32)
+    shares = np.divide(values, scales[:, None], out=np.zeros_like(values), where=scales[:, None] > 0)
+    return np.rint(levels * np.sqrt(shares)).astype(np.uint8), scales
+
+
+def _pack(maps: np.ndarray, shares: np.ndarray, levels: int) -> dict[str, str]:
+    """`codes` (deflated bytes, `R` rows of `N`), `scales` and `shares` (`(groups, R)`, float32), all base64."""
+    codes, scales = quantize(maps, levels)
+    # Maps have runs of zeros but no repeats worth a search: smaller than the default strategy, and ten times faster.
+    deflate = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    arrays = {"codes": deflate.compress(codes.tobytes()) + deflate.flush()}
+    arrays |= {name: values.astype("<f4").tobytes() for name, values in (("scales", scales), ("shares", shares))}
+    return {name: to_base64(data) for name, data in arrays.items()}
+
+
+def _render(look: Look, packed: list[dict[str, str]], levels: int) -> str:
+    table = np.rint(colormaps[COLORMAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    footprints, panels = _panels(look)
+    data = {
+        "tokens": look.tokens,
+        "special": [index for index, is_special in enumerate(look.special) if is_special],
+        "entropy": [float(f"{value:.5g}") for value in look.trace.entropy],
+        "layers": list(look.trace.layers),
+        "levels": levels,
+        "maps": packed,
+        "share_names": [name for name in SHARES if name in look.trace.masses],
+        "region_size": look.trace.sizes.get("region", 0.0),
+        "image_size": len(footprints),
+        "panel_of": footprints[:, 4].astype(int).tolist(),
+        "footprints": to_base64(footprints[:, :4].astype("<f4").tobytes()),
+        "colors": to_base64(table.tobytes()),
+    }
+    return render("look", question=look.question, facts=_facts(look), panels=panels, data=data)
+
+
+def _panels(look: Look) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """`(N, 5)`: footprint and panel of every visual token (-1 for a token that sees no pixel); and the panels."""
+    table = np.concatenate(
+        [np.column_stack([np.nan_to_num(cells.footprints), np.full(len(cells), -1)]) for cells in look.cells]
+    )
+    panels, views = [], look.views()
+    for image, view, place, inside in views:
+        table[place, 4][inside] = len(panels)
+        labels = [f"Image {image + 1}"] if len(look.images) > 1 else []
+        if sum(other[0] == image for other in views) > 1:
+            labels.append("tiles" if view else "whole picture")
+        regions = [region for region in look.regions if region["image"] == image]
+        caption = f"{', '.join(labels)}: {inside.sum()} visual tokens" if labels else ""
+        panels.append({**picture(look.images[image], regions), "caption": caption})
+    return table, panels
+
+
+def _facts(look: Look) -> dict[str, str]:
+    """What the header says, with units."""
+    trace = look.trace
+    facts = {
+        "Model": look.model,
+        "Response": f"{len(trace)} tokens, {look.origin}",
+        "Visual tokens": f"{trace.maps.shape[-1]:,}",
+        "Attention on the image": f"{trace.masses['image'].mean():.1%}",
+    }
+    if trace.has_region:
+        pooled = pooled_attention(trace, "deciding")
+        facts["Region"] = (
+            f"{trace.sizes['region']:.1f} visual tokens, {trace.masses['region'].mean():.1%} of attention"
+        )
+        facts["Target attention score"] = f"{tas(pooled.region, pooled.image):.2f} (TAS, deciding rows, all layers)"
+    return {name: fact for name, fact in facts.items() if fact}

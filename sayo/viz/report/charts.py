@@ -1,0 +1,79 @@
+"""Curves of the training log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from sayo.viz.plots import COLORS, Chart, chart, line, smooth
+from sayo.viz.report.runs import Run
+
+REWARD = ("rewards/{}/mean", "Reward", "Mean of the batch before weights; the band is one standard deviation.")
+SHARE = ("gradient_share/{}", "Share of the gradient", "Part of the advantages that a reward makes; together 1.")
+CURVES = (  # key of the log, title, what is shown
+    ("reward", "Reward", "Weighted sum of the reward functions, mean of the batch."),
+    ("attention/tas", "Target attention score", "0.5: no preference for the region; 1: all attention on it."),
+    ("attention/region_ratio", "Attention on the region", "Per region token over per visual token; 1: no preference."),
+    ("attention/region_mass", "Attention mass on the region", "Share of all attention that falls on the region."),
+    ("attention/image_mass", "Attention mass on the image", "Share of all attention that falls on visual tokens."),
+    ("completions/mean_length", "Completion length", "Tokens, mean of the batch."),
+    ("entropy", "Entropy", "Nats per token of the completions."),
+    ("frac_reward_zero_std", "Groups without spread", "Share of prompts whose completions all got the same reward."),
+    ("completions/clipped_ratio", "Truncated completions", "Share that reached the length limit."),
+    ("kl", "KL to the reference", "Nats per token."),
+    ("grad_norm", "Gradient norm", "Before clipping."),
+    ("loss", "Loss", "Near zero in on-policy GRPO by construction."),
+    ("step_time", "Seconds per step", "Rollouts, scoring and update."),
+)
+Series = tuple[str, Run, str]
+"""Label, run and key of a line."""
+
+
+def training_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Reward by part, share of the gradient, and `CURVES`; several runs share each chart."""
+    return _by_part(runs, *REWARD) + _by_part(runs, *SHARE) + _curves(runs, CURVES)
+
+
+def _by_part(runs: Sequence[Run], key: str, title: str, caption: str) -> list[Chart]:
+    """All rewards of a single run in one chart; of several runs one chart per reward, with the runs in it."""
+    parts = list(dict.fromkeys(part for run in runs for part in run.reward_parts()))
+    if len(runs) > 1:
+        return _curves(runs, [(key.format(part), f"{title}: {part}", caption) for part in parts])
+    return _chart_of(f"{title} by part", caption, [(part, runs[0], key.format(part)) for part in parts])
+
+
+def _curves(runs: Sequence[Run], curves: Sequence[tuple[str, str, str]]) -> list[Chart]:
+    charts = (_chart_of(title, caption, [(run.name, run, key) for run in runs]) for key, title, caption in curves)
+    return [chart for some in charts for chart in some]
+
+
+def _chart_of(title: str, caption: str, series: Sequence[Series]) -> list[Chart]:
+    """A chart with those of the series that were logged; none if there is none."""
+    logged = [
+        (entry, color)
+        for entry, color in zip(series, cycle(COLORS), strict=False)
+        if len(entry[1].series(entry[2])[0])
+    ]
+    if not logged:
+        return []
+
+    def draw(axes: Any) -> None:
+        for (label, run, key), color in logged:
+            steps, values = run.series(key)
+            spread = dict(zip(*run.series(f"{key[:-5]}/std"), strict=True)) if key.endswith("/mean") else {}
+            half = smooth(np.array([spread.get(step, np.nan) for step in steps])) if spread else None
+            smoothed = smooth(values)
+            if smoothed is not values:
+                axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            line(axes, steps, smoothed, color, label, half)
+            axes.plot(*run.series(f"eval_{key}"), color=color, linewidth=1.4, linestyle="--", marker="o", markersize=4)
+        axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(logged) > 1:
+            axes.legend()
+
+    is_held_out = any(len(run.series(f"eval_{key}")[0]) for (_, run, key), _ in logged)
+    return [chart(title, caption + (" Dashed: held out, during training." if is_held_out else ""), draw)]

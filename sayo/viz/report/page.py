@@ -1,0 +1,114 @@
+"""`build_report`: everything that is known about some runs on one HTML page, and its way into a tracker."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback
+
+from sayo.viz.pages import render, write_text
+from sayo.viz.report.charts import training_charts
+from sayo.viz.report.gallery import gallery
+from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
+from sayo.viz.report.tables import held_out_tables
+
+
+def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6) -> Path:
+    """Write the page about `runs` (folders that training wrote) to `out` and return its path.
+
+    Args:
+        runs: each with any of `trainer_state.json` (its own or its checkpoints'), `recipe.yaml`, `environment.json`,
+            `evaluation/before/` and `evaluation/after/` (or one evaluation in `evaluation/`, which counts as after).
+            The page names what is missing.
+        out: the HTML file.
+        questions: held-out questions in the gallery.
+
+    Raises:
+        ReportError: a folder does not exist, a file in it cannot be read, or none holds a log or an evaluation.
+    """
+    names = [Path(run).resolve().name for run in runs]
+    names = names if len(set(names)) == len(names) else list(map(str, runs))
+    loaded = [load_run(Path(run), name) for run, name in zip(runs, names, strict=True)]
+    if not any(run.history or run.before or run.after for run in loaded):
+        raise ReportError(f"{', '.join(names)}: no trainer_state.json and no evaluation/ in there: nothing to report.")
+    return write_text(_page(loaded, questions), out)
+
+
+class SendReport(TrainerCallback):
+    """Writes `report.html` into the folder of a run that has trained to its end, and logs the same file to wandb.
+
+    Does nothing on ranks but the main one, and where wandb is not on (`trainer.report_to`): `sayo report` writes the
+    page at any time. (tensorboard shows no pages; transformers closes trackio before.) A page that cannot be made is a
+    warning: the run has trained and is saved.
+    """
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer, which has not saved its state yet: the log is saved here."""
+        is_done = state.global_step >= state.max_steps
+        if "wandb" not in (args.report_to or []) or not state.is_world_process_zero or not is_done:
+            return
+        import wandb
+
+        if wandb.run is None:
+            return
+        run = Path(args.output_dir)
+        try:
+            state.save_to_json(str(run / "trainer_state.json"))
+            path = build_report([run], run / "report.html")
+            # inject=False: what wandb shows is the file as it is.
+            wandb.log({"report": wandb.Html(str(path), inject=False), "train/global_step": state.global_step})
+        except Exception as error:
+            warnings.warn(f"no report in wandb ({error}); `sayo report {run}` writes it", stacklevel=2)
+
+
+def _page(runs: list[Run], questions: int) -> str:
+    several, groups = len(runs) > 1, _policies(runs)
+    everything = {f"{name} {policy}".strip(): e for name, group in groups.items() for policy, e in group.items()}
+    return render(
+        "report",
+        title=f"{len(runs)} runs" if several else runs[0].name,
+        several=several,
+        runs=[(run.name, _facts(run)) for run in runs],
+        tables=held_out_tables(everything),
+        charts=training_charts(runs),
+        galleries=[(name, gallery(group, questions)) for name, group in groups.items()],
+        missing=[f"{run.name}: {text}" if several else text for run in runs for text in run.missing],
+        details=[(run.name, _as_yaml(run.recipe), _as_yaml(run.environment)) for run in runs],
+    )
+
+
+def _policies(runs: list[Run]) -> dict[str, dict[str, HeldOut]]:
+    """Which policies are shown side by side: those of a run, or of all runs when they started from the same one."""
+    starts = {run.before.folder.resolve() if run.before is not None else None for run in runs}
+    if len(runs) == 1 or len(starts) > 1:
+        groups = {
+            run.name if len(runs) > 1 else "": {"before training": run.before, "after training": run.after}
+            for run in runs
+        }
+    else:
+        groups = {"": {"before training": runs[0].before, **{run.name: run.after for run in runs}}}
+    return {name: {key: e for key, e in group.items() if e is not None} for name, group in groups.items()}
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What the header says about a run: only what the recipe and the log know."""
+    model, trainer = run.recipe.get("model") or {}, run.recipe.get("trainer") or {}
+    rewards = run.recipe.get("rewards") or {}
+    known = {
+        "Model": model.get("name_or_path"),
+        "Data": (run.recipe.get("data") or {}).get("path"),
+        "Rewards": ", ".join(f"{name}\u00a0×\u00a0{entry.get('weight', 1.0):g}" for name, entry in rewards.items()),
+        "Tuning": "" if not model else "LoRA" if model.get("lora") else "full",
+        "Attention layers": trainer.get("attention_layers"),
+        "Seed": trainer.get("seed"),
+        "Steps": max((int(entry["step"]) for entry in run.history if "step" in entry), default=None),
+    }
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def _as_yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""

@@ -1,0 +1,278 @@
+"""Attention over the course of a response: its drift over many, and whether `<back>` spans look back.
+
+Source of the trend and its lift: Look-Back (arXiv 2507.03019), `vis_demo/att_trend_viz.py` of the public release.
+Differences: spans are located by the characters of the response's own ids, any number of images, any end of the
+response; the arithmetic is `sayo.metrics.lookback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from sayo.answers.extract import parse_look_back
+from sayo.attention import AttentionCapture, AttentionTrace
+from sayo.attention.layers import LayerSpec
+from sayo.attention.trace import Rows
+from sayo.draw import new_figure
+from sayo.errors import SayoError
+from sayo.metrics.lookback import attention_trend, lift, token_span
+from sayo.rewards import accuracy_reward
+from sayo.rollout import generate, processor_inputs, read_traces, token_offsets
+from sayo.viz.plots import COLORS, GREY, line
+
+GROUPS = ("image", "question", "response")
+SPAN_COLOR = "#e69f00"
+MARKERS = "os^D"
+FEWEST = 5  # responses that a mean needs to be drawn
+Span = tuple[int, int]
+"""Half-open range of response tokens."""
+
+
+class Response(NamedTuple):
+    """A sampled response to a prepared row.
+
+    Attributes:
+        text: without special tokens.
+        offsets: half-open character range of each token.
+        trace: its attention, without maps (for a real model they are gigabytes that no curve needs).
+    """
+
+    row: Mapping[str, Any]
+    text: str
+    offsets: list[Span]
+    trace: AttentionTrace
+
+
+class Lift(NamedTuple):
+    """How much more the `<back>` spans of a response look at the image than the steps before them.
+
+    Attributes:
+        lift: over spans of mean share in it / mean share in the window before it; None where that is not defined.
+        control: the same over stretches of the same length elsewhere in the response; None without any. Attention to
+            the image decays, so this is usually below 1.
+        gain: lift / control: what the tag adds to what any stretch of this response does.
+    """
+
+    lift: float | None
+    control: float | None
+    gain: float | None
+
+
+def sample_responses(
+    model: nn.Module,
+    processor: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    layers: LayerSpec = "all",
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+) -> Iterator[Response]:
+    """One response to each prepared row (greedy at temperature 0), in order; the rows' regions are the key group."""
+    capture = AttentionCapture(model, layers=layers)
+    for start in range(0, len(rows), batch_size):
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        inputs = processor_inputs(processor, batch, model.device)
+        completions = generate(model, processor, inputs, max_new_tokens=max_new_tokens, temperature=temperature)
+        (traces,) = read_traces(model, processor, inputs, completions, batch, [capture], temperature)
+        for row, ids, mask, trace in zip(batch, completions.ids, completions.mask, traces, strict=True):
+            kept = ids[mask.bool()].tolist()
+            yield Response(row, *token_offsets(processor.tokenizer, kept, skip_special_tokens=True), trace)
+
+
+def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int = 1) -> dict[str, np.ndarray]:
+    """Means over responses along the response, as long as at least `FEWEST` responses last.
+
+    Args:
+        width: consecutive tokens of a response that are averaged first (see `drift_width`).
+
+    Returns:
+        name -> `(points, 3)`: response token (from 1; the middle of those averaged), mean and half a 95% interval
+        (1.96 standard errors over responses). "image": share of all attention on the image; "region": attention per
+        region token relative to a mean visual token (1 = no preference).
+
+    Raises:
+        SayoError: too few responses to average.
+    """
+    curves = {
+        "image": [trace.mass("image", rows).mean(axis=0) for trace in traces],
+        "region": [
+            trace.mean("region", rows).mean(axis=0) / trace.mean("image", rows).mean(axis=0)
+            for trace in traces
+            if trace.has_region
+        ],
+    }
+    return {name: _mean_curve(parts, width) for name, parts in curves.items()}
+
+
+def drift_width(traces: Sequence[AttentionTrace], most: int = 20) -> int:
+    """Tokens per point for curves of at most `most` points over the longest response."""
+    return max(1, -(-max(map(len, traces), default=1) // most))
+
+
+def _mean_curve(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
+    points = []
+    for start in range(0, max(map(len, parts), default=0), width):
+        values = np.array([part[start : start + width].mean() for part in parts if len(part) > start])
+        if len(values) < FEWEST:
+            break
+        points.append((start + (1 + width) / 2, values.mean(), 1.96 * values.std(ddof=1) / np.sqrt(len(values))))
+    if not points:
+        raise SayoError(f"fewer than {FEWEST} responses to average: ask more questions (--num-questions)")
+    return np.array(points)
+
+
+def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, dpi: int = 200) -> Path:
+    """Draw attention on the image and on the region over the response, one line per model.
+
+    Args:
+        curves: label -> result of `drift`.
+    """
+    titles = {"image": "attention on the image (% of a row)", "region": "region token / mean visual token"}
+    with new_figure(path, 7.5, 2.9, dpi) as figure:
+        panels = figure.subplots(1, 2)
+        for axes, (name, title) in zip(panels, titles.items(), strict=True):
+            for (label, curve), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
+                tokens, mean, half = curve[name].T * np.array([[1], *[[100 if name == "image" else 1]] * 2])
+                line(axes, tokens, mean, color, label, half, marker=marker)
+            axes.set(xlabel="position in the response (token)", ylabel=title, ylim=(0, None))
+        panels[1].axhline(1, color=GREY, lw=1, ls=":")
+        note = {"transform": panels[1].transAxes, "fontsize": 7, "ha": "right", "color": GREY}
+        panels[1].text(1, 0.02, "dotted: no preference", **note)
+        panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(curves))
+    return Path(path)
+
+
+def shares_without_prefix(trace: AttentionTrace, rows: Rows = "of_token") -> dict[str, np.ndarray]:
+    """Share of image, question and response so far in the attention of each response token, without the prefix.
+
+    The prefix (every token before the first visual one) is left out of the denominator because the sinks sit in it.
+    Look-Back's release reads the rows of the tokens.
+
+    Returns:
+        group -> `(T,)` float64 (see `sayo.metrics.lookback.attention_trend`), of the groups that were read.
+    """
+    masses = {group: trace.mass(group, rows) for group in GROUPS if group in trace.masses}
+    return attention_trend(masses, trace.mass("prefix", rows))
+
+
+def back_spans(text: str, offsets: Sequence[Span]) -> list[Span]:
+    """Token spans of every complete, non-empty `<back>...</back>`, without the tags.
+
+    A token that holds a piece of the tag and a piece of the inside (`>I`) belongs to the span.
+    """
+    spans = parse_look_back(text).spans
+    return [token_span((start, end), offsets) for start, end in spans if text[start:end].strip()]
+
+
+def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: int = 20) -> list[Span]:
+    """All stretches of the response as long as `span` that, with the `window` before them, touch none of `spans`.
+
+    A span that stands so early that its own window is shorter is compared with windows no shorter than that.
+
+    What lift such stretches show is due to the course of attention alone. It does not show what more text does: for
+    that, compare with responses to the text-only prompt (`sayo.prompts.USER_SUFFIX["text-back"]`).
+    """
+    length = span[1] - span[0]
+    taken = np.zeros(num_tokens + 1, dtype=np.int64)
+    for start, end in spans:
+        taken[start + 1 : end + 1] = 1
+    before = np.cumsum(taken)  # tokens of spans before a position
+    first = max(1, min(window, span[0]))
+    starts = np.arange(first, max(first, num_tokens - length + 1)) if length > 0 else np.arange(0)
+    free = before[starts + length] == before[np.maximum(0, starts - window)]
+    return [(int(start), int(start) + length) for start in starts[free]]
+
+
+def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> Lift:
+    """Lift of the spans of one response, beside that of control spans of equal length.
+
+    Args:
+        series: `(T,)` share of the image (`shares_without_prefix(trace)["image"]`).
+        spans: `<back>` spans (`back_spans`).
+        window: tokens before a span that it is compared with; fewer at the start of the response.
+    """
+    lifts = lift(series, spans, window)
+    controls = [
+        _mean(lift(series, control_spans(span, spans, len(series), window), window))
+        for span, value in zip(spans, lifts, strict=True)
+        if value is not None
+    ]
+    mean, control = _mean(lifts), _mean(controls)
+    return Lift(mean, control, mean / control if mean is not None and control else None)
+
+
+def trend_record(response: Response) -> dict[str, Any]:
+    """What `trend.json` holds of one response; without an image or a token it has neither spans nor shares."""
+    text, trace, row = response.text, response.trace, response.row
+    has_shares = len(trace) > 0 and trace.sizes.get("image", 0) > 0
+    spans = back_spans(text, response.offsets) if has_shares else []
+    shares = shares_without_prefix(trace)["image"] if has_shares else np.zeros(0)
+    return {
+        "id": str(row["id"]),
+        "response": text,
+        "correct": accuracy_reward([text], [row["solution"]], [row.get("answers")])[0],
+        "strict": parse_look_back(text).strict,
+        "spans": spans,
+        **look_back_lift(shares, spans)._asdict(),
+        "image_share": shares.tolist(),
+    }
+
+
+def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rates over the responses, means of what is defined, and the image's share in each tenth of a response."""
+    back = [record for record in records if record["spans"]]
+    no_back = [record for record in records if not record["spans"]]
+    tenths = [
+        [part.mean() for part in np.array_split(record["image_share"], 10)]
+        for record in records
+        if len(record["image_share"]) >= 10
+    ]
+    return {
+        "responses": len(records),
+        "back_rate": len(back) / len(records) if records else None,
+        "strict_rate": _mean([record["strict"] for record in records]),
+        "accuracy": _mean([record["correct"] for record in records]),
+        "accuracy_with_back": _mean([record["correct"] for record in back]),
+        "accuracy_without_back": _mean([record["correct"] for record in no_back]),
+        **{name: _mean([record[name] for record in records]) for name in Lift._fields},
+        "image_share_by_tenth": np.mean(tenths, axis=0).tolist() if tenths else None,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def save_trend(
+    traces: Sequence[AttentionTrace], spans: Sequence[Sequence[Span]], titles: Sequence[str], path: str | Path
+) -> Path:
+    """Draw the shares of each response below the other, `<back>` spans shaded, with their lift.
+
+    Args:
+        traces, spans, titles: one entry per response, at least one.
+    """
+    with new_figure(path, 8.0, 2.4 * len(traces) + 0.6, dpi=150) as figure:
+        panels = figure.subplots(len(traces), squeeze=False)[:, 0]
+        for axes, trace, ranges, title in zip(panels, traces, spans, titles, strict=True):
+            shares = shares_without_prefix(trace)
+            for (group, values), color in zip(shares.items(), COLORS, strict=False):
+                line(axes, np.arange(len(values)), values, color, group)
+            for number, (start, end) in enumerate(ranges):
+                label = "<back>" if number == 0 else None
+                axes.axvspan(start - 0.5, end - 0.5, color=SPAN_COLOR, alpha=0.25, linewidth=0, label=label)
+            value = look_back_lift(shares["image"], ranges)
+            if value.lift is not None:
+                control = "" if value.control is None else f", control {value.control:.2f}"
+                title = f"{title} (lift {value.lift:.2f}{control})"
+            axes.set_title(title, loc="left")
+            axes.set(ylim=(0, 1), xlim=(-0.5, len(shares["image"]) - 0.5), ylabel="share without prefix")
+        panels[-1].set_xlabel("response token")
+        panels[0].legend(loc="upper right", ncols=4)
+    return Path(path)

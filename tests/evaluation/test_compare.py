@@ -1,0 +1,80 @@
+"""Two results against each other: folders of `sayo evaluate`, and of lmms-eval as its 0.7.3 writes them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sayo.evaluation.compare import CompareError, compare_results
+from sayo.evaluation.evaluate import evaluate
+from sayo.evaluation.records import Reply
+
+
+class Parrot:
+    """Answers question i with `texts[i]`."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def answer(self, rows, attention=False):
+        yield from ((row, [Reply(f"<answer>{self.texts[row['index']]}</answer>", length=1)]) for row in rows)
+
+
+def test_two_evaluations(ten, tmp_path):
+    for name, texts in (("a", "AAAAAAAABB"), ("b", "BBBBBBAAAB")):
+        evaluate(Parrot(texts), ten, tmp_path / name)
+    figures = compare_results(tmp_path / "a", tmp_path / "b")["questions"]
+    accuracy = figures["accuracy"]
+    assert (accuracy["better"], accuracy["worse"]) == (6, 1)
+    assert accuracy["difference"] == pytest.approx(0.5) and accuracy["p_value"] == pytest.approx(0.125)
+    assert figures["tas"] is None and set(figures["by_type"]) == {"a", "b"}
+    evaluate(Parrot("B" * 10), ten.select(range(4)), tmp_path / "c" / "named")
+    with pytest.raises(CompareError, match="share no task"):
+        compare_results(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(CompareError, match="holds no results"):
+        compare_results(tmp_path / "a", tmp_path / "nowhere")
+    assert compare_results(tmp_path / "b", tmp_path / "b")["questions"]["accuracy"]["p_value"] == 1.0
+
+
+def lmms_eval_folder(folder, samples, time="20261128_230450"):
+    """What `lmms_eval --log_samples` leaves behind: `samples` maps tasks to (metric, values of the metric)."""
+    folder = folder / "bench__model"
+    folder.mkdir(parents=True, exist_ok=True)
+    better = {task: {"length": False, metric: True} for task, (metric, _) in samples.items()}
+    (folder / f"{time}_results.json").write_text(json.dumps({"higher_is_better": better}))
+    for task, (metric, values) in samples.items():
+        lines = [
+            {"doc_id": number, "target": "red", "resps": "red", "length": 3, metric: value, "doc_hash": "74"}
+            for number, value in enumerate(values)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{time}_samples_{task}.jsonl").write_text(text)
+    return folder.parent
+
+
+def test_two_folders_of_lmms_eval(tmp_path, sayo_command):
+    """Scores are kept in another form by almost every task: of ai2d, mmstar, mathvision, mmerealworld, charxiv."""
+
+    def samples(right):
+        answers = ["A" if score else "B" for score in right]
+        return {
+            "toy_samples_local": ("exact_match", right),
+            "mmstar": ("average", [{"question_id": 1, "score": score} for score in right]),
+            "mathvision_test": ("mathvision_standard_eval", [{"response": ["x"], "scores": [bool(s)]} for s in right]),
+            "mmerealworld": ("mme_realworld_score", [{"pred_answer": a, "answer": "A"} for a in answers]),
+            "charxiv": ("reasoning_acc", [{"resp_key": "7", "data": {}} for _ in right]),
+        }
+
+    a = lmms_eval_folder(tmp_path / "a", samples([0.0, 1.0, 0.0, 0.0]))
+    lmms_eval_folder(tmp_path / "b", samples([0.0, 0.0, 0.0, 0.0]), time="20261101_000000")  # replaced by a later run
+    b = lmms_eval_folder(tmp_path / "b", samples([1.0, 1.0, 1.0, 0.0]))
+    results = compare_results(a, b)
+    for task in ("toy_samples_local", "mmstar", "mathvision_test", "mmerealworld"):
+        accuracy = results[task]["accuracy"]
+        assert (accuracy["mean_a"], accuracy["mean_b"], accuracy["better"]) == (0.25, 0.75, 2), task
+        assert accuracy["test"] == "McNemar, exact" and accuracy["p_value"] == 0.5
+    assert results["charxiv"]["accuracy"] is None and results["charxiv"]["not_scored_in_both"] == 4
+    result = sayo_command("compare", a, b, "--out", tmp_path / "difference.json")
+    assert result.exit_code == 0 and "charxiv: 4 questions not compared: not scored in both" in result.output
+    assert json.loads((tmp_path / "difference.json").read_text()).keys() == results.keys()

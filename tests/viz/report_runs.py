@@ -1,0 +1,103 @@
+"""Run folders with a made-up but realistic log, recipe, environment and evaluations, as input for the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+
+COLORS = {"red": (220, 60, 50), "blue": (60, 90, 210), "green": (50, 160, 80), "yellow": (235, 200, 60)}
+KINDS = ("attribute", "relation", "counting")
+CELLS, SIDE = 4, 16  # a 64 x 64 picture is 4 x 4 visual tokens
+CURVES = {  # key: value at the start, change over training
+    "loss": (0.0, 0.0),
+    "reward": (1.2, 0.4),
+    "rewards/accuracy/mean": (0.55, 0.4),
+    "rewards/attention/mean": (0.3, 0.5),
+    "rewards/format/mean": (0.9, 0.05),
+    "rewards/accuracy/std": (0.45, -0.2),
+    "attention/region_ratio": (1.4, 1.6),
+    "entropy": (0.4, -0.25),
+    "completions/mean_length": (17.0, 2.0),
+    "gradient_share/accuracy": (0.7, -0.2),
+    "gradient_share/attention": (0.2, 0.2),
+    "gradient_share/format": (0.1, 0.0),
+}
+FEW = ("rewards/accuracy/mean", "rewards/attention/mean", "attention/region_ratio", "entropy")  # faster tests
+
+
+def write_run(run: Path, steps: int, gain: float, seed: int, full_log: bool) -> Path:
+    """A complete run folder whose policy gets `gain` better."""
+    rng = np.random.default_rng(seed)
+    run.mkdir(parents=True)
+    history = []
+    for step in range(1, steps + 1):
+        curves = CURVES if full_log else {key: CURVES[key] for key in FEW}
+        noise = dict(zip(curves, rng.normal(0, 0.03, len(curves)), strict=True))
+        done = gain * (1 - np.exp(-3 * step / steps))
+        values = {key: float(first + change * done + noise[key]) for key, (first, change) in curves.items()}
+        history.append({"step": step, "kl": float("nan"), **values})
+        if full_log and step % 10 == 0:  # the trainer's own evaluation
+            history.append({"step": step, "eval_rewards/accuracy/mean": float(0.5 + done)})
+    (run / "trainer_state.json").write_text(json.dumps({"global_step": steps, "log_history": history}))
+    recipe = {
+        "model": {"name_or_path": "runs/demo/cold_start", "dtype": "float32", "lora": None},
+        "data": {"path": "runs/demo/prepared", "split": "train"},
+        "trainer": {"output_dir": str(run.name), "attention_layers": "last", "seed": seed},
+        "rewards": {"accuracy": {"weight": 1.0}, "attention": {"weight": 0.5}},
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    environment = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.23.0"}, "cpus": 2}
+    (run / "environment.json").write_text(json.dumps(environment))
+    write_evaluation(run / "evaluation" / "before", 0.45, rng)
+    write_evaluation(run / "evaluation" / "after", min(0.97, 0.5 + gain), rng)
+    return run
+
+
+def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, questions: int = 18) -> None:
+    """`summary.json`, `samples.jsonl`, `maps.npz` and the pictures of an evaluation by a policy of some skill."""
+    (folder / "images").mkdir(parents=True)
+    maps, lines, names = {}, [], list(COLORS)
+    for number in range(questions):
+        target, other = (number * 5) % CELLS**2, (number * 5 + 7) % CELLS**2
+        color, wrong = names[number % 4], names[(number + 1) % 4]
+        picture, boxes = Image.new("RGB", (CELLS * SIDE, CELLS * SIDE), (226, 232, 240)), []
+        for cell, name in ((target, color), (other, wrong)):
+            x, y = SIDE * (cell % CELLS), SIDE * (cell // CELLS)
+            boxes.append([x, y, x + SIDE, y + SIDE])
+            ImageDraw.Draw(picture).ellipse((x + 2, y + 2, x + 13, y + 13), fill=COLORS[name], outline=(30, 41, 59))
+        picture.save(folder / "images" / f"{number}.png")
+        heat = rng.uniform(0.2, 1.0, (CELLS, CELLS))
+        heat.flat[other] += 6 * (1 - skill)
+        heat.flat[target] += 8 * skill
+        maps[f"q{number}"] = (0.4 * heat / heat.sum()).astype(np.float32)
+        correct = (rng.random(4) < skill).astype(int).tolist()
+        lines.append(
+            {
+                "id": f"q{number}",
+                "question": f"What colour is the disc in row {target // CELLS + 1}?",
+                "question_type": KINDS[number % 3],
+                "solution": color,
+                "completions": [f"I look. <answer>{color if right else wrong}</answer>" for right in correct],
+                "correct": correct,
+                "tas": float(np.clip(skill + rng.normal(0, 0.1), 0, 1)),
+                "regions": [{"box": boxes[0], "role": "answer"}, {"box": boxes[1], "role": "evidence"}],
+                "image": f"images/{number}.png",
+                "map": f"q{number}",
+            }
+        )
+    np.savez(folder / "maps.npz", **maps)
+    (folder / "samples.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    summary = {**means(lines), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
+    summary["accuracy_interval"] = [summary["accuracy"] - 0.05, summary["accuracy"] + 0.04]
+    summary["intervals"] = {"tas": [summary["tas"] - 0.02, summary["tas"] + 0.02], "length": [17.0, 18.0]}
+    summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def means(lines: list[dict]) -> dict:
+    accuracy, tas = (float(np.mean([np.mean(line[key]) for line in lines])) for key in ("correct", "tas"))
+    return {"accuracy": accuracy, "tas": tas, "num_questions": len(lines)}

@@ -1,0 +1,124 @@
+"""Families whose pictures come as tiles, or attend in both directions: what the page shows is their own attention."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import FAMILIES, IMAGE, build, pixels, visual_ids
+from transformers import BatchFeature
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+
+from sayo.attention import AttentionCapture
+from sayo.rollout import generate, processor_inputs, read_traces
+from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
+from sayo.viz.figures import save_looks
+from sayo.viz.look import look_at
+from sayo.viz.look_page import write_look
+
+QUESTION, SIZE = "What color is the disc?", (32, 16)  # wide: two tiles beside each other
+VIEWS = {"llava_next": 2, "internvl": 2, "gemma3": 1, "idefics3": 2, "mistral3": 1, "glm4v": 1}
+
+
+class TinyProcessor:
+    """The family's own image processor and the toy tokenizer; as many image tokens as the model makes."""
+
+    def __init__(self, name: str):
+        *_, processor, settings = FAMILIES[name]
+        self.name, self.tokenizer = name, make_tokenizer()
+        self.image_processor = get_image_processor_class_from_name(processor)(**settings)
+
+    def apply_chat_template(self, conversations: list, tokenize: bool = True, **_: Any) -> BatchFeature | list[str]:
+        (messages,) = conversations
+        pictures = [np.asarray(block["image"]) for block in messages[-1]["content"] if block["type"] == "image"]
+        question = "".join(block["text"] for block in messages[-1]["content"] if block["type"] == "text")
+        if not tokenize:
+            return [f"user\n{IMAGE_PAD * len(pictures)}{question}"]
+        image = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        visual = [image if token == IMAGE else 1 for token in visual_ids(self.name, pictures)]
+        ids = [*self.tokenizer("user\n")["input_ids"], *visual, *self.tokenizer(question)["input_ids"]]
+        input_ids = torch.tensor([ids])
+        found = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} | pixels(self.name, [pictures])
+        types = (input_ids == image).long()
+        if self.name == "gemma3":
+            found["token_type_ids"] = types
+        if "depth" in FAMILIES[self.name][2]:
+            found["mm_token_type_ids"] = types
+        return BatchFeature(found)
+
+
+def tiny_policy(name: str, kernel: str | None = None) -> tuple[torch.nn.Module, TinyProcessor]:
+    processor = TinyProcessor(name)
+    model = build(name, kernel, vocab_size=len(processor.tokenizer))
+    model.config.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    return model, processor
+
+
+@pytest.fixture(scope="module", params=VIEWS)
+def seen(request) -> SimpleNamespace:
+    """A sampled response of a family over one wide picture, with a box on its right half."""
+    torch.manual_seed(0)
+    model, processor = tiny_policy(request.param)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
+    regions = [{"box": [16, 0, 32, 16]}]
+    options = {"regions": regions, "max_new_tokens": 6, "temperature": 1.0, "name": request.param}
+    return SimpleNamespace(
+        name=request.param,
+        processor=processor,
+        picture=picture,
+        row={"prompt": [{"role": "user", "content": QUESTION}], "images": [picture]},
+        look=look_at(model, processor, [picture], QUESTION, **options),
+    )
+
+
+def test_maps_are_the_attention_of_the_eager_kernel(seen) -> None:
+    look = look_at(*tiny_policy(seen.name), [seen.picture], QUESTION, response="The disc is red.")
+    eager, processor = tiny_policy(seen.name, "eager")
+    inputs = processor_inputs(processor, [seen.row], "cpu")
+    response = processor.tokenizer("The disc is red.", return_tensors="pt")["input_ids"]
+    ids = torch.cat([inputs["input_ids"], response], dim=1)
+    arguments = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            arguments[name] = torch.nn.functional.pad(inputs[name], (0, response.shape[1]))
+    with torch.no_grad():
+        attentions = torch.stack(eager(**arguments, output_attentions=True).attentions)[:, 0]
+    image = (ids[0] == eager.config.image_token_id).nonzero()[:, 0]
+    expected = attentions.mean(dim=1)[:, -response.shape[1] - 1 :][..., image]
+    np.testing.assert_allclose(look.trace.maps, expected, atol=2e-5)
+
+
+def test_the_cache_of_the_generation_changes_nothing(seen) -> None:
+    """It is used where it can be cut; sliding windows and prompts that attend both ways run again."""
+    torch.manual_seed(0)
+    sampled = look_at(*tiny_policy(seen.name), [seen.picture], QUESTION, max_new_tokens=6)
+    model, processor = tiny_policy(seen.name)
+    inputs = processor_inputs(processor, [seen.row], "cpu")
+    completions = generate(model, processor, inputs, max_new_tokens=6)
+    captures = [AttentionCapture(model, layers="all", maps=True)]
+    ((trace,),) = read_traces(model, processor, inputs, completions, [seen.row], captures)
+    np.testing.assert_allclose(sampled.trace.maps, trace.maps, atol=2e-5)
+    np.testing.assert_allclose(sampled.trace.entropy, trace.entropy, atol=2e-5)
+
+
+def test_regions_lie_in_every_view(seen) -> None:
+    """The box is the right half of the picture: half of the visual tokens, in the whole picture and in the tiles."""
+    cells = seen.look.cells[0]
+    real = ~np.isnan(cells.footprints).any(axis=1)
+    assert set(cells.views[real]) == set(range(VIEWS[seen.name]))
+    assert seen.look.trace.sizes["region"] == pytest.approx(real.sum() / 2, rel=0.15)
+    inside = real & (cells.footprints[:, 0] >= 15.9)
+    assert (seen.look.trace.masses["region"] >= seen.look.trace.maps[..., inside].sum(axis=-1) * 0.99 - 1e-6).all()
+
+
+def test_panels_in_the_browser(seen, page, tmp_path) -> None:
+    assert save_looks({"": seen.look}, tmp_path / "look.png").stat().st_size > 1000
+    page.open(write_look(seen.look, tmp_path / "look.html"))
+    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent.split(':')[0])")
+    assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
+    assert page.run("document.querySelectorAll('.stack rect').length") == VIEWS[seen.name]

@@ -1,0 +1,157 @@
+"""Prepared rows as a sheet and as a page: boxes and tokens where they are, filters that work, nothing unescaped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from sayo.draw import REGION_COLORS
+from sayo.geometry import VisualLayout
+
+MASK = {"polygons": [[40, 20, 80, 20, 80, 60, 40, 60]], "label": "cake"}
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, sayo_command) -> Callable[..., Path]:
+    """`prepare(lines, *options)`: a folder of `sayo prepare jsonl`; all lines are about one picture."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (320, 200), "#2850a0").save(tmp_path / "images" / "a.jpg")
+
+    def run(lines: list[dict], *options) -> Path:
+        records = [{"image": "a.jpg", "question": "What is this?", "answer": "cake", **line} for line in lines]
+        (tmp_path / "lines.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        files = ("--questions", tmp_path / "lines.jsonl", "--images", tmp_path / "images", "--out", tmp_path / "out")
+        result = sayo_command("prepare", "jsonl", *files, *options)
+        assert result.exit_code == 0, result.output
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.fixture
+def tiled(tmp_path: Path) -> Path:
+    """InternVL with up to six tiles of 112 pixels and a thumbnail: 16 tokens each."""
+    folder = tmp_path / "internvl"
+    folder.mkdir()
+    vision = {"image_size": 112, "patch_size": 14}
+    config = {"model_type": "internvl", "downsample_ratio": 0.5, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = {"size": {"height": 112, "width": 112}, "crop_to_patches": True, "min_patches": 1, "max_patches": 6}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def inspected(sayo_command, folder: Path, *options, name: str = "page.html") -> Path:
+    out = folder.parent / name
+    result = sayo_command("inspect", folder, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def has_color(sheet: Path, color: str) -> bool:
+    pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+    return bool((np.abs(pixels - np.array(to_rgb(color)) * 255).sum(axis=-1) < 12).sum() > 50)
+
+
+def test_the_sheet_draws_answer_and_evidence(toy, tmp_path, sayo_command):
+    for num in (1, 3):
+        sheet = tmp_path / f"sheet{num}.png"
+        result = sayo_command("inspect", toy.prepared, "--out", sheet, "--num", num, "--type", "query-rel")
+        assert result.exit_code == 0, result.output
+        assert has_color(sheet, REGION_COLORS["answer"]) and has_color(sheet, REGION_COLORS["evidence"])
+    widths = [Image.open(tmp_path / f"sheet{num}.png").width for num in (1, 3)]
+    assert widths[1] == 3 * widths[0]
+
+
+def test_the_sheet_without_processor_and_without_region(prepare, sayo_command):
+    folder = prepare([{"question": "Costs it $5 or $6? " * 20}, {"regions": [MASK]}])
+    sheet = inspected(sayo_command, folder, "--num", 1, name="sheet.png")
+    assert not has_color(sheet, REGION_COLORS["answer"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--type", "query-any"], "gqa query-attr"),
+        (["--source", "coco"], "gqa query-attr"),
+        (["--split", "validation"], "there are: test, train"),
+        (["--out", "sheet.docx"], "docx"),
+    ],
+)
+def test_unusable_options_say_what_there_is(toy, sayo_command, options: list[str], message: str):
+    result = sayo_command("inspect", toy.prepared, *options)
+    assert result.exit_code == 2 and message in result.output
+
+
+def test_a_folder_without_data_is_named(tmp_path: Path, sayo_command):
+    result = sayo_command("inspect", tmp_path)
+    assert result.exit_code == 2 and "no prepared data" in result.output
+
+
+def test_the_page_is_one_file_with_tiles_and_thumbnail_apart(prepare, tiled, sayo_command):
+    regions = [MASK, {"box": [100, 50, 200, 150], "role": "evidence", "label": "plate"}]
+    folder = prepare([{"regions": regions, "type": "food"}], "--processor", tiled)
+    text = inspected(sayo_command, folder).read_text()
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "default-src 'none'" in text
+    (row,) = pq.read_table(folder / "data").to_pylist()
+    layout = VisualLayout.from_fingerprint(row["processor_fingerprint"])
+    views = layout.cells(320, 200).views[row["region_tokens"]]
+    for view, name in ((0, "whole picture"), (1, "tiles")):
+        assert f"{name}: {(views == view).sum()} of" in text
+    assert text.count('class="heat"') == 2 and text.count('class="mask"') == 1
+    assert text.count('<rect class="answer"') == text.count('<rect class="evidence"') == 3
+    assert text.count(">plate</text>") == 1
+    assert "<option>food</option>" in text
+
+
+def test_histograms_count_all_rows_and_the_page_shows_some(prepare, sayo_command):
+    folder = prepare([{"regions": [MASK] * (number % 3)} for number in range(30)])
+    text = inspected(sayo_command, folder, "--num", "5").read_text()
+    assert text.count("<article") == 5
+    assert "30 rows, 10 of them without a region; 5 shown" in text
+    for name, count in (("0", 10), ("1", 10), ("2", 10), ("1 to 5 %", 30)):
+        assert re.search(rf"<span>{name}</span><i style=\"width:[\d.]+%\"></i><span>{count}</span>", text)
+
+
+def test_texts_of_the_data_are_no_markup(prepare, sayo_command):
+    evil = "<script>alert(1)</script>\"'&$x{{ 7 * 7 }}"
+    regions = [{"box": [40, 20, 80, 60], "label": evil}]
+    line = {**dict.fromkeys(("question", "answer", "type", "license", "id"), evil), "regions": regions}
+    text = inspected(sayo_command, prepare([line])).read_text()
+    assert "<script>alert" not in text
+    assert text.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;" in text and "{{ 7 * 7 }}" in text
+
+
+def test_linked_images_are_shown_and_a_lost_one_is_named(prepare, sayo_command):
+    folder = prepare([{}], "--link-images")
+    assert "data:image/" in inspected(sayo_command, folder).read_text()
+    (folder.parent / "images" / "a.jpg").unlink()
+    result = sayo_command("inspect", folder, "--out", folder.parent / "again.html")
+    assert result.exit_code == 2 and "a.jpg" in result.output
+
+
+def test_filters_work_in_a_real_browser(prepare, page, sayo_command):
+    """The page's policy lets its own script run, and each filter leaves the rows that it names."""
+    lines = [{"regions": [MASK], "type": kind, "answer": f"cake {number}"} for number, kind in enumerate("aab")]
+    html = inspected(sayo_command, prepare(lines))
+    shown = "[...document.querySelectorAll('article')].filter(card => card.offsetParent !== null).length"
+    page.send("Page.navigate", url=html.as_uri())
+    page.wait_for("document.readyState === 'complete' && document.querySelectorAll('article').length === 3")
+    for name, value, count in (("type", "a", 2), ("type", "", 3), ("words", "CAKE 2", 1), ("words", "tart", 0)):
+        field = f"document.getElementById('{name}')"
+        page.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('input'))")
+        assert page.run(shown) == count, (name, value)
+        assert f"{count} of 3 rows shown" in page.run("document.body.innerText")
+    assert page.run("getComputedStyle(document.querySelector('.mask')).display") != "none"
+    page.run("document.getElementById('masks').click()")
+    assert page.run("getComputedStyle(document.querySelector('.mask')).display") == "none"

@@ -1,0 +1,240 @@
+"""The page in a real browser: it draws, it answers to mouse and keys, hostile text stays text; and what it keeps."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from viz.conftest import synthetic_look
+
+from sayo.viz.look import LookError, look_at
+from sayo.viz.look_page import PAGE_BYTES, quantize, write_look
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028{{ 7*7 }}"
+)
+CANVAS = "document.querySelector('.stack canvas').toDataURL()"
+
+
+@pytest.fixture(scope="session")
+def html(look, tmp_path_factory):
+    """The page of a real look."""
+    return write_look(look, tmp_path_factory.mktemp("page") / "look.html")
+
+
+def drawn(page, condition: str) -> str:
+    """The picture, once the page says that it has drawn `token/entry/reading`."""
+    page.wait_for(f"/{condition}/.test(document.body.dataset.drawn)")
+    return page.run(CANVAS)
+
+
+def test_it_draws_the_whole_response_first(page, html, tmp_path) -> None:
+    page.open(html)
+    assert page.run("document.querySelectorAll('.t').length") == 24
+    assert page.run("document.querySelectorAll('.stack rect').length") == 1
+    assert page.run("document.querySelectorAll('#trend polyline').length") == 4
+    assert page.run("document.getElementById('numbers').textContent").startswith("Whole response, mean of 24 tokens")
+    pixels = np.asarray(Image.open(page.screenshot(tmp_path / "shot.png")).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
+    # where the picture stands, the map is in many colours
+    x, y, width, height = page.run(
+        "(r => [r.x, r.y, r.width, r.height])(document.querySelector('.stack').getBoundingClientRect())"
+    )
+    part = pixels[int(y) : int(y + height), int(x) : int(x + width)]
+    assert part.std(axis=(0, 1)).max() > 10
+
+
+def test_hovering_changes_the_picture_and_leaving_restores_it(page, html) -> None:
+    page.open(html)
+    whole = page.run(CANVAS)
+    page.point_at("#t5")
+    first = drawn(page, "^5.0.0$")
+    page.point_at("#t20")
+    second = drawn(page, "^20.0.0$")
+    page.point_at("h1")
+    assert len({whole, first, second}) == 3 and drawn(page, "^-1.0.0$") == whole
+
+
+def test_layers_and_readings_change_the_picture(page, html) -> None:
+    page.open(html)
+    pictures = {page.run(CANVAS)}
+    choose = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('{event}')); }})(document.getElementById('{id}'))"
+    for id_, value, event, expected in (
+        ("layer", 4, "input", "^-1.4.0$"),
+        ("rows", 1, "change", "^-1.4.1$"),
+        ("layer", 1, "input", "^-1.1.1$"),
+    ):
+        before = page.run("document.body.dataset.drawn")
+        page.run(choose.format(value=value, event=event, id=id_))
+        page.wait_for(f"document.body.dataset.drawn !== '{before}'")
+        pictures.add(drawn(page, expected))
+    assert len(pictures) == 4
+
+
+def test_clicking_holds_a_token_and_keys_move_it(page, html) -> None:
+    page.open(html)
+    page.point_at("#t7", click=True)
+    held = drawn(page, "^7.0.0$")
+    page.point_at("h1")
+    assert drawn(page, "^7.0.0$") == held
+    assert "Token 8 of 24" in page.run("document.getElementById('numbers').textContent")
+    for key, expected in (
+        ("ArrowRight", "^8.0.0$"),
+        ("ArrowUp", "^8.1.0$"),
+        ("End", "^23.1.0$"),
+        ("ArrowLeft", "^22.1.0$"),
+        ("ArrowDown", "^22.0.0$"),
+        ("Escape", "^-1.0.0$"),
+    ):
+        page.press(key)
+        drawn(page, expected)
+
+
+@pytest.mark.parametrize("reading", [0, 1], ids=["deciding", "of_token"])
+def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, reading: int) -> None:
+    page.open(html)
+    page.run(
+        f"(e => {{ e.value = {reading}; e.dispatchEvent(new Event('change')); }})(document.getElementById('rows'))"
+    )
+    page.point_at("#t9", click=True)
+    drawn(page, f"^9.0.{reading}$")
+    page.point_at(".stack")  # the middle of 6 x 4 cells is the corner of token 15
+    text = page.run("document.getElementById('cell').textContent")
+    found = re.fullmatch(r"Visual token (\d+): ([\d.]+)\s% of all attention; x 48–64 px, y 32–48 px", text)
+    assert found and int(found[1]) == 15
+    row = look.trace.maps.mean(axis=0)[9 + reading]
+    assert float(found[2]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
+    shown = page.run("document.getElementById('numbers').textContent")
+    target = float(re.search(r"region ([\d.]+)\s%", shown)[1]) / 100
+    assert target == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
+
+
+def test_token_colours_follow_the_choice(page, html, look) -> None:
+    page.open(html)
+    alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
+    targets = look.trace.masses["region"].mean(axis=0)[:-1]
+    np.testing.assert_allclose(page.run(alpha), 0.72 * targets / targets.max(), atol=6e-3)
+    page.run("(e => { e.value = 'entropy'; e.dispatchEvent(new Event('change')); })(document.getElementById('paint'))")
+    np.testing.assert_allclose(page.run(alpha), 0.72 * look.trace.entropy / look.trace.entropy.max(), atol=6e-3)
+
+
+def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
+    look = look_at(*policy, [picture], HOSTILE, response=HOSTILE, name=HOSTILE)
+    page.open(write_look(look, tmp_path / "look.html"))
+    assert page.run("document.title") != "owned"
+    assert page.run("document.querySelector('h1').textContent") == HOSTILE
+    assert page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')") == HOSTILE
+    assert page.run("document.querySelectorAll('img').length") == 1
+
+
+def test_characters_of_several_tokens_and_line_breaks(page, policy, picture, tmp_path) -> None:
+    look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂‮x")
+    page.open(write_look(look, tmp_path / "look.html"))
+    marks = page.run("document.querySelectorAll('.t.mark').length")
+    assert marks == sum(text == "" for text in look.tokens) > 0
+    shown = page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')")
+    assert shown == " dé↵\n 🙂�x"  # a right-to-left override must not turn the page around
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_sticks_out(page, html, width: int) -> None:
+    page.resize(width, 800)
+    page.open(html)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run("document.querySelector('.stack').getBoundingClientRect().width") > 200
+
+
+def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
+    look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
+    page.open(write_look(look, tmp_path / "look.html"))
+    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
+    assert captions == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
+    assert page.run("[...document.getElementById('paint').options].map(o => o.value)") == ["image", "entropy"]
+    assert page.run("document.querySelectorAll('.stack rect').length") == 0
+
+
+def test_views_are_shown_apart_and_separators_are_left_out(page, tmp_path) -> None:
+    look = synthetic_look(tokens=10, grid=(6, 4), layers=2, views=2)
+    look.cells[0].footprints[-1] = np.nan
+    page.open(write_look(look, tmp_path / "look.html"))
+    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
+    assert captions == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
+
+
+def test_the_file_loads_nothing(html) -> None:
+    text = html.read_text()
+    assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
+
+
+def test_an_all_zero_map_draws(page, look, tmp_path) -> None:
+    zero = dataclasses.replace(look, trace=dataclasses.replace(look.trace, maps=np.zeros_like(look.trace.maps)))
+    page.open(write_look(zero, tmp_path / "look.html"))
+    page.point_at("#t3")
+    drawn(page, "^3.0.0$")
+
+
+def page_data(path) -> dict:
+    """The JSON that stands in a page."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def unpack(data: dict, entry: int) -> np.ndarray:
+    """`(T + 1, N)` of one entry, as the page's script unpacks it."""
+    packed = data["maps"][entry]
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(packed["codes"])), dtype=np.uint8)
+    scales = np.frombuffer(base64.b64decode(packed["scales"]), dtype="<f4")
+    return dequantize(codes.reshape(len(scales), -1), scales, data["levels"])
+
+
+def dequantize(codes: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:
+    return scales[:, None] * (codes.astype(np.float64) / levels) ** 2
+
+
+def error_bound(values: np.ndarray, levels: int) -> np.ndarray:
+    scales = values.max(axis=-1, keepdims=True)
+    return np.sqrt(values * scales) / levels + scales / (2 * levels) ** 2 + 1e-9
+
+
+@pytest.mark.parametrize("levels", [255, 63, 15])
+def test_quantised_values_stay_within_the_bound(levels: int) -> None:
+    values = np.random.default_rng(0).exponential(1e-4, (20, 500))
+    values[:, 3] = 0.4  # a sink
+    values[0] = 0
+    error = np.abs(dequantize(*quantize(values, levels), levels) - values)
+    assert (error <= error_bound(values, levels)).all()
+    assert (error[0] == 0).all()
+
+
+def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
+    data = page_data(write_look(look, tmp_path / "look.html"))
+    assert data["layers"] == [0, 1, 2, 3] and len(data["maps"]) == 5
+    region = look.trace.masses["region"]
+    for index in range(5):  # the mean over the layers, then each layer
+        maps, mass = (values.mean(axis=0) if index == 0 else values[index - 1] for values in (look.trace.maps, region))
+        assert (np.abs(unpack(data, index) - maps) <= error_bound(maps, data["levels"])).all()
+        shares = np.frombuffer(base64.b64decode(data["maps"][index]["shares"]), dtype="<f4").reshape(5, -1)
+        np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
+
+
+def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(page, tmp_path) -> None:
+    path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
+    page.open(path)
+    page.point_at("#t150")
+    drawn(page, "^150.0.0$")
+    assert 1_000_000 < path.stat().st_size < PAGE_BYTES
+    data = page_data(path)
+    assert len(data["maps"]) == 1 + 36  # every layer is there, in coarser steps
+    assert data["levels"] < 255 and f"{data['levels'] + 1} square-root steps" in path.read_text()
+
+
+def test_a_bound_that_nothing_fits_into_is_an_error(look, tmp_path) -> None:
+    with pytest.raises(LookError, match="read fewer layers"):
+        write_look(look, tmp_path / "look.html", max_bytes=25_000)
+    assert not (tmp_path / "look.html").exists()
