@@ -78,7 +78,7 @@ def _credits(kinds: Iterable[str]) -> list[str]:
     """
     starts = {
         f"{name.replace('-', '_')}: {entry['license']}": entry["credit"]
-        for name, entry in load_sources().items()
+        for name, entry in load_sources()[0].items()
         if "credit" in entry
     }
     return [credit for start, credit in starts.items() if any(kind.startswith(start) for kind in kinds)]

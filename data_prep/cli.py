@@ -6,11 +6,11 @@ No `from __future__ import annotations` here: typer reads the annotations as obj
 """
 
 import gc
-import inspect
 import json
 import sqlite3
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from importlib import import_module
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,120 +27,63 @@ prepare_app = typer.Typer(
     "input cannot be used.",
 )
 
-_TYPES = {"str": str, "int": int, "float": float, "path": Path}
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=1, help="least share of a token's cell that a region must cover; default 0.05, with --hard 0.5"
-    ),
-]
-Soft = Annotated[
-    bool,
-    typer.Option("--soft/--hard", help="weights are the covered share of a token's cell, or 1 for each token"),
-]
-NumProc = Annotated[int, typer.Option(min=1, help="worker processes; the output does not depend on it")]
-Strict = Annotated[bool, typer.Option("--strict", help="stop with an error at the first rejected row")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="make the split again if it is there")]
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "path": Path}
 
 
-@dataclass
-class RunOptions:
-    """The options that every source shares, in the order of the help page."""
-
-    processor: Annotated[
-        str | None,
-        typer.Option(help="model folder or hub id: also store token indices and weights for its processor"),
-    ] = None
-    threshold: Threshold = None
-    soft: Soft = True
-    split: Annotated[str, typer.Option(help="name of the split")] = "train"
-    limit: Annotated[int | None, typer.Option(min=1, help="read only the first questions")] = None
-    num_proc: NumProc = 1
-    rows_per_shard: Annotated[
-        int | None,
-        typer.Option(min=1, help="questions per parquet file; default 2000 (500 where the source holds the images)"),
-    ] = None
-    link_images: Annotated[
-        bool,
-        typer.Option("--link-images", help="store the path of each image instead of its bytes: small files, "
-                     "but the images must stay where they are"),
-    ] = False  # fmt: skip
-    strict: Strict = False
-    overwrite: Overwrite = False
+def _parameter(name: str, type: str = "str", flag: str | None = None, default: Any = ..., **more: Any) -> Parameter:
+    """An option of sources.yaml as the parameter that typer reads."""
+    kind = _TYPES[type] if default is not None else _TYPES[type] | None
+    option = typer.Option(*filter(None, [flag]), **more)
+    default = Parameter.empty if default is ... else default
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def _add_command(name: str, entry: dict[str, Any]) -> None:
-    """Make `sayo prepare <name>` of an entry of sources.yaml."""
-
+def _command(source_class: str, options: dict[str, dict[str, Any]]) -> Callable[..., None]:
     def command(**kwargs: Any) -> None:
-        run = RunOptions(**{field.name: kwargs.pop(field.name) for field in fields(RunOptions)})
-        run_prepare(entry["source"], kwargs.pop("out"), run, kwargs)
+        _prepare(source_class, **kwargs)
 
-    options = {option: (_TYPES[given.get("type", "str")], given) for option, given in entry["options"].items()}
-    parameters = [
-        inspect.Parameter(
-            option,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=given.get("default", inspect.Parameter.empty),
-            annotation=Annotated[
-                kind if given.get("default", "") is not None else kind | None,
-                typer.Option(*filter(None, [given.get("flag")]), min=given.get("min"), help=given["help"]),
-            ],
-        )
-        for option, (kind, given) in options.items()
-    ]
-    out = Annotated[Path, typer.Option(help="folder of the data set to write")]
-    parameters.append(inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=out))
-    for parameter in inspect.signature(RunOptions).parameters.values():
-        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    prepare_app.command(name, help=entry["help"])(command)
+    parameters = [_parameter(name, **option) for name, option in options.items()]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
-def run_prepare(source_class: str, out: Path, run: RunOptions, options: dict[str, Any]) -> None:
-    """Prepare one source and report what was kept.
-
-    Args:
-        source_class: "module:class".
-        options: of this source; `images`, where it has them, is the folder of the pictures.
-    """
+def _prepare(
+    source_class: str,
+    out: Path,
+    processor: str | None,
+    threshold: float | None,
+    soft: bool,
+    rows_per_shard: int | None,
+    images: Path | None = None,
+    **options: Any,
+) -> None:
+    """Prepare one source ("module:class") and report what was kept."""
     from rich.console import Console
 
     from data_prep.examples import PrepareError
     from data_prep.pipeline import ROWS_PER_SHARD, check_options, prepare
     from data_prep.tokens import TokenMapper
 
-    images = options.get("images")
-    if images is None and run.link_images:
+    if images is None and options["link_images"]:
         raise PrepareError("--link-images: the images of this source lie inside its files: there is no path to store")
-    check_options(images, run.split)  # `prepare` does it too, but reading the annotations can take minutes
-    mapper = TokenMapper.load(run.processor, run.threshold, run.soft)
+    check_options(images, options["split"])  # `prepare` does it too, but reading the annotations can take minutes
+    mapper = TokenMapper.load(processor, threshold, soft)
     module, _, name = source_class.partition(":")
     make_source = getattr(import_module(module), name)
-    options = {**options, "split": run.split, "num_proc": run.num_proc}
-    kwargs = {name: options[name] for name in inspect.signature(make_source).parameters}
+    arguments = {"images": images, **options}
+    kwargs = {name: arguments[name] for name in signature(make_source).parameters}
+    shared = {name: options[name] for name in ("split", "limit", "num_proc", "link_images", "overwrite")}
     gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
     try:
         with Console(stderr=True).status("reading the annotations"):
             source = make_source(**kwargs)
-        summary = prepare(
-            source,
-            images,
-            out,
-            mapper=mapper,
-            split=run.split,
-            limit=run.limit,
-            num_proc=run.num_proc,
-            rows_per_shard=run.rows_per_shard or getattr(source, "rows_per_shard", ROWS_PER_SHARD),
-            link_images=run.link_images,
-            overwrite=run.overwrite,
-            strict=run.strict,
-        )
+        rows_per_shard = rows_per_shard or getattr(source, "rows_per_shard", ROWS_PER_SHARD)
+        summary = prepare(source, images, out, mapper=mapper, rows_per_shard=rows_per_shard, **shared)
     except sqlite3.Error as error:
         raise PrepareError(
             f"the temporary database failed ({error}); is the folder for temporary files (TMPDIR) full?"
         ) from None
-    report(summary["splits"][run.split], out)
+    report(summary["splits"][options["split"]], out)
 
 
 def report(counts: dict[str, Any], out: Path) -> None:
@@ -162,19 +105,24 @@ def report(counts: dict[str, Any], out: Path) -> None:
     typer.echo(f"{out}")
 
 
-for _name, _entry in load_sources().items():
-    _add_command(_name, _entry)
+_sources, _shared = load_sources()
+for _name, _entry in _sources.items():
+    prepare_app.command(_name, help=_entry["help"])(_command(_entry["source"], {**_entry["options"], **_shared}))
 
 
 def map_rows(
     data: Annotated[Path, typer.Argument(metavar="IN", help="folder that `sayo prepare` or `sayo mix` wrote")],
     processor: Annotated[str, typer.Option(help="model folder or hub id of the model that you will train")],
     out: Annotated[Path, typer.Option(help="folder of the mapped data set")],
-    threshold: Threshold = None,
-    soft: Soft = True,
-    num_proc: NumProc = 1,
-    strict: Strict = False,
-    overwrite: Overwrite = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="least share of a cell that a region must cover; default 0.05, hard: 0.5"),
+    ] = None,
+    soft: Annotated[
+        bool, typer.Option("--soft/--hard", help="weights are the covered share of a cell, or 1 for each token")
+    ] = True,
+    num_proc: Annotated[int, typer.Option(min=1, help="worker processes; the output does not depend on it")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make the data set again if it is there")] = False,
 ) -> None:
     """Add the visual tokens of a model's processor to prepared rows, or replace
     those of another.
@@ -191,7 +139,7 @@ def map_rows(
     from data_prep.tokens import TokenMapper
 
     mapper = TokenMapper.load(processor, threshold, soft)
-    report(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite, strict=strict), out)
+    report(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
 
 
 def mix(
@@ -211,7 +159,7 @@ def mix(
         str | None, typer.Option(help="Visual Genome's image_data.json: which GQA pictures are COCO's")
     ] = None,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="rows per parquet file")] = 2000,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make the mix again if it is there")] = False,
 ) -> None:
     """Draw rows of several prepared data sets into one: no picture comes from
     two of them, none lies in two splits.

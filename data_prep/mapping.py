@@ -17,7 +17,7 @@ from data_prep.workers import progress_bar, run_jobs
 
 
 def map_tokens(
-    folder: Path, out: Path, mapper: TokenMapper, *, num_proc: int = 1, overwrite: bool = False, strict: bool = False
+    folder: Path, out: Path, mapper: TokenMapper, *, num_proc: int = 1, overwrite: bool = False
 ) -> dict[str, Any]:
     """Map every split of `folder` into `out`; shards that are already there with the same settings are kept.
 
@@ -27,8 +27,7 @@ def map_tokens(
         the summary (see `data_prep.card.write_card`).
 
     Raises:
-        PrepareError: no prepared data, `out` is `folder`, an output made with other settings, or, when `strict`, a
-            row that the processor refuses.
+        PrepareError: no prepared data, `out` is `folder`, or an output made with other settings.
     """
     if out.resolve() == folder.resolve():
         raise PrepareError(f"--out: {out} is the input; give another folder")
@@ -45,20 +44,19 @@ def map_tokens(
             if done:
                 say(f"{len(done)} of {len(paths)} shards of {split} are there already")
             advance(sum(done.values()))
-            jobs = ((path, new, mapper, settings, strict) for path, new in paths.items() if new not in done)
+            jobs = ((path, new, mapper, settings) for path, new in paths.items() if new not in done)
             for rows in run_jobs(_map_shard, jobs, num_proc):
                 advance(rows)
     return write_card(out)
 
 
-def _map_shard(path: Path, out: Path, mapper: TokenMapper, settings: dict[str, Any], strict: bool) -> int:
+def _map_shard(path: Path, out: Path, mapper: TokenMapper, settings: dict[str, Any]) -> int:
     file, schema = pq.ParquetFile(path), features().arrow_schema
     if file.schema_arrow.names != schema.names:
         raise PrepareError(f"{path} has other columns than this version writes; prepare this data set again")
     with ShardWriter(out, schema) as writer:
         for row in read_account(path)["rejected_rows"]:
             writer.reject(row["id"], RejectedError(row["reason"], row["detail"]))
-        writer.strict = strict  # about what the processor refuses
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             mapped, keep = [], []

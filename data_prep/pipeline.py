@@ -10,7 +10,7 @@ import re
 from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ from data_prep.examples import Example, PrepareError, Rejected, RejectedError
 from data_prep.images import list_folder
 from data_prep.rows import RowBuilder, table_of, written_schema
 from data_prep.shards import ROWS_PER_GROUP, ShardWriter, finished_shards, shard_paths
+from data_prep.sources.base import RecordSource
 from data_prep.store import SeenIds, database
 from data_prep.tokens import TokenMapper
 from data_prep.workers import progress_bar, run_jobs
@@ -28,20 +29,8 @@ _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a 
 _FORMAT = 4  # raise it when the same input would give other bytes
 
 
-class Source(Protocol):
-    """What `data_prep.sources` offers: sized, iterable, with a digest of its inputs."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Example | Rejected]: ...
-
-    def settings(self) -> dict[str, Any]: ...
-
-
 def prepare(
-    source: Source,
+    source: RecordSource,
     image_folder: Path | None,
     out: Path,
     *,
@@ -52,7 +41,6 @@ def prepare(
     rows_per_shard: int = ROWS_PER_SHARD,
     link_images: bool = False,
     overwrite: bool = False,
-    strict: bool = False,
 ) -> dict[str, Any]:
     """Prepare one split; shards that are already there with the same settings are kept as they are.
 
@@ -65,13 +53,12 @@ def prepare(
         rows_per_shard: questions per file.
         link_images: store paths instead of bytes.
         overwrite: make the split again even if it is there.
-        strict: the first rejected row is an error.
 
     Returns:
         the summary (see `data_prep.card.write_card`).
 
     Raises:
-        PrepareError: unusable input, an output made with other settings, or, when `strict`, a rejected row.
+        PrepareError: unusable input, or an output made with other settings.
     """
     check_options(image_folder, split)
     if len(source) == 0:
@@ -88,7 +75,7 @@ def prepare(
     }
     total = min(len(source), limit or len(source))
     paths = shard_paths(out, split, -(-total // rows_per_shard))
-    done = finished_shards(out, split, paths, settings, overwrite, strict)
+    done = finished_shards(out, split, paths, settings, overwrite)
     list_folder.cache_clear()
     builder, schema = RowBuilder(image_folder, split, mapper, link_images), written_schema()
     with progress_bar(total, "preparing") as (advance, say):
@@ -96,7 +83,7 @@ def prepare(
             say(f"{len(done)} of {len(paths)} shards are there already; --overwrite would make them again")
         advance(sum(done.values()))
         shards = _shards(source, total, paths, rows_per_shard, done)
-        jobs = ((shard, builder, schema, settings, strict) for shard in shards)
+        jobs = ((shard, builder, schema, settings) for shard in shards)
         for rows in run_jobs(write_shard, jobs, num_proc):
             advance(rows)
     summary = write_card(out)
@@ -122,7 +109,7 @@ class Shard(NamedTuple):
 
 
 def _shards(
-    source: Source, total: int, paths: list[Path], rows_per_shard: int, done: Container[Path]
+    source: RecordSource, total: int, paths: list[Path], rows_per_shard: int, done: Container[Path]
 ) -> Iterator[Shard]:
     """The shards that are still to be made. The first question of an id stays; later ones are rejected."""
     with database() as connection:
@@ -137,16 +124,13 @@ def _shards(
                 yield Shard(path, stretch)
 
 
-def write_shard(shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any], strict: bool) -> int:
+def write_shard(shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any]) -> int:
     """Build the rows of a shard and write it.
 
     Returns:
         the number of rows read.
-
-    Raises:
-        PrepareError: the first rejected row, when `strict`.
     """
-    with ShardWriter(shard.path, schema, strict) as writer:
+    with ShardWriter(shard.path, schema) as writer:
         rows: list[dict[str, Any]] = []
         for entry in shard.entries:
             try:

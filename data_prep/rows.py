@@ -23,34 +23,27 @@ def features() -> datasets.Features:
     """Columns of prepared data. Images decode to RGB, turned upright (`datasets` applies EXIF orientation)."""
     from datasets import Features, Image, List, Value
 
+    text, integer = Value("string"), Value("int64")
+    region = {"image": Value("int32"), "box": List(Value("float64")), "rle": text, "role": text}
     return Features(
         {
-            "id": Value("string"),
-            "prompt": List({"role": Value("string"), "content": Value("string")}),
+            "id": text,
+            "prompt": List({"role": text, "content": text}),
             "images": List(Image(mode="RGB")),
-            "question": Value("string"),
-            "solution": Value("string"),
-            "answers": List(Value("string")),
-            "regions": List(
-                {
-                    "image": Value("int32"),
-                    "box": List(Value("float64")),
-                    "rle": Value("string"),
-                    "role": Value("string"),
-                    "weight": Value("float32"),
-                    "label": Value("string"),
-                }
-            ),
+            "question": text,
+            "solution": text,
+            "answers": List(text),
+            "regions": List({**region, "weight": Value("float32"), "label": text}),
             "has_region": Value("bool"),
-            "region_tokens": List(Value("int64")),
+            "region_tokens": List(integer),
             "region_weights": List(Value("float32")),
-            "num_visual_tokens": List(Value("int64")),
-            "processor_fingerprint": Value("string"),
-            "image_sizes": List(List(Value("int64"))),
-            "question_type": Value("string"),
-            "source": Value("string"),
-            "split": Value("string"),
-            "license": Value("string"),
+            "num_visual_tokens": List(integer),
+            "processor_fingerprint": text,
+            "image_sizes": List(List(integer)),
+            "question_type": text,
+            "source": text,
+            "split": text,
+            "license": text,
         }
     )
 

@@ -37,13 +37,10 @@ class ShardWriter:
     """Writes `path` under a temporary name; `finish` moves it into place with its account.
 
     A row group is compressed and written in a thread, which needs no Python, while the next rows are made.
-
-    Args:
-        strict: a rejected row is an error.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, strict: bool = False):
-        self.path, self.strict = path, strict
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._writer = pq.ParquetWriter(
             self._temporary,
@@ -60,13 +57,7 @@ class ShardWriter:
         self._rejected: list[dict[str, str]] = []
 
     def reject(self, row_id: str, error: RejectedError) -> None:
-        """Count a row that is left out.
-
-        Raises:
-            PrepareError: when `strict`.
-        """
-        if self.strict:
-            raise PrepareError(f"--strict: question {row_id}: {error}")
+        """Count a row that is left out."""
         self._rejected.append(asdict(Rejected(row_id, error.reason, error.detail)))
         self._counters["rejected_by_reason"][error.reason] += 1
 
@@ -161,15 +152,14 @@ def shard_paths(out: Path, split: str, count: int) -> list[Path]:
 
 
 def finished_shards(
-    out: Path, split: str, paths: list[Path], settings: dict[str, Any], overwrite: bool, strict: bool = False
+    out: Path, split: str, paths: list[Path], settings: dict[str, Any], overwrite: bool
 ) -> dict[Path, int]:
     """Shards that need not be made again, with the number of rows read for each.
 
     Also makes the folder and clears what a kill left.
 
     Raises:
-        PrepareError: `out` holds something else, or this split made with other settings, or, when `strict`, a finished
-            shard rejected a row.
+        PrepareError: `out` holds something else, or this split made with other settings.
     """
     folder = out / "data"
     if out.exists() and not out.is_dir():
@@ -188,8 +178,6 @@ def finished_shards(
         _check_settings(account["settings"], settings, out, split)
         if path not in paths:
             raise PrepareError(f"{path} does not belong to this run; remove it or give --overwrite")
-        if strict and account["rejected_rows"]:
-            raise PrepareError("--strict: question {id}: {reason}: {detail}".format(**account["rejected_rows"][0]))
         done[path] = account["read"]
     return done
 

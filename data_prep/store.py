@@ -38,18 +38,15 @@ def as_json(value: Any) -> str:
 class RecordStore:
     """key -> JSON value, in a table of a `database()`; of two records with one key the later stays."""
 
-    def __init__(self, connection: sqlite3.Connection, records: Iterable[tuple[str, Any]], cached: int = 256):
+    def __init__(self, connection: sqlite3.Connection, records: Iterable[tuple[str, Any]]):
         self._connection = connection
         connection.execute("CREATE TABLE record (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
         rows = ((as_json(key), as_json(value)) for key, value in records)
         connection.executemany("INSERT OR REPLACE INTO record VALUES (?, ?)", rows)
-        self._get = lru_cache(maxsize=cached)(self._read)
+        self.get = lru_cache(maxsize=256)(self._get)
 
-    def get(self, key: str) -> Any:
+    def _get(self, key: str) -> Any:
         """The record, or None where there is none. The same object may be returned again: do not change it."""
-        return self._get(key)
-
-    def _read(self, key: str) -> Any:
         row = self._connection.execute("SELECT value FROM record WHERE key = ?", (as_json(key),)).fetchone()
         return None if row is None else json.loads(row[0])
 

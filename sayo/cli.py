@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import sayo
 from data_prep.cli import map_rows, mix, prepare_app
-from data_prep.synthesize.cli import synthesize_app
+from data_prep.synthesize.cli import synthesize
 from sayo.errors import SayoError
 from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
@@ -56,7 +56,7 @@ app.command()(look)
 app.command()(trend)
 app.command()(figures)
 app.command()(report)
-app.add_typer(synthesize_app, name="synthesize")
+app.command()(synthesize)
 app.add_typer(toy_app, name="toy")
 
 

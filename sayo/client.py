@@ -22,6 +22,7 @@ _SENT_AS_STORED = ("JPEG", "PNG", "WEBP")  # what every server decodes
 _ORIENTATION = 0x0112  # EXIF tag
 _WRONG_KEY = "the server refuses the key; check the environment variable {key}"
 _WRONG_ADDRESS = "the server has no such model or path; check the model's name and the address, which ends in /v1"
+_KINDS = {"APITimeoutError": "timeout", "APIConnectionError": "connection"}
 _REFUSALS = {401: _WRONG_KEY, 403: _WRONG_KEY, 404: _WRONG_ADDRESS}
 
 
@@ -76,7 +77,7 @@ class ChatClient:
     ):
         if not base_url.startswith(("http://", "https://")):
             raise SayoError(f"{base_url!r} is not the address of a server; give one such as http://localhost:8000/v1")
-        self.model, self.patience, self._api_key_env, self._timeout = model, patience, api_key_env, timeout
+        self.model, self.patience, self._api_key_env = model, patience, api_key_env
         self.failures: Counter[str] = Counter()
         self._failed_in_a_row = 0
         key = os.environ.get(api_key_env) or "none"
@@ -94,27 +95,20 @@ class ChatClient:
             ServerUnusable: wrong key, model or address, or the `patience` is over.
         """
         fields = {name: value for name, value in fields.items() if value is not None}
-        create = self._server.chat.completions.create
+        completions = self._server.chat.completions
         try:
-            reply = _parse(await create(model=self.model, messages=messages, extra_body=fields))
+            reply = _parse(await completions.create(model=self.model, messages=messages, extra_body=fields))
         except Exception as error:  # of the package, or of reading what is not a completion
             raise self._failure(error) from None
         self._failed_in_a_row = 0
         return reply
 
     def _failure(self, error: Exception) -> SayoError:
-        import openai
-
-        status = getattr(error, "status_code", None)
-        text = error.response.text if status else f"{type(error).__name__}: {error}"
+        status, cause = getattr(error, "status_code", None), error.__cause__ or error
+        text = (error.response.text if status else f"{type(cause).__name__}: {cause}")[:300]
         if status in _REFUSALS:
-            return ServerUnusable(f"{_REFUSALS[status].format(key=self._api_key_env)} (HTTP {status}: {text[:300]})")
-        if isinstance(error, openai.APITimeoutError):
-            failure = ChatError("timeout", f"no reply within {self._timeout:g} s")
-        elif isinstance(error, openai.APIConnectionError):
-            failure = ChatError("connection", str(error.__cause__ or error))
-        else:
-            failure = ChatError(f"http {status}" if status else "garbage", text[:300])
+            return ServerUnusable(f"{_REFUSALS[status].format(key=self._api_key_env)} (HTTP {status}: {text})")
+        failure = ChatError(f"http {status}" if status else _KINDS.get(type(error).__name__, "garbage"), text)
         self.failures[failure.kind] += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row < self.patience:
@@ -135,9 +129,10 @@ def _server(timeout: float, **kwargs: Any) -> Any:
             try:
                 return await asyncio.wait_for(super().send(request, **kwargs), timeout)
             except asyncio.TimeoutError:
-                raise httpx2.ReadTimeout("too slow", request=request) from None
+                raise httpx2.ReadTimeout(f"no reply within {timeout:g} s", request=request) from None
 
-    return openai.AsyncOpenAI(timeout=timeout, http_client=HttpClient(), **kwargs)
+    http_client = HttpClient(follow_redirects=False)  # which would send images to another host
+    return openai.AsyncOpenAI(timeout=None, http_client=http_client, **kwargs)
 
 
 def _parse(completion: Any) -> ChatReply:

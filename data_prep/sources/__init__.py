@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 
-def load_sources() -> dict[str, dict[str, Any]]:
-    """Command -> entry of data_prep/sources.yaml, whose head says what an entry holds."""
-    return yaml.safe_load((Path(__file__).parents[1] / "sources.yaml").read_text(encoding="utf-8"))
+def load_sources() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """(command -> entry of data_prep/sources.yaml, whose head says what an entry holds; the shared options)."""
+    entries = yaml.safe_load((Path(__file__).parents[1] / "sources.yaml").read_text(encoding="utf-8"))
+    return entries, entries.pop("shared")

@@ -1,12 +1,17 @@
-"""What the sources share: records come in, and each becomes one `Example` or one `Rejected`."""
+"""What the sources share: records come in, and each becomes one `Example` or one `Rejected`.
+
+A source raises PrepareError for a file that is missing or cannot be read, and counts a record that it cannot use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from data_prep.examples import EmbeddedImage, Example, Region, Rejected, RejectedError
-from data_prep.fields import as_record, text, weight_of
+from data_prep.examples import Box, EmbeddedImage, Example, Region, Rejected, RejectedError
+from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
+from data_prep.json_records import list_files
 from data_prep.store import RecordStore, database
 
 Lookup = Callable[[str], Any]
@@ -16,21 +21,14 @@ Lookup = Callable[[str], Any]
 class RecordSource:
     """A source that reads its records one after another.
 
-    A subclass sets the attributes and defines two methods: `_records()` yields (row id, where it stands, record), with
-    a ValueError for a record that cannot be read; `_build(row_id, record, lookup)` makes an example of a record or
-    raises RejectedError. Where it needs a second file, `_lookup_records()` yields (key, JSON value) of what is in it.
-
-    Attributes:
-        _count: number of records.
-        _settings: option -> digest of the files it names, or its value: what a finished shard must share to be kept.
+    A subclass sets `name`, `license`, `_count` (of records) and `_settings` (option -> digest of its files, or its
+    value: what a finished shard must share to be kept). `_records()` yields (row id, where it stands, record, or the
+    ValueError that reading it gave); `_build(row_id, record, lookup)` makes the example or raises RejectedError;
+    `_lookup_records()` yields (key, JSON value) of what is looked up in a second file.
     """
 
     name: str
     license: str
-    _count: int
-    _settings: dict[str, Any]
-    _records: Callable[[], Iterator[tuple[str, str, Any]]]
-    _build: Callable[[str, dict[str, Any], Lookup], Example]
 
     def __len__(self) -> int:
         """Number of records, the rejected ones included."""
@@ -53,6 +51,10 @@ class RecordSource:
                 except RejectedError as error:
                     yield Rejected(row_id, error.reason, f"{error.detail} ({place})")
 
+    def _files(self, spec: str | Path, what: str, suffix: str = ".json") -> list[Path]:
+        command = self.name.replace("_", "-")
+        return list_files(spec, what, f"`sayo prepare {command} --help` says which files are needed", suffix)
+
     def _example(
         self,
         row_id: str,
@@ -62,27 +64,29 @@ class RecordSource:
         regions: Iterable[Region],
         size: Sequence[int] | None = None,
         question_type: str = "unknown",
-        license: str | None = None,
     ) -> Example:
-        """An example; the first of `answers` is its solution, `size` that of all its images."""
-        names = (images,) if isinstance(images, str | EmbeddedImage) else tuple(images)
-        return Example(
-            id=row_id,
-            question=question,
-            solution=answers[0],
-            answers=tuple(answers),
-            images=names,
-            annotated_sizes=((size[0], size[1]) if size else None,) * len(names),
-            regions=tuple(regions),
-            question_type=question_type,
-            source=self.name,
-            license=license or self.license,
-        )
+        """An example; the first of `answers` is its solution, `size` (W, H) that of all its images."""
+        images = (images,) if isinstance(images, str | EmbeddedImage) else tuple(images)
+        sizes = ((size[0], size[1]) if size else None,) * len(images)
+        rest = tuple(regions), question_type, self.name, self.license
+        return Example(row_id, question, answers[0], tuple(answers), images, sizes, *rest)
 
 
 def region_of(box: Any, role: Any = "answer", label: Any = "", **more: Any) -> Region:
     """A region with the weight of its role; a label that is no text is left out."""
     return Region(box, role, weight_of(role), label if isinstance(label, str) else "", **more)
+
+
+def pixel_box(values: Any, what: str, box_of: Callable[[Any, str], Box] = box_of_xyxy) -> Box:
+    """A box in pixels, of a form of `fields`; raises RejectedError."""
+    return check_pixels(box_of(values, what), what)
+
+
+def id_of(record: Any, place: str, *fields: str) -> str:
+    """The first of the fields that holds an id; where the record stands, if none does."""
+    given = [record.get(field) for field in fields] if isinstance(record, dict) else []
+    ids = [str(value) for value in given if is_integer(value) or (isinstance(value, str) and value.strip())]
+    return ids[0] if ids else place
 
 
 def optional_text(record: dict, field: str, default: str = "unknown") -> str:
@@ -98,7 +102,7 @@ def list_of(record: dict, field: str, least: int = 0) -> list:
     """
     value = record.get(field) or []
     if not isinstance(value, list) or len(value) < least:
-        raise RejectedError("malformed_record", f"{field} is {str(value)[:200]}, expected a list")
+        raise RejectedError("malformed_record", f"{field} is {str(value)[:200]}, expected a list of at least {least}")
     return value
 
 

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import json
 import pickle
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import Example, Rejected, RejectedError
-from data_prep.fields import as_record, image_size, text
-from data_prep.json_records import digest_of, iter_members, list_files
-from data_prep.sources.base import RecordSource
-from data_prep.sources.coco_scenes import SceneRecord, ask_about, key_of
-from data_prep.sources.coco_templates import LEAST_AREA, Category
+from data_prep.examples import Example, Region, Rejected, RejectedError
+from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text
+from data_prep.json_records import digest_of, iter_members
+from data_prep.sources.base import RecordSource, region_of
+from data_prep.sources.coco_templates import Category, Scene, Thing, questions, siblings_of
 from data_prep.store import as_json, database
 from data_prep.workers import run_jobs
+from sayo.geometry import masks
 
-WHERE = (
-    "annotations_trainval2017.zip (instances_train2017.json, instances_val2017.json) and train2017.zip, val2017.zip "
-    "are at https://cocodataset.org/#download"
-)
 _SCENES_PER_JOB = 500
 _TABLES = """
 CREATE TABLE image (id PRIMARY KEY, file_name, width, height, license);
+CREATE TABLE license (id PRIMARY KEY, name);
 CREATE TABLE annotation (id PRIMARY KEY, image_id, value);
 CREATE TABLE scene (id INTEGER PRIMARY KEY, examples);
 CREATE TABLE question (scene_id, number, template, category, answer, digest);
@@ -40,18 +36,15 @@ CREATE TABLE answer_limit (template, category, most);
 CREATE TABLE rejected (id, reason, detail);
 """
 _BY_IMAGE = """
-SELECT image.id, file_name, width, height, license, annotation.id, value
-FROM image LEFT JOIN annotation ON image_id = image.id ORDER BY image.id, annotation.id
+SELECT image.id, file_name, width, height, ifnull(name, 'unknown'), annotation.id, value FROM image
+LEFT JOIN license ON license = license.id LEFT JOIN annotation ON image_id = image.id ORDER BY image.id, annotation.id
 """
 _WITHOUT_IMAGE = "SELECT id, image_id FROM annotation WHERE image_id NOT IN (SELECT id FROM image) ORDER BY id"
-_QUESTIONS = """
-SELECT scene_id, number, examples FROM question JOIN scene ON scene.id = scene_id ORDER BY question.rowid
-"""
+_QUESTIONS = "SELECT scene_id, number, examples FROM question JOIN scene ON id = scene_id ORDER BY question.rowid"
 _FREQUENCIES = "SELECT template, category, count(*) FROM question GROUP BY template, category, answer"
 # An answer may be as frequent as the second most frequent one of its template and class; this many of it stay where
-# there is no second one.
+# there is no second one. Those with the lowest digests stay.
 _ALONE = {"exist": 0, "count": 1}
-# Those with the lowest digests stay.
 _BALANCE = """
 DELETE FROM question WHERE rowid IN (
   SELECT row_id FROM (
@@ -62,37 +55,18 @@ DELETE FROM question WHERE rowid IN (
 
 
 class CocoSource(RecordSource):
-    """Rejected annotations first, then questions by image.
-
-    Args:
-        instances: instances JSON file.
-        seed: another seed asks other questions.
-        per_image: most questions about one image.
-        least_area: pixels that an object must have to be asked for.
-        license: licence of the annotations; each image's own is put beside it.
-        num_proc: processes that make the questions, which do not depend on it.
-
-    Raises:
-        PrepareError: the file is missing or not JSON.
-    """
+    """Rejected annotations first, then questions by image; the arguments are the options of `sayo prepare coco`."""
 
     name = "coco"
 
     def __init__(
-        self,
-        instances: str | Path,
-        seed: int = 0,
-        per_image: int = 6,
-        least_area: float = LEAST_AREA,
-        license: str = "CC-BY-4.0",
-        num_proc: int = 1,
+        self, instances: str | Path, seed: int, per_image: int, least_area: float, license: str, num_proc: int = 1
     ):
-        (self.file, *_) = list_files(instances, "COCO instances file", WHERE)
+        (self.file, *_) = self._files(instances, "COCO instances file")
         self.license = license
         self._stack = ExitStack()
-        self._db: sqlite3.Connection = self._stack.enter_context(database())
+        self._db = self._stack.enter_context(database())
         self._categories: dict[Any, Category] = {}
-        self._licenses: dict[Any, str] = {}
         self._read_file()
         self._ask(seed, least_area, per_image, num_proc)
         self._balance()
@@ -108,9 +82,9 @@ class CocoSource(RecordSource):
             yield Rejected(*row)
         for _, rows in groupby(self._db.execute(_QUESTIONS), key=itemgetter(0)):
             examples: list[Example] = []
-            for _, number, pickled in rows:
+            for _, index, pickled in rows:
                 examples = examples or pickle.loads(pickled)  # of this process's own temporary file
-                yield examples[number]
+                yield examples[index]
 
     def _read_file(self) -> None:
         """Put images and annotations into the database."""
@@ -123,11 +97,11 @@ class CocoSource(RecordSource):
                 elif member == "annotations":
                     self._add_annotation(as_record(value), written, index)
                 elif member == "categories":
-                    entry = as_record(value)
-                    names = text(entry, "name"), text({"supercategory": "", **entry}, "supercategory")
-                    self._categories[key_of(entry)] = Category(key_of(entry), *names)
+                    names = text(as_record(value), "name"), text({"supercategory": "", **value}, "supercategory")
+                    self._categories[key_of(value)] = Category(key_of(value), *names)
                 elif member == "licenses":
-                    self._licenses[key_of(as_record(value))] = text(value, "name")
+                    row = as_json(key_of(as_record(value))), text(value, "name")
+                    self._db.execute("INSERT OR REPLACE INTO license VALUES (?, ?)", row)
             except RejectedError as error:
                 self._reject(f"{member}#{index}", error)
         self._db.execute("CREATE INDEX by_image ON annotation (image_id, id)")
@@ -136,7 +110,7 @@ class CocoSource(RecordSource):
         size = image_size(entry.get("width"), entry.get("height"))
         if size is None:
             raise RejectedError("malformed_record", f"image {entry.get('id')!r} has no width and height")
-        self._insert("image", key_of(entry), as_json(text(entry, "file_name")), *size, as_json(entry.get("license")))
+        self._insert("image", key_of(entry), text(entry, "file_name"), *size, as_json(entry.get("license")))
 
     def _add_annotation(self, entry: dict, written: str, index: int) -> None:
         image_id = key_of(entry, "image_id")
@@ -153,7 +127,8 @@ class CocoSource(RecordSource):
 
     def _ask(self, seed: int, least_area: float, per_image: int, num_proc: int) -> None:
         """Make the questions of all images."""
-        jobs = ((scenes, list(self._categories.values()), seed, least_area, per_image) for scenes in self._scenes())
+        shared = list(self._categories.values()), self.license, seed, least_area, per_image
+        jobs = ((scenes, *shared) for scenes in self._scenes())
         processes = num_proc if self._rows_of("image") > _SCENES_PER_JOB else 1
         for scenes, rejected in run_jobs(ask_about, jobs, processes):
             for examples, asked in scenes:
@@ -167,15 +142,12 @@ class CocoSource(RecordSource):
 
     def _scenes(self) -> Iterator[list[SceneRecord]]:
         """The images with their annotations, some hundred at a time."""
-        images = groupby(self._db.execute(_BY_IMAGE), key=itemgetter(slice(0, 5)))
-        while scenes := [self._scene(*image, rows) for image, rows in islice(images, _SCENES_PER_JOB)]:
+        images = (
+            (*image, [(key, value) for *_, key, value in rows if value])
+            for image, rows in groupby(self._db.execute(_BY_IMAGE), key=itemgetter(slice(0, 5)))
+        )
+        while scenes := list(islice(images, _SCENES_PER_JOB)):
             yield scenes
-
-    def _scene(self, key: Any, file_name: str, width: int, height: int, license: str, rows: Any) -> SceneRecord:
-        license_id = json.loads(license)
-        known = self._licenses.get(license_id, "unknown") if isinstance(license_id, int | str) else "unknown"
-        entries = [(key, value) for *_, key, value in rows if value]
-        return SceneRecord(key, json.loads(file_name), (width, height), f"{self.license}, image: {known}", entries)
 
     def _balance(self) -> None:
         groups: dict[tuple, list[int]] = {}
@@ -189,3 +161,88 @@ class CocoSource(RecordSource):
     def _reject(self, row_id: str, error: RejectedError) -> None:
         values = (value.encode("ascii", "backslashreplace").decode() for value in (row_id, error.reason, error.detail))
         self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", tuple(values))
+
+
+def ask_about(
+    images: Sequence[SceneRecord],
+    categories: Sequence[Category],
+    license: str,
+    seed: int,
+    least_area: float,
+    most: int,
+) -> tuple[list[tuple[bytes, list[tuple]]], list[tuple[Any, RejectedError]]]:
+    """Questions about some images; this runs in workers.
+
+    Returns:
+        for each image its pickled examples, and (template, class, answer, digest) of each; then (annotation id, what
+        is wrong with it) of those that were rejected.
+    """
+    by_id, siblings = {category.id: category for category in categories}, siblings_of(categories)
+    scenes: list[tuple[bytes, list[tuple]]] = []
+    rejected: list[tuple[Any, RejectedError]] = []
+    for image_id, file_name, width, height, image_license, records in images:
+        size = width, height
+        entries = {key: json.loads(value) for key, value in records}
+        things, blocked = _things(entries, size, by_id, rejected)
+        scene = Scene(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
+        regions: dict[tuple, Region] = {}  # the same object each time, so that it is placed in the picture once
+        examples, asked = [], []
+        for digest, question in questions(scene, most):
+            roles = ("answer", question.answer_things), ("evidence", question.evidence_things)
+            shown = [(role, thing) for role, things in roles for thing in things]
+            for role, thing in shown:
+                if (role, thing.id) not in regions:
+                    mask = entries[thing.id].get("segmentation") or None
+                    regions[role, thing.id] = region_of(thing.box, role, scene.name_of(thing), mask=mask)
+            template, name, category, text, answer, *_ = question
+            asked.append((template, category, answer, digest))
+            fields = f"{image_id}-{name}", text, answer, (answer,), (file_name,), (size,)
+            used = tuple(regions[role, thing.id] for role, thing in shown)
+            examples.append(Example(*fields, used, template, "coco", f"{license}, image: {image_license}"))
+        scenes.append((pickle.dumps(examples), asked))
+    return scenes, rejected
+
+
+def _things(
+    entries: Mapping[Any, dict], size: tuple[int, int], categories: Mapping[Any, Category], rejected: list
+) -> tuple[list[Thing], frozenset[Any]]:
+    """(objects of an image, classes that cannot be asked for because of a crowd or an unusable annotation)."""
+    things, blocked = [], set()
+    for key, entry in entries.items():
+        try:
+            if entry.get("iscrowd"):
+                blocked.add(key_of(entry, "category_id"))
+            else:
+                things.append(_thing(key, entry, size, categories))
+        except RejectedError as error:
+            rejected.append((key, error))
+            if is_integer(entry.get("category_id")) or isinstance(entry.get("category_id"), str):
+                blocked.add(entry["category_id"])
+    return things, frozenset(blocked)
+
+
+def _thing(key: Any, entry: dict, size: tuple[int, int], categories: Mapping[Any, Category]) -> Thing:
+    category = key_of(entry, "category_id")
+    key_of(entry)
+    if category not in categories:
+        raise RejectedError("unknown_category", f"category {category!r} is not in the file")
+    box = box_of_xywh(entry.get("bbox"), "bbox")
+    x1, y1, x2, y2 = clipped = (max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1]))
+    if x1 >= x2 or y1 >= y2:
+        raise RejectedError("box_outside_image", f"bbox {list(box)} lies outside of {size[0]}x{size[1]}")
+    area, outline = number(entry.get("area")), (x2 - x1) * (y2 - y1)
+    if entry.get("segmentation"):
+        around = masks.extent(entry["segmentation"], size)
+        if not masks.agree(clipped, around):
+            raise RejectedError("box_and_mask_differ", f"bbox {list(box)} (xyxy); the mask fills {list(around)}")
+    return Thing(key, category, clipped, area if 0 < area <= outline * 1.1 else outline)
+
+
+def key_of(entry: dict, field: str = "id") -> int | str:
+    """An id as the file has it: an integer, or text for people's own files."""
+    value = entry.get(field)
+    if is_integer(value) and abs(value) < 1 << 63:
+        return value
+    if isinstance(value, str) and value.isprintable() and value.strip() and value.isascii():
+        return value
+    raise RejectedError("malformed_record", f"{field} is {str(value)[:100]!r}, expected a number or a name")

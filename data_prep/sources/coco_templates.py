@@ -7,7 +7,7 @@ referred to: nobody knows how many of it there are, or which one is meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
@@ -16,15 +16,20 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from data_prep.examples import Box
-from data_prep.sources.english import is_countable, is_the, is_there, plural
 
-LEAST_AREA = 32**2  # pixels: COCO's border between small and medium; below it, "is it there?" is a matter of taste
 MOST_COUNTED = 9
 KINDS = frozenset({"animal", "vehicle", "food", "furniture", "appliance"})
 _CENTRE_GAP = 0.1  # share of the image's side that two centres lie apart at least
 _MOST_OVERLAP = 0.25  # of the shorter of two extents along the asked direction
 _SIZE_RATIO = 2.0
 _PER_TEMPLATE = 2  # questions of one template about one image
+_IRREGULAR = dict(
+    pair.split("/")
+    for pair in "person/people man/men woman/women child/children mouse/mice knife/knives sheep/sheep fish/fish "
+    "tooth/teeth foot/feet shelf/shelves leaf/leaves".split()
+)
+PLURAL_ONLY = frozenset({"skis", "scissors", "pants", "glasses", "jeans", "shorts"})
+UNCOUNTABLE = frozenset({"broccoli", "grass", "water", "furniture", "food", "bread", "rice", "sand", "snow"})
 
 
 class Category(NamedTuple):
@@ -66,7 +71,8 @@ class SceneQuestion(NamedTuple):
 class Scene:
     """The objects of one image.
 
-    `blocked`: classes with a crowd or an unusable annotation; `siblings`: see `siblings_of`.
+    `blocked`: classes with a crowd or an unusable annotation; `siblings`: see `siblings_of`; `least_area`: pixels that
+    an object must have to be asked for: of a smaller one, "is it there?" is a matter of taste.
     """
 
     image_id: Any
@@ -77,7 +83,7 @@ class Scene:
     categories: Mapping[Any, Category]
     siblings: Mapping[Any, Sequence[Any]]
     seed: int
-    least_area: float = LEAST_AREA
+    least_area: float
 
     def digest(self, template: str, rest: str) -> str:
         """The hash by which every choice is made."""
@@ -128,7 +134,7 @@ def count(scene: Scene) -> Iterator[SceneQuestion]:
     for key, group in scene.by_class.items():
         name = scene.categories[key].name
         visible = all(thing.area >= scene.least_area for thing in group)
-        if visible and len(group) <= MOST_COUNTED and is_countable(name):
+        if visible and len(group) <= MOST_COUNTED and name not in PLURAL_ONLY | UNCOUNTABLE:
             text = f"How many {plural(name)} are in the image?"
             yield SceneQuestion("count", f"count-{key}", key, text, str(len(group)), group)
 
@@ -211,12 +217,32 @@ def size(scene: Scene) -> Iterator[SceneQuestion]:
             yield SceneQuestion("size", name, large.category, text, scene.name_of(large), (large,), (small,))
 
 
-TEMPLATES: tuple[Callable[[Scene], Iterator[SceneQuestion]], ...] = (
-    count,
-    exist_yes,
-    exist_no,
-    kind,
-    position,
-    relation,
-    size,
-)
+TEMPLATES = (count, exist_yes, exist_no, kind, position, relation, size)
+
+
+def plural(name: str) -> str:
+    """The plural of a thing's name; only its last word changes."""
+    if name in PLURAL_ONLY:
+        return name
+    head, _, last = name.rpartition(" ")
+    if last in _IRREGULAR:
+        return f"{head} {_IRREGULAR[last]}".strip()
+    if last.endswith(("s", "x", "z", "ch", "sh")):
+        return name + "es"
+    if last.endswith("y") and last[-2:-1] not in "aeiou":
+        return name[:-1] + "ies"
+    return name + "s"
+
+
+def is_there(name: str) -> str:
+    """ "Is there a dog", "Is there an apple", "Are there any skis", "Is there any broccoli"."""
+    if name in PLURAL_ONLY:
+        return f"Are there any {name}"
+    if name in UNCOUNTABLE:
+        return f"Is there any {name}"
+    return f"Is there {'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def is_the(name: str) -> str:
+    """ "Is the dog", "Are the skis"."""
+    return f"{'Are' if name in PLURAL_ONLY else 'Is'} the {name}"

@@ -21,12 +21,8 @@ from typing import Any, NamedTuple
 
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import box_of_xywh, identifier, image_size, text
-from data_prep.json_records import count_and_digest, digest_of, iter_records, list_files
-from data_prep.sources.base import Lookup, RecordSource, region_of
-
-WHERE = (
-    "questions1.2.zip, sceneGraphs.zip and images.zip are at https://cs.stanford.edu/people/dorarad/gqa/download.html"
-)
+from data_prep.json_records import count_and_digest, digest_of, iter_records
+from data_prep.sources.base import Lookup, RecordSource, id_of, region_of
 
 # "shirt (1132412)", "fence (1132419) ", "sharks,to the right of,s (-)", "people (12,34)"; but not "not(black)"
 _REFERENCE = re.compile(r"\(([\d,\s]+|-)\)\s*$")
@@ -101,22 +97,16 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
 
 
 class GqaSource(RecordSource):
-    """Questions in file order.
+    """Questions in file order; `questions` and `scene_graphs` (of the same split) are a file, a folder or a glob.
 
-    Args:
-        questions: a `*_questions.json`, a folder of them (train_all_questions/) or a glob.
-        scene_graphs: the `*_sceneGraphs.json` of the same split; also a folder or a glob.
-        license: licence of the annotations: another one for files of one's own in GQA's format.
-
-    Raises:
-        PrepareError: a file is missing or not JSON, or there is no question in it.
+    `license` is that of the annotations: another one for files of one's own in GQA's format.
     """
 
     name = "gqa"
 
     def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = "CC-BY-4.0"):
-        self.question_files = list_files(questions, "GQA questions", WHERE)
-        self.graph_files = list_files(scene_graphs, "GQA scene graphs", WHERE)
+        self.question_files = self._files(questions, "GQA questions")
+        self.graph_files = self._files(scene_graphs, "GQA scene graphs")
         self.license = license
         self._count, digest = count_and_digest(self.question_files)
         graphs = digest_of(self.graph_files)
@@ -128,7 +118,9 @@ class GqaSource(RecordSource):
     def _records(self) -> Iterator[tuple[str, str, Any]]:
         for file in self.question_files:
             for index, (key, record) in enumerate(iter_records(file)):
-                yield key if key is not None else _listed_id(record, f"{file.name}#{index}"), file.name, record
+                if key is None:  # the list form, `[{"questionId": ..., ...}]`
+                    key = id_of(record, f"{file.name}#{index}", "questionId", "question_id", "id")
+                yield key, file.name, record
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         question, solution, image_id = text(record, "question"), text(record, "answer"), identifier(record, "imageId")
@@ -154,18 +146,9 @@ def _region(graphs: Lookup, image_id: str, oid: str, role: str) -> Region:
 
 def _compact(graph: Any) -> tuple[tuple[int, int] | None, dict[str, list]]:
     """((W, H), object id -> [name, x, y, w, h]): the part of a scene graph that questions need."""
-    if not isinstance(graph, dict) or not isinstance(graph.get("objects"), dict):
+    objects = graph.get("objects") if isinstance(graph, dict) else None
+    if not isinstance(objects, dict):
         return None, {}
-    objects = {
-        oid: [entry.get(name) for name in ("name", "x", "y", "w", "h")]
-        for oid, entry in graph["objects"].items()
-        if isinstance(entry, dict)
-    }
+    names = ("name", "x", "y", "w", "h")
+    objects = {oid: [entry.get(name) for name in names] for oid, entry in objects.items() if isinstance(entry, dict)}
     return image_size(graph.get("width"), graph.get("height")), objects
-
-
-def _listed_id(record: Any, place: str) -> str:
-    """The id of a question in the list form of the files (`[{"questionId": ..., ...}]`)."""
-    fields = record if isinstance(record, dict) else {}
-    names = [name for name in ("questionId", "question_id", "id") if fields.get(name) is not None]
-    return str(fields[names[0]]) if names else place

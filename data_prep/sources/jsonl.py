@@ -25,21 +25,10 @@ import numpy as np
 from PIL import Image
 
 from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
-from data_prep.fields import (
-    as_record,
-    box_of_xywh,
-    box_of_xyxy,
-    check_normalised,
-    check_pixels,
-    image_size,
-    is_integer,
-    number,
-    text,
-    weight_of,
-)
+from data_prep.fields import as_record, box_of_xywh, box_of_xyxy, check_normalised, image_size, number, text, weight_of
 from data_prep.images import read_image
-from data_prep.json_records import digest_of, iter_lines, list_files
-from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text
+from data_prep.json_records import digest_of, iter_lines
+from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, optional_text, pixel_box
 from sayo.geometry import masks
 
 _FIELDS = {"id", "image", "images", "question", "answer", "regions", "type", "license", "width", "height", "extra"}
@@ -49,22 +38,15 @@ _REGION_FIELDS = {*_BOXES, *_MASKS, "role", "weight", "label", "image"}
 
 
 class JsonlSource(RecordSource):
-    """Questions in file order.
+    """Questions in file order; `questions` is a .jsonl file, a folder of them or a glob.
 
-    Args:
-        questions: a .jsonl file, a folder of them or a glob.
-        mask_folder: where the files that `mask` names are; None where no region has one.
-        license: licence of rows that name none.
-
-    Raises:
-        PrepareError: no file is there.
+    `mask_folder` holds the files that `mask` names; `license` is that of rows that name none.
     """
 
     name = "jsonl"
 
     def __init__(self, questions: str | Path, mask_folder: Path | None = None, license: str = "unknown"):
-        where = "Write one question a line; `sayo prepare jsonl --help` shows how"
-        self.files = list_files(questions, "questions", where, ".jsonl")
+        self.files = self._files(questions, "questions", ".jsonl")
         if mask_folder is not None and not mask_folder.is_dir():
             raise PrepareError(f"--masks: {mask_folder} is not a folder; give the one that holds the mask pictures")
         self.mask_folder, self.license = mask_folder, license
@@ -75,9 +57,7 @@ class JsonlSource(RecordSource):
         for file in self.files:
             for line, record in iter_lines(file):
                 place = f"{file.name}:{line}"
-                given = record.get("id") if isinstance(record, dict) else None
-                is_id = (isinstance(given, str) and given.strip()) or is_integer(given)
-                yield str(given) if is_id else place, place, record
+                yield id_of(record, place, "id"), place, record
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         _no_other(record, _FIELDS)
@@ -90,8 +70,8 @@ class JsonlSource(RecordSource):
         listed, question = list_of(record, "regions"), text(record, "question")
         regions = [self._region(region, index) for index, region in enumerate(listed)]
         size = image_size(record.get("width"), record.get("height"))
-        kind, license = optional_text(record, "type"), optional_text(record, "license", self.license)
-        return self._example(row_id, question, answers, images, regions, size, kind, license)
+        example = self._example(row_id, question, answers, images, regions, size, optional_text(record, "type"))
+        return example._replace(license=optional_text(record, "license", self.license))
 
     def _region(self, record: Any, index: int) -> Region:
         what = f"region {index}"
@@ -109,7 +89,7 @@ class JsonlSource(RecordSource):
         if not 0 < weight <= 1:
             raise RejectedError("malformed_record", f"{what}: weight {weight} is not in 0..1")
         image = record.get("image", 0)
-        if not is_integer(image):
+        if type(image) is not int:
             raise RejectedError("malformed_record", f"{what}: image is {str(image)[:50]}, expected an index")
         return Region(
             box=_box(record, boxes[0], what) if boxes else None,
@@ -133,11 +113,7 @@ class JsonlSource(RecordSource):
 
 
 def _read_mask(folder: Path, name: str) -> dict[str, Any]:
-    """A mask picture as COCO run lengths; whatever is neither black nor transparent is the object.
-
-    Raises:
-        RejectedError: as for images, under the name of a mask.
-    """
+    """A mask picture as COCO run lengths; whatever is neither black nor transparent is the object."""
     try:
         picture = Image.open(io.BytesIO(read_image(folder, name).data))
         transparent = picture.getchannel("A") if "A" in picture.getbands() else None
@@ -154,8 +130,7 @@ def _read_mask(folder: Path, name: str) -> dict[str, Any]:
 def _box(record: dict, name: str, what: str) -> Box:
     if name == "box_normalised":
         return check_normalised(box_of_xyxy(record[name], f"{what}: box_normalised"), what)
-    box = (box_of_xywh if name == "box_xywh" else box_of_xyxy)(record[name], f"{what}: {name}")
-    return check_pixels(box, f"{what}: {name}")
+    return pixel_box(record[name], f"{what}: {name}", box_of_xywh if name == "box_xywh" else box_of_xyxy)
 
 
 def _no_other(record: dict, known: set[str]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from data_prep.examples import PrepareError
 
-_LARGEST = 256 << 20  # bytes; the largest of RefCOCO's files has a fifth of that
 _PLAIN = """
     PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
     NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
@@ -47,11 +46,8 @@ def load(path: Path) -> Any:
     """The value of a plain pickle (of Python 2 or 3).
 
     Raises:
-        PrepareError: the file is too large, broken, or asks for more than plain values; nothing of it was executed.
+        PrepareError: the file is broken or asks for more than plain values; nothing of it was executed.
     """
-    size = path.stat().st_size
-    if size > _LARGEST:
-        raise PrepareError(f"{path} has {size} bytes; no file of RefCOCO is larger than {_LARGEST}")
     gc.disable()  # millions of containers are made and none is garbage: looking for it takes most of the time
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()

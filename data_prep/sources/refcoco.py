@@ -12,57 +12,45 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Example, PrepareError, RejectedError
-from data_prep.fields import as_record, box_of_xywh, box_of_xyxy, box_text, check_pixels, identifier, image_size, text
+from data_prep.fields import as_record, box_of_xywh, box_text, identifier, image_size, text
 from data_prep.json_records import digest_of, iter_lines, iter_members
 from data_prep.sources import plain_pickle
-from data_prep.sources.base import Lookup, RecordSource, region_of
+from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
 
-WHERE = (
-    "refcoco.zip, refcoco+.zip and refcocog.zip (refs(unc).p, refs(google).p, refs(umd).p and instances.json) are "
-    "linked at https://github.com/lichengunc/refer; the images are COCO's train2014.zip at "
-    "https://cocodataset.org/#download"
-)
-_SAME_SPLIT = {"validation": "val", "valid": "val", "dev": "val"}
+_SAME_SPLIT = {"validation": "val"}
 _KEPT = ("bbox", "segmentation", "iscrowd", "width", "height", "file_name", "category_id")
 
 
 class RefcocoSource(RecordSource):
-    """One example for each expression of one split.
+    """One example for each expression of one split (train, val, testA, testB or test).
 
-    Args:
-        refs: `refs(*).p`, or a .jsonl file.
-        instances: `instances.json` beside the pickle; not for .jsonl.
-        split: the split whose expressions are taken: train, val, testA, testB or test.
-
-    Raises:
-        PrepareError: a file is missing or refused, or there is no such split in it.
+    `refs` is a `refs(*).p` with `instances.json` beside it, or a .jsonl file without.
     """
 
     name, license = "refcoco", "CC-BY-4.0"
 
     def __init__(self, refs: Path, instances: Path | None, split: str):
-        self.refs, self.instances = refs, instances
+        (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
+        self.instances = self._files(instances, "RefCOCO instances.json") if instances else []
         self._wanted = ("", _SAME_SPLIT.get(split, split))
-        if not refs.is_file():
-            raise PrepareError(f"--refs: no file {refs}. {WHERE}")
         self._lines = refs.suffix == ".jsonl"
-        if not self._lines and (instances is None or not instances.is_file()):
-            raise PrepareError(f"--instances: no file {instances or 'given'}. It lies beside {refs.name}. {WHERE}")
+        if not self._lines and not self.instances:
+            raise PrepareError(f"--instances: give the instances.json that lies beside {refs}")
         self._refs = [] if self._lines else plain_pickle.load(refs)
         if not isinstance(self._refs, list):
-            raise PrepareError(f"{refs} holds a {type(self._refs).__name__}, expected a list of refs. {WHERE}")
+            raise PrepareError(f"{refs} holds a {type(self._refs).__name__}, expected a list of refs")
         splits = Counter(_split_of(record) for _, record in self._all())
         self._count = sum(splits[name] for name in self._wanted)
         if self._count == 0:
             there = ", ".join(sorted(splits)) or "none"
             raise PrepareError(f"--split: {refs} holds no expression of the split {split!r}; there are: {there}")
         self._settings = {"--refs": digest_of([refs])}
-        if instances is not None:
-            self._settings["--instances"] = digest_of([instances])
+        if instances:
+            self._settings["--instances"] = digest_of(self.instances)
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
         """("annotations 12", record), ("images 3", record) and ("categories 18", name) of the COCO file."""
-        for member, entry, _ in iter_members(self.instances) if self.instances else ():
+        for member, entry, _ in (member for file in self.instances for member in iter_members(file)):
             if member in ("annotations", "images", "categories") and isinstance(entry, dict):
                 kept = {name: entry[name] for name in _KEPT if name in entry}
                 yield f"{member} {entry.get('id')}", entry.get("name") if member == "categories" else kept
@@ -83,12 +71,12 @@ class RefcocoSource(RecordSource):
                 yield f"ref#{index}", ref
                 continue
             for at, sentence in enumerate(sentences):
-                given = sentence.get("sent_id") if isinstance(sentence, dict) else None
-                yield f"sent-{given}" if isinstance(given, int) else f"ref#{index}.{at}", {**ref, "sentence": sentence}
+                given = id_of(sentence, "", "sent_id")
+                yield f"sent-{given}" if given else f"ref#{index}.{at}", {**ref, "sentence": sentence}
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         if self._lines:
-            region = region_of(check_pixels(box_of_xyxy(record.get("bbox"), "bbox"), "bbox"))
+            region = region_of(pixel_box(record.get("bbox"), "bbox"))
             expression, file, image = text(record, "expression"), text(record, "img_path"), record
         else:
             image_id, ann_id = identifier(record, "image_id"), identifier(record, "ann_id")

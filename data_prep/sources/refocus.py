@@ -14,38 +14,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, RejectedError
-from data_prep.fields import as_record, box_of_xyxy, check_pixels, text
-from data_prep.json_records import digest_of, list_files
-from data_prep.sources.base import Lookup, RecordSource, region_of
+from data_prep.fields import as_record, text
+from data_prep.json_records import digest_of
+from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
 
-WHERE = "The parquet files are at https://huggingface.co/datasets/ReFocus/ReFocus_Data (folder data/)"
 _COLUMNS = ("id", "question", "answer", "image", "focus_areas_bbox", "source")
 _BATCH = 16  # rows held in memory at once: each has an image
 
 
 class RefocusSource(RecordSource):
-    """Rows in file order.
-
-    Args:
-        files: a parquet file, a folder of them or a glob.
-
-    Raises:
-        PrepareError: no file is there, one lacks a column, or one breaks off while it is read.
-    """
+    """Rows in file order; `files` is a parquet file, a folder of them or a glob."""
 
     name, license = "refocus", "Apache-2.0"
     rows_per_shard = 500  # the images of a whole shard wait in memory
 
     def __init__(self, files: str | Path):
-        self.files = list_files(files, "ReFocus_Data parquet files", WHERE, ".parquet")
+        self.files = self._files(files, "ReFocus_Data parquet files", ".parquet")
         self._count = 0
         for file in self.files:
             try:
                 metadata = pq.ParquetFile(file)
             except (pa.ArrowException, OSError) as error:
-                raise PrepareError(f"{file} is not a parquet file ({error}). {WHERE}") from None
+                raise PrepareError(f"{file} is not a parquet file ({error})") from None
             if missing := [name for name in _COLUMNS if name not in metadata.schema_arrow.names]:
-                raise PrepareError(f"{file} lacks the columns {', '.join(missing)}: is it ReFocus_Data? {WHERE}")
+                raise PrepareError(f"{file} lacks the columns {', '.join(missing)}: is it ReFocus_Data?")
             self._count += metadata.metadata.num_rows
         self._settings = {"--files": digest_of(self.files)}
 
@@ -57,7 +49,7 @@ class RefocusSource(RecordSource):
                 for batch in rows.iter_batches(_BATCH, columns=list(_COLUMNS), use_threads=False):
                     for record in batch.to_pylist():
                         place = f"{file.name}#{index}"
-                        yield record["id"] if isinstance(record["id"], str) and record["id"] else place, place, record
+                        yield id_of(record, place, "id"), place, record
                         index += 1
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise PrepareError(f"{file} cannot be read after row {index}: {error}") from None
@@ -84,4 +76,4 @@ def _boxes(record: dict[str, Any]) -> list:
     sides = [as_record(record[what]).get(name) or [] for name in ("x1", "y1", "x2", "y2")]
     if not all(isinstance(side, list) for side in sides) or len({len(side) for side in sides}) != 1:
         raise RejectedError("malformed_record", f"{what} has lists of different lengths: {str(sides)[:200]}")
-    return [check_pixels(box_of_xyxy(values, what), what) for values in zip(*sides, strict=True)]
+    return [pixel_box(values, what) for values in zip(*sides, strict=True)]

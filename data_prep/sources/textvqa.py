@@ -20,54 +20,39 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Example, RejectedError
-from data_prep.fields import box_of_xywh, check_normalised, identifier, text
-from data_prep.json_records import digest_of, iter_members, list_files
-from data_prep.sources.base import Lookup, RecordSource, list_of, region_of
+from data_prep.fields import as_record, box_of_xywh, check_normalised, identifier, text
+from data_prep.json_records import digest_of, iter_members
+from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, region_of
 
-WHERE = (
-    "TextVQA_0.5.1_val.json, TextVQA_Rosetta_OCR_v0.2_val.json and train_val_images.zip (and the same of train) are at "
-    "https://textvqa.org/dataset"
-)
 _SIDES = ("top_left_x", "top_left_y", "width", "height")
 _LEAST_PART = 3  # letters: shorter words of an answer stand in too many places
 _NO_PARTS = frozenset({"the", "and", "for"})
 
 
 class TextVqaSource(RecordSource):
-    """Questions in file order.
+    """Questions in file order, of `TextVQA_0.5.1_*.json` and `TextVQA_Rosetta_OCR_v0.2_*.json` of the same split.
 
-    Args:
-        questions: `TextVQA_0.5.1_{train,val}.json`; the test questions have no answers.
-        ocr: `TextVQA_Rosetta_OCR_v0.2_{train,val}.json`.
-
-    Raises:
-        PrepareError: a file is missing or not JSON.
+    The test split has no answers.
     """
 
     name, license = "textvqa", "CC-BY-4.0"
 
     def __init__(self, questions: str | Path, ocr: str | Path):
-        self.question_files = list_files(questions, "TextVQA questions", WHERE)
-        self.ocr_files = list_files(ocr, "TextVQA OCR file", WHERE)
+        self.question_files = self._files(questions, "TextVQA questions")
+        self.ocr_files = self._files(ocr, "TextVQA OCR file")
         self._count = sum(1 for _ in self._records())
         self._settings = {"--questions": digest_of(self.question_files), "--ocr": digest_of(self.ocr_files)}
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
-        for file in self.question_files:
-            records = (entry for member, entry, _ in iter_members(file) if member == "data")
-            for index, record in enumerate(records):
-                given = record.get("question_id") if isinstance(record, dict) else None
-                yield str(given) if isinstance(given, int | str) else f"{file.name}#{index}", file.name, record
+        for index, record in enumerate(_data(self.question_files)):
+            yield id_of(record, f"question#{index}", "question_id"), f"question {index}", record
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
-        """(image id, [word, [x, y, width, height]] of each OCR word)."""
-        for member, entry, _ in (member for file in self.ocr_files for member in iter_members(file)):
-            if member == "data" and isinstance(entry, dict):
-                found = entry.get("ocr_info") if isinstance(entry.get("ocr_info"), list) else []
-                pairs = [(info["word"], info.get("bounding_box")) for info in found if _has_word(info)]
-                boxes = [box if isinstance(box, dict) else {} for _, box in pairs]
-                words = [word for word, _ in pairs]
-                yield str(entry.get("image_id")), [words, [[box.get(side) for side in _SIDES] for box in boxes]]
+        """(image id, [word, bounding box] of each OCR word)."""
+        for entry in _data(self.ocr_files):
+            words = entry.get("ocr_info") if isinstance(entry, dict) else None
+            pairs = [(info.get("word"), info.get("bounding_box")) for info in words or () if isinstance(info, dict)]
+            yield str(entry.get("image_id")) if pairs else "", [pair for pair in pairs if isinstance(pair[0], str)]
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         image_id, question = identifier(record, "image_id"), text(record, "question")
@@ -75,14 +60,19 @@ class TextVqaSource(RecordSource):
             raise RejectedError("no_answer", "the question has no answers: is it of the test split?")
         answers = [text({"answer": answer}, "answer") for answer in list_of(record, "answers")]
         ranked = [answer for answer, _ in Counter(answers).most_common()]
-        words, boxes = lookup(image_id) or ([], [])
-        regions = []
-        for index in words_of_answer(ranked, words):
-            what = f"box of the OCR word {words[index]!r}"
-            box = check_normalised(box_of_xywh(boxes[index], what), what)
-            regions.append(region_of(box, label=words[index], space="normalised"))
-        answers.sort(key=lambda answer: answer != ranked[0])  # stable: the solution first
+        ocr, regions = lookup(image_id) or [], []
+        for index in words_of_answer(ranked, [word for word, _ in ocr]):
+            word, box = ocr[index]
+            what = f"box of the OCR word {word!r}"
+            xyxy = box_of_xywh([as_record(box).get(side) for side in _SIDES], what)
+            regions.append(region_of(check_normalised(xyxy, what), label=word, space="normalised"))
+        answers.sort(key=lambda answer: answer != ranked[0])  # the solution first
         return self._example(row_id, question, answers, image_id, regions, question_type="text")
+
+
+def _data(files: Sequence[Path]) -> Iterator[Any]:
+    """The entries of the list `data` of each file."""
+    return (entry for file in files for member, entry, _ in iter_members(file) if member == "data")
 
 
 def words_of_answer(answers: Sequence[str], words: Sequence[str]) -> list[int]:
@@ -92,14 +82,13 @@ def words_of_answer(answers: Sequence[str], words: Sequence[str]) -> list[int]:
         answers: the accepted answers, the most frequent first.
         words: the OCR words in reading order.
     """
-    plain = [_plain(word) for word in words]
+    words = [_plain(word) for word in words]
     for answer in map(_plain, answers):
-        runs = [run for start in range(len(plain)) if (run := _run(answer, plain, start))]
-        if runs:
-            return sorted({index for run in runs for index in run})
+        if indices := {index for start in range(len(words)) for index in _run(answer, words, start)}:
+            return sorted(indices)
     for answer in answers:
         parts = {part for part in map(_plain, answer.split()) if len(part) >= _LEAST_PART} - _NO_PARTS
-        if indices := [index for index, word in enumerate(plain) if word in parts]:
+        if indices := [index for index, word in enumerate(words) if word in parts]:
             return indices
     return []
 
@@ -109,7 +98,7 @@ def _run(answer: str, words: Sequence[str], start: int) -> range:
     spelt = ""
     for index in range(start, len(words)):
         spelt += words[index]
-        if not words[start] or not answer.startswith(spelt):
+        if not spelt or not answer.startswith(spelt):
             break
         if spelt == answer:
             return range(start, index + 1)
@@ -118,7 +107,3 @@ def _run(answer: str, words: Sequence[str], start: int) -> range:
 
 def _plain(value: str) -> str:
     return "".join(character for character in value.casefold() if character.isalnum())
-
-
-def _has_word(info: Any) -> bool:
-    return isinstance(info, dict) and isinstance(info.get("word"), str)

@@ -12,33 +12,23 @@ from typing import Any
 
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text
-from data_prep.json_records import digest_of, iter_records, list_files
-from data_prep.sources.base import Lookup, RecordSource, list_of, region_of
+from data_prep.json_records import digest_of, iter_records
+from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, region_of
 
-WHERE = (
-    "question_answers.json.zip, image_data.json.zip and the images (VG_100K, VG_100K_2) are at "
-    "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html"
-)
 _FOLDERS = ("VG_100K", "VG_100K_2")
 
 
 class VisualGenomeSource(RecordSource):
-    """Questions in file order.
+    """Questions in file order, of `question_answers.json` and `image_data.json`.
 
-    Args:
-        questions: `question_answers.json`.
-        image_data: `image_data.json`.
-        images: the image folder; with VG_100K/ and VG_100K_2/ below it, or all pictures in it.
-
-    Raises:
-        PrepareError: a file is missing or not JSON.
+    The image folder has VG_100K/ and VG_100K_2/ below it, or all pictures in it.
     """
 
     name, license = "visual_genome", "CC-BY-4.0"
 
     def __init__(self, questions: str | Path, image_data: str | Path, images: Path):
-        self.question_files = list_files(questions, "Visual Genome question_answers.json", WHERE)
-        self.image_files = list_files(image_data, "Visual Genome image_data.json", WHERE)
+        self.question_files = self._files(questions, "Visual Genome question_answers.json")
+        self.image_files = self._files(image_data, "Visual Genome image_data.json")
         self._nested = any((images / folder).is_dir() for folder in _FOLDERS)
         self._count = sum(1 for _ in self._records())
         self._settings = {"--questions": digest_of(self.question_files), "--image-data": digest_of(self.image_files)}
@@ -58,11 +48,10 @@ class VisualGenomeSource(RecordSource):
                 place = f"{file.name}#{index}"
                 qas = entry.get("qas") if isinstance(entry, dict) else None
                 if not isinstance(qas, list):
-                    yield place, place, None  # an entry without questions is rejected
-                    continue
+                    yield place, place, None  # to be rejected
+                    qas = []
                 for at, record in enumerate(qas):
-                    given = record.get("qa_id") if isinstance(record, dict) else None
-                    yield str(given) if isinstance(given, int | str) else f"{place}.{at}", place, record
+                    yield id_of(record, f"{place}.{at}", "qa_id"), place, record
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         image_id = identifier(record, "image_id")

@@ -1,6 +1,6 @@
 r"""What a synthesised completion must and must not say.
 
-Every check raises `RejectError` with the reason under which the row is counted, and the place that was found. The
+Every check raises `RejectedError` with the reason under which the row is counted, and the place that was found. The
 filters of AVAR's and Look-Back's data (arXiv 2603.03825, 2507.03019) were not released; these are ours.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from data_prep.examples import RejectError
 from sayo.answers.compare import answer_matches
 from sayo.answers.extract import boxed_answer, parse_look_back
+from sayo.errors import RejectedError
 
 _PICTURE = (
     r"(?:image|picture|photo(?:graph)?|figure|diagram|drawing|sketch|illustration|chart|graph|plot|map|scene|"
@@ -23,15 +23,13 @@ _TEXTUAL = (
 )
 _WORD = r"[^\W_][\w'-]*"
 _NEAR = rf"(?:[\s,]+(?!\b{_TEXTUAL}){_WORD}){{0,6}}?[\s,]+"
-_ANCHORS = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"\b(?:look|glanc|peer|turn|go|com|return|refer)(?:e|s|es|ing|ed)?(?:\s+{_WORD}){{0,2}}?\s+back\s+"
-        rf"(?:at|to|over|into|in|on)\b(?!(?:\s+{_WORD}){{0,2}}?\s+{_TEXTUAL})",
-        rf"\b(?:re-?)?(?:check|look|examin|inspect|verif|stud|consult|visit|zoom|focus)"
-        rf"(?:e|s|es|ing|ed|y|ies|ied|ying)?(?:\s+{_WORD})?{_NEAR}{_PICTURE}",
-    )
-]
+_ANCHOR = re.compile(
+    rf"\b(?:look|glanc|peer|turn|go|com|return|refer)(?:e|s|es|ing|ed)?(?:\s+{_WORD}){{0,2}}?\s+back\s+"
+    rf"(?:at|to|over|into|in|on)\b(?!(?:\s+{_WORD}){{0,2}}?\s+{_TEXTUAL})"
+    rf"|\b(?:re-?)?(?:check|look|examin|inspect|verif|stud|consult|visit|zoom|focus)"
+    rf"(?:e|s|es|ing|ed|y|ies|ied|ying)?(?:\s+{_WORD})?{_NEAR}{_PICTURE}",
+    re.IGNORECASE,
+)
 _LEAKS = {
     "text": re.compile(
         r"\b(?:the|this|that|my|your|a|given|provided|above|image|detailed|textual|written)\s+(?:description|caption)s?\b"
@@ -43,15 +41,15 @@ _LEAKS = {
         rf"(?:the|this|any|an)\s+(?:\w+\s+)?{_PICTURE}|\bas an ai\b|\bvisual anchors?\b|\bthese instructions\b",
         re.IGNORECASE,
     ),
+    "answer": re.compile(
+        r"\b(?:given|provided|reference|known|expected|gold(?:en)?|ground[- ]truth|target|supplied)\s+"
+        r"(?:correct\s+|right\s+|final\s+)?(?:answer|solution|result)\b"
+        r"|\b(?:right|correct)\s+answer\s+(?:is|was|has been)\s+(?:given|provided|known|supplied|stated)\b"
+        r"|\b(?:since|because|as|knowing|given)\s+(?:that\s+)?(?:we\s+(?:know|are told)\s+(?:that\s+)?)?"
+        r"the\s+(?:right|correct)\s+answer\b|\banswer\s+key\b|\bground[- ]truth\b",
+        re.IGNORECASE,
+    ),
 }
-_GIVEN_ANSWER = re.compile(
-    r"\b(?:given|provided|reference|known|expected|gold(?:en)?|ground[- ]truth|target|supplied)\s+"
-    r"(?:correct\s+|right\s+|final\s+)?(?:answer|solution|result)\b"
-    r"|\b(?:right|correct)\s+answer\s+(?:is|was|has been)\s+(?:given|provided|known|supplied|stated)\b"
-    r"|\b(?:since|because|as|knowing|given)\s+(?:that\s+)?(?:we\s+(?:know|are told)\s+(?:that\s+)?)?"
-    r"the\s+(?:right|correct)\s+answer\b|\banswer\s+key\b|\bground[- ]truth\b",
-    re.IGNORECASE,
-)
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,60}\|>|<(?:image|img|video|audio|pad|s|/s|bos|eos|unk)>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|back|answer|reasoning|response|description|scan|elements|links)>", re.IGNORECASE)
 _NO_ITEMS = frozenset(
@@ -73,106 +71,70 @@ def section(text: str, tag: str, step: str) -> str:
     """Inside of the last complete `<tag>...</tag>`; text around it (a preface, a model's own thoughts) is dropped.
 
     Raises:
-        RejectError: `tags` when there is none or it is empty.
+        RejectedError: `tags` when there is none or it is empty.
     """
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, max(end, 0))
     inside = text[start + len(tag) + 2 : end].strip() if 0 <= start < end else ""
     if not inside:
-        raise RejectError("tags", f"{step}: no <{tag}>...</{tag}> with text in it: {_excerpt(text, 0, 120)}")
+        raise RejectedError("tags", f"{step}: no <{tag}>...</{tag}> with text in it: {_excerpt(text, 0, 120)}")
     return inside
 
 
-def check_plain(text: str, step: str) -> None:
-    """No tags, no special tokens, nothing that is no Unicode.
-
-    Raises:
-        RejectError: `tags`, `special_tokens` or `not_unicode`.
-    """
-    if tag := _TAG.search(text):
-        raise RejectError("tags", f"{step}: a stray {tag[0]}: {_excerpt(text, *tag.span())}")
-    check_text(text, step)
-
-
-def check_text(text: str, step: str) -> None:
+def check_text(text: str, step: str, tags: bool = False) -> None:
     """Text that a tokenizer takes for text: `<|image_pad|>` in a completion would be an image that is not there.
 
     Raises:
-        RejectError: `special_tokens` or `not_unicode`.
+        RejectedError: `special_tokens`, `not_unicode`, or, unless `tags` are allowed, `tags`.
     """
-    if found := _SPECIAL.search(text):
-        raise RejectError("special_tokens", f"{step}: {found[0]} in {_excerpt(text, *found.span())}")
+    if not tags and (tag := _TAG.search(text)):
+        raise RejectedError("tags", f"{step}: a stray {tag[0]}: {_excerpt(text, *tag.span())}")
+    if token := _SPECIAL.search(text):
+        raise RejectedError("special_tokens", f"{step}: {token[0]} in {_excerpt(text, *token.span())}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RejectError("not_unicode", f"{step}: {error}") from None
+        raise RejectedError("not_unicode", f"{step}: {error}") from None
 
 
 def check_answer(answer: str | None, accepted: list[str], step: str) -> None:
-    """The answer is one of the accepted ones (`sayo.answers.compare.answer_matches`).
-
-    Raises:
-        RejectError: `wrong_answer`.
-    """
+    """The answer is one of the accepted ones (`sayo.answers.compare.answer_matches`), else it is a `wrong_answer`."""
     if answer is None or not answer_matches(answer, accepted):
-        raise RejectError("wrong_answer", f"{step}: {str(answer)[:200]!r} is none of {accepted!r}")
+        raise RejectedError("wrong_answer", f"{step}: {str(answer)[:200]!r} is none of {accepted!r}")
 
 
-def check_leaks(text: str, question: str, step: str, patterns: Iterable[str] = ("text", "blind")) -> None:
-    """Nothing says that the writer had a description instead of the image, or had instructions.
+def check_leaks(text: str, question: str, step: str, kinds: Iterable[str]) -> None:
+    """Nothing says that the writer had a description ("text"), no image ("blind") or the "answer": that is a `leak`.
 
     Words of the question are free: a question about a caption may be answered by speaking of the caption.
-
-    Raises:
-        RejectError: `leak`.
     """
     asked = question.lower()
-    for name in patterns:
-        for found in _LEAKS[name].finditer(text):
-            if found[0].split()[-1].lower().rstrip("s") not in asked:
-                raise RejectError("leak", f"{step}: {found[0]!r} in {_excerpt(text, *found.span())}")
-
-
-def check_given_answer(text: str, step: str) -> None:
-    """Nothing says that the answer was known beforehand.
-
-    Raises:
-        RejectError: `leak`.
-    """
-    if found := _GIVEN_ANSWER.search(text):
-        raise RejectError("leak", f"{step}: {found[0]!r} in {_excerpt(text, *found.span())}")
+    for kind in kinds:
+        for leak in _LEAKS[kind].finditer(text):
+            if kind == "answer" or leak[0].split()[-1].lower().rstrip("s") not in asked:
+                raise RejectedError("leak", f"{step}: {leak[0]!r} in {_excerpt(text, *leak.span())}")
 
 
 def anchors(text: str) -> list[int]:
     """Characters at which visual anchors start ("look back at the triangle", "check the image again"), ascending.
 
-    Going back to the question, the text or one's own steps is none.
+    Going back to the question, the text or one's own steps does not count.
     """
-    starts = sorted((found.start(), found.end()) for pattern in _ANCHORS for found in pattern.finditer(text))
-    kept, end = [], -1
-    for start, stop in starts:
-        if start >= end:
-            kept.append(start)
-        end = max(end, stop)
-    return kept
+    return [anchor.start() for anchor in _ANCHOR.finditer(text)]
 
 
-def check_anchors(text: str, step: str) -> int:
+def check_anchors(text: str, step: str) -> None:
     """At least one visual anchor after the first third of the reasoning, where attention has begun to fade.
 
-    Returns:
-        the number of anchors.
-
     Raises:
-        RejectError: `no_anchor` or `anchor_too_early`.
+        RejectedError: `no_anchor` or `anchor_too_early`.
     """
-    found = anchors(text)
-    if not found:
-        raise RejectError("no_anchor", f"{step}: no visual anchor in {len(text.split())} words")
-    if found[-1] < len(text) / 3:
-        where = _excerpt(text, found[-1], found[-1] + 30)
-        raise RejectError("anchor_too_early", f"{step}: the last anchor stands in the first third: {where}")
-    return len(found)
+    starts = anchors(text)
+    if not starts:
+        raise RejectedError("no_anchor", f"{step}: no visual anchor in {len(text.split())} words")
+    if starts[-1] < len(text) / 3:
+        where = _excerpt(text, starts[-1], starts[-1] + 30)
+        raise RejectedError("anchor_too_early", f"{step}: the last anchor is in the first third: {where}")
 
 
 def check_look_back(
@@ -187,21 +149,20 @@ def check_look_back(
         min_words: in the check, as in `sayo.rewards.look_back_reward`.
 
     Raises:
-        RejectError: `tags`, `wrong_answer`, `back_too_short` or `back_names_nothing_visible`.
+        RejectedError: `tags`, `wrong_answer`, `back_too_short` or `back_names_nothing_visible`.
     """
-    found = parse_look_back(text)
-    if not found.strict:
-        raise RejectError(
-            "tags", f"{step}: not think, back, think and a boxed answer, once each: {_excerpt(text, 0, 120)}"
-        )
+    parsed = parse_look_back(text)
+    if not parsed.strict:
+        why = "not think, back, think and a boxed answer, once each"
+        raise RejectedError("tags", f"{step}: {why}: {_excerpt(text, 0, 120)}")
     check_answer(boxed_answer(text), accepted, step)
-    back = text[slice(*found.spans[0])]
+    back = text[slice(*parsed.spans[0])]
     if len(back.split()) < min_words:
-        raise RejectError("back_too_short", f"{step}: {len(back.split())} words: {_excerpt(back, 0, 80)}")
+        raise RejectedError("back_too_short", f"{step}: {len(back.split())} words: {_excerpt(back, 0, 80)}")
     words = {word for word in re.findall(r"\w{3,}", question.casefold()) if word not in _NO_ITEMS}
     names = {*words, *map(str.casefold, labels)}
     if not _SEEN.search(back) and not any(re.search(rf"\b{re.escape(name)}", back.casefold()) for name in names):
-        raise RejectError("back_names_nothing_visible", f"{step}: {_excerpt(back, 0, 160)}")
+        raise RejectedError("back_names_nothing_visible", f"{step}: {_excerpt(back, 0, 160)}")
 
 
 def _excerpt(text: str, start: int, end: int) -> str:

@@ -14,12 +14,11 @@ class NearDuplicates:
     """Completions seen so far, found by MinHash (Broder 1997) and then compared exactly.
 
     Args:
-        max_overlap: the largest Jaccard overlap of n-grams that is no near duplicate.
-        n: words per n-gram; a shorter text is one n-gram.
+        max_overlap: Jaccard overlap of 5-grams above which a text is a near duplicate; a shorter text is one n-gram.
     """
 
-    def __init__(self, max_overlap: float = 0.8, n: int = 5):
-        self.max_overlap, self.n = max_overlap, n
+    def __init__(self, max_overlap: float):
+        self.max_overlap = max_overlap
         odd, shift = np.random.default_rng(0).integers(1 << 64, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
         self._odd, self._shift = odd | np.uint64(1), shift
         self._buckets: dict[bytes, list[int]] = {}
@@ -32,7 +31,7 @@ class NearDuplicates:
         Returns:
             None, or the name of the earlier text that it repeats and their overlap.
         """
-        grams = self._n_grams(text)
+        grams = _n_grams(text)
         bands = self._bands(grams)
         candidates = sorted({index for band in bands for index in self._buckets.get(band, ())})
         for index in candidates:
@@ -46,13 +45,14 @@ class NearDuplicates:
         self._names.append(name)
         return None
 
-    def _n_grams(self, text: str) -> np.ndarray:
-        words = re.findall(r"\w+", text.casefold())
-        count = max(1, len(words) - self.n + 1)
-        grams = (" ".join(words[start : start + self.n]).encode("utf-8", "backslashreplace") for start in range(count))
-        return np.unique(np.fromiter((zlib.crc32(gram) for gram in grams), dtype=np.uint32, count=count))
-
     def _bands(self, grams: np.ndarray) -> list[bytes]:
         hashes = (self._odd * grams.astype(np.uint64) + self._shift) >> np.uint64(32)  # multiply-shift: overflow meant
         lowest = hashes.min(axis=1).reshape(_BANDS, _ROWS)
         return [bytes([band]) + row.tobytes() for band, row in enumerate(lowest)]
+
+
+def _n_grams(text: str, n: int = 5) -> np.ndarray:
+    words = re.findall(r"\w+", text.casefold())
+    count = max(1, len(words) - n + 1)
+    grams = (" ".join(words[start : start + n]).encode("utf-8", "backslashreplace") for start in range(count))
+    return np.unique(np.fromiter((zlib.crc32(gram) for gram in grams), dtype=np.uint32, count=count))

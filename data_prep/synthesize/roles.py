@@ -1,133 +1,131 @@
-"""Who is asked what: the models behind the roles, with every answer kept in the journal."""
+"""Who is asked what: the models behind the roles, with every answer on disk as soon as it comes."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from data_prep.examples import RejectError
-from data_prep.synthesize.client import ChatClient, ChatError
-from data_prep.synthesize.journal import Journal
-from data_prep.synthesize.rows import Question
+from data_prep.examples import PrepareError
+from data_prep.synthesize.rows import PreparedQuestion
+from sayo.client import ChatClient, ChatError, with_images
+from sayo.errors import RejectedError
 
 
-@dataclass(frozen=True)
-class Role:
-    """A model behind a server.
+class Journal:
+    """`journal.jsonl`: one line per answer, appended in one write and flushed to the disk.
+
+    A line holds `key` (the digest of the whole request), `id` and `index` of the row, `role`, `sample`, `model`, and
+    the fields of `sayo.client.ChatReply`. A last line that was torn when a run was killed is cut off.
 
     Attributes:
-        client: the server.
-        model: the name under which it serves the model.
-        price_in, price_out: per million tokens of prompt and completion, or None.
+        answers: key -> line.
+
+    Raises:
+        PrepareError: another run writes to it, or a line in its middle is broken.
     """
 
-    client: ChatClient
-    model: str
-    price_in: float | None = None
-    price_out: float | None = None
+    def __init__(self, path: Path):
+        self.answers: dict[str, dict[str, Any]] = {}
+        self._file = path.open("a+b", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepareError(f"another run writes to {path}; wait for it, or choose another --out") from None
+        end = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    self._file.truncate(end)
+                    break
+                try:
+                    answer = json.loads(line)
+                    self.answers[answer["key"]] = answer
+                except (ValueError, KeyError, TypeError):
+                    mend = "remove that line to ask again, or choose another --out"
+                    raise PrepareError(f"{path}, line {number} is not an answer: {mend}") from None
+                end += len(line)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def append(self, answer: dict[str, Any]) -> None:
+        """Write an answer down."""
+        line = json.dumps(answer).encode() + b"\n"  # ASCII, so that lone surrogates pass unharmed
+        while line:  # a full disk raises; a short write is finished
+            line = line[self._file.write(line) :]
+        os.fsync(self._file.fileno())
+        self.answers[answer["key"]] = answer
+
+    def tokens(self) -> dict[str, dict[str, int]]:
+        """role (and "total") -> `answers`, `prompt_tokens`, `completion_tokens`, `answers_without_counts`."""
+        tokens: dict[str, Counter[str]] = {}
+        for answer in self.answers.values():
+            counts = answer["prompt_tokens"], answer["completion_tokens"]
+            for role in (answer["role"], "total"):
+                tokens.setdefault(role, Counter()).update(
+                    answers=1,
+                    prompt_tokens=counts[0] or 0,
+                    completion_tokens=counts[1] or 0,
+                    answers_without_counts=None in counts,
+                )
+        return {role: dict(counts) for role, counts in sorted(tokens.items())}
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Asks the model of a role, unless the journal knows the answer to the very same request.
+    """Asks the model of a role, unless the journal has the answer to the very same request.
 
     Attributes:
-        roles: name -> model.
+        clients: role -> model.
         journal: of the run.
-        max_tokens, temperature, seed: of every request.
-        extra: further fields of every request; None takes a field out.
+        seed: of the first sample; the next ones have the next seeds.
+        fields: further fields of every request, such as `max_tokens`; None is not sent.
     """
 
-    roles: Mapping[str, Role]
+    clients: Mapping[str, ChatClient]
     journal: Journal
-    max_tokens: int = 4096
-    temperature: float = 0.7
-    seed: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    seed: int
+    fields: Mapping[str, Any]
 
-    def ask(
-        self,
-        role: str,
-        row: Question,
-        instruction: str,
-        pictures: bool = False,
-        sample: int = 0,
-        step: str | None = None,
+    async def ask(
+        self, role: str, row: PreparedQuestion, instruction: str, images: bool = False, sample: int = 0
     ) -> str:
-        """The text that the role's model answers.
-
-        Args:
-            role: who.
-            row: about which question; its pictures go in front of the instruction when `pictures`.
-            instruction: the user's turn.
-            sample: number of the try; another number is another request.
-            step: name of the call in the journal; the role's by default.
+        """The answer to an instruction, which comes after the images of the row if `images`.
 
         Raises:
-            RejectError: `server_error` when the request failed for good (the next run asks again), `truncated` when
-                the answer ran into `max_tokens`, `image` when a picture cannot be sent.
+            RejectedError: `truncated`, the answer was cut off; `image`, there is none or one is broken.
+            ChatError: the request failed for good; the next run asks again.
             ServerUnusable: no request can succeed.
         """
-        step = step or role
-        body = self._body(role, row.pictures() if pictures else [], instruction, sample)
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        record = self.journal.get(key)
-        if record is None:
-            record = self._ask(role, body, {"id": row.id, "index": row.index, "step": f"{step}/{sample}"}, key)
-        if record["truncated"]:
-            raise RejectError("truncated", f"{step}/{sample}: cut off at {self.max_tokens} tokens; see --max-tokens")
-        return record["text"]
-
-    def cost(self) -> dict[str, Any]:
-        """Calls, tokens and money per role and in total; money is None where a role has no price."""
-        counts = {name: dict(spent) for name, spent in sorted(self.journal.spent.items())}
-        for name, spent in counts.items():
-            spent["cost"] = self._price(name, spent)
-        total: dict[str, Any] = {}
-        for spent in counts.values():
-            for name, value in spent.items():
-                before = total.get(name, 0)
-                total[name] = None if value is None or before is None else before + value
-        return {"by_role": counts, "total": total}
-
-    def stop(self) -> None:
-        """Send nothing any more."""
-        for role in self.roles.values():
-            role.client.stop()
-
-    def _body(self, role: str, pictures: list[str], instruction: str, sample: int) -> dict[str, Any]:
-        content: Any = instruction
-        if pictures:
-            images = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-            content = [*images, {"type": "text", "text": instruction}]
-        body = {
-            "model": self.roles[role].model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "seed": self.seed + sample,
-            **self.extra,
-        }
-        return {name: value for name, value in body.items() if value is not None}
-
-    def _ask(self, role: str, body: dict[str, Any], where: dict[str, Any], key: str) -> dict[str, Any]:
-        where = {**where, "role": role, "model": self.roles[role].model}
+        if images and not row.images:
+            raise RejectedError("image", "the row has no image")
         try:
-            reply = self.roles[role].client.chat(body)
-        except ChatError as error:
-            tokens = {"prompt_tokens": error.prompt_tokens, "completion_tokens": error.completion_tokens}
-            if error.kind != "stopped" or any(tokens.values()):
-                self.journal.append({**where, "error": str(error), **tokens})
-            raise RejectError("server_error", f"{where['step']}: {error}") from None
-        record = {**where, "key": key, **vars(reply)}
-        self.journal.append(record)
-        return record
-
-    def _price(self, name: str, spent: Mapping[str, int]) -> float | None:
-        role = self.roles.get(name)
-        if role is None or role.price_in is None or role.price_out is None:
-            return None
-        return (spent["prompt_tokens"] * role.price_in + spent["completion_tokens"] * role.price_out) / 1e6
+            messages = with_images([{"role": "user", "content": instruction}], row.images if images else [])
+        except (OSError, ValueError, SyntaxError) as error:  # see sayo.client.data_url
+            raise RejectedError("image", f"cannot be read ({type(error).__name__}: {error})") from None
+        client = self.clients[role]
+        fields = {"seed": self.seed + sample, **self.fields}
+        request = json.dumps({"model": client.model, "messages": messages, **fields}, sort_keys=True)
+        key = hashlib.sha256(request.encode()).hexdigest()
+        answer = self.journal.answers.get(key)
+        if answer is None:
+            try:
+                reply = await client.ask(messages, **fields)
+            except ChatError as error:
+                raise ChatError(error.kind, f"{role}/{sample}: {error.message}") from None
+            where = {"key": key, "id": row.id, "index": row.index, "role": role, "sample": sample}
+            answer = {**where, "model": client.model, **reply._asdict()}
+            self.journal.append(answer)
+        if answer["finish_reason"] == "length":
+            raise RejectedError("truncated", f"{role}/{sample}: cut off at the limit of tokens; see --max-tokens")
+        return answer["text"]

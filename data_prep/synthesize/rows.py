@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.examples import PrepareError, RejectError
+from data_prep.examples import PrepareError
 from data_prep.shards import list_shards
 from sayo.answers.extract import accepted_answers
-
-if TYPE_CHECKING:
-    import datasets
+from sayo.prompts import with_suffix
 
 _NEEDED = ("id", "prompt", "images", "question", "solution")
-_AS_THEY_ARE = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp"}  # what every server decodes
 _BATCH = 100  # rows in memory at once
-_ORIENTATION = 0x0112  # EXIF tag
 
 
-@dataclass(frozen=True)
-class Question:
+class PreparedQuestion(NamedTuple):
     """What the models are told about a prepared row.
 
     Attributes:
@@ -45,133 +39,84 @@ class Question:
     images: list[Mapping[str, Any]]
     labels: list[str]
 
-    def pictures(self) -> list[str]:
-        """The images as data URLs: their own bytes where every server shows them upright, else as PNG.
 
-        Raises:
-            RejectError: `image` when there is none, or one cannot be read.
-        """
-        if not self.images:
-            raise RejectError("image", "the row has no image")
-        try:
-            return [_data_url(image) for image in self.images]
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow's ways to say that a file is broken
-            raise RejectError("image", f"cannot be read ({type(error).__name__}: {error})") from None
-
-
-def _data_url(image: Mapping[str, Any]) -> str:
-    from PIL import Image, ImageOps
-
-    data = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
-    with Image.open(io.BytesIO(data)) as picture:
-        kind = _AS_THEY_ARE.get(picture.format or "")
-        if kind is None or picture.getexif().get(_ORIENTATION, 1) != 1:
-            buffer = io.BytesIO()
-            ImageOps.exif_transpose(picture).convert("RGB").save(buffer, "PNG")
-            kind, data = "png", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def read_tables(prepared: Path, split: str, limit: int | None = None) -> Iterator[pa.Table]:
-    """The split's rows, some at a time.
-
-    Raises:
-        PrepareError: no prepared data, no such split, or columns are missing.
-    """
-    left = limit
-    if left == 0:
-        return
+def _batches(prepared: Path, split: str, limit: int | None) -> Iterator[tuple[Path, int, pa.Table]]:
+    """(file, index of the first of these rows in the split, some rows of the file)."""
+    start, end = 0, sys.maxsize if limit is None else limit
     for path in list_shards(prepared, split):
         file = pq.ParquetFile(path)
         missing = [name for name in _NEEDED if name not in file.schema_arrow.names]
         if missing:
             raise PrepareError(f"{path} has no column {', '.join(missing)}; make it with `sayo prepare`")
         for batch in file.iter_batches(_BATCH):
-            table = pa.Table.from_batches([batch])
-            if left is not None:
-                table = table.slice(0, left)
-                left -= len(table)
-            if len(table):
-                yield table
-            if left == 0:
+            if start >= end:
                 return
+            table = pa.Table.from_batches([batch]).slice(0, end - start)
+            yield path, start, table
+            start += len(table)
 
 
 def count_rows(prepared: Path, split: str, limit: int | None = None) -> int:
-    """Number of rows that `read_tables` gives."""
+    """Number of questions that `read_questions` gives."""
     total = sum(pq.read_metadata(path).num_rows for path in list_shards(prepared, split))
     return total if limit is None else min(total, limit)
 
 
-def read_questions(prepared: Path, split: str, limit: int | None = None) -> Iterator[Question]:
-    """The split's questions, in order."""
+def read_questions(prepared: Path, split: str, limit: int | None = None) -> Iterator[PreparedQuestion]:
+    """The split's questions, in order.
+
+    Raises:
+        PrepareError: no prepared data, no such split, or columns are missing.
+    """
     columns = [*_NEEDED, "answers", "regions"]
-    index = 0
-    for table in read_tables(prepared, split, limit):
-        for row in table.select([name for name in columns if name in table.column_names]).to_pylist():
-            labels = [region.get("label") for region in row.get("regions") or []]
-            yield Question(
+    for _, start, table in _batches(prepared, split, limit):
+        rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
+        for index, row in enumerate(rows, start):
+            yield PreparedQuestion(
                 index=index,
                 id=row["id"],
                 question=row["question"],
                 accepted=accepted_answers(row["solution"], row.get("answers")),
                 images=row["images"] or [],
-                labels=sorted({label for label in labels if label}),
+                labels=sorted({region["label"] for region in row.get("regions") or [] if region.get("label")}),
             )
-            index += 1
 
 
-def write_rows(
-    prepared: Path,
-    out: Path,
-    split: str,
-    completions: Mapping[int, str],
-    suffix: str = "",
-    rows_per_file: int = 2000,
-) -> list[Path]:
+def write_rows(prepared: Path, out: Path, split: str, completions: Mapping[int, str], suffix: str = "") -> None:
     """Write the rows that have a completion: all their columns, and `completion` (one assistant message).
 
-    Files appear complete or not at all, under the names that `datasets` expects; those of a former run go.
+    Each prepared file becomes one of the same name. Files appear complete or not at all; what a former run left goes.
 
     Args:
+        out: folder of the files.
         completions: index of the row -> text.
         suffix: put under the question in the user's turn.
     """
-    folder = out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    count = -(-len(completions) // rows_per_file)
-    names = [folder / f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
-    parts = [path.with_name(f".{path.name}.part") for path in names]
-    schema = _features(pq.read_schema(list_shards(prepared, split)[0])).arrow_schema
-    rows = _completed(prepared, split, completions, suffix)
-    for part in parts:
-        with pq.ParquetWriter(part, schema) as writer:
-            file_rows = islice(rows, rows_per_file)
-            while batch := list(islice(file_rows, _BATCH)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-    for path in folder.glob(f"{split}-*-of-*.parquet"):
-        path.unlink()
-    for part, path in zip(parts, names, strict=True):
-        os.replace(part, path)
-    return names
-
-
-def _features(schema: pa.Schema) -> datasets.Features:
-    """The prepared columns and `completion`, which looks like `prompt`."""
     from datasets import Features
 
-    features = Features.from_arrow_schema(schema)
-    return Features({**features, "completion": features["prompt"]})
+    out.mkdir(parents=True, exist_ok=True)
+    features = Features.from_arrow_schema(pq.read_schema(list_shards(prepared, split)[0]))
+    schema = Features({**features, "completion": features["prompt"]}).arrow_schema
+    written = set()
+    for path, parts in groupby(_batches(prepared, split, max(completions, default=-1) + 1), key=itemgetter(0)):
+        temporary = out / f".{path.name}.part"
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for _, start, table in parts:
+                writer.write_table(_completed(table, start, completions, suffix, schema))
+        os.replace(temporary, out / path.name)
+        written.add(path.name)
+    for path in out.glob(f"{split}-*-of-*.parquet"):
+        if path.name not in written:
+            path.unlink()
 
 
-def _completed(prepared: Path, split: str, completions: Mapping[int, str], suffix: str) -> Iterator[dict[str, Any]]:
-    index = 0
-    for table in read_tables(prepared, split, max(completions, default=-1) + 1):
-        for row in table.to_pylist():
-            if index in completions:
-                row["completion"] = [{"role": "assistant", "content": completions[index]}]
-                if suffix:
-                    turn = [turn for turn in row["prompt"] if turn["role"] == "user"][-1]
-                    turn["content"] = f"{turn['content']}\n{suffix}"
-                yield row
-            index += 1
+def _completed(
+    table: pa.Table, start: int, completions: Mapping[int, str], suffix: str, schema: pa.Schema
+) -> pa.Table:
+    kept = [number for number in range(len(table)) if start + number in completions]
+    table = table.take(pa.array(kept, pa.int64()))
+    prompts = [with_suffix(prompt, suffix) if suffix else prompt for prompt in table["prompt"].to_pylist()]
+    turns = [[{"role": "assistant", "content": completions[start + number]}] for number in kept]
+    turn_type, position = schema.field("prompt").type, schema.get_field_index("prompt")
+    table = table.append_column("completion", pa.array(turns, turn_type))
+    return table.set_column(position, "prompt", pa.array(prompts, turn_type)).cast(schema)

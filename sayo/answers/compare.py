@@ -38,8 +38,8 @@ def answer_matches(answer: str, accepted: list[str]) -> bool:
     if len(answer) > _MAX_CHARACTERS:
         return False
     answer = _clean(answer)
-    answers = {answer, _clean(_PREFIX.sub("", answer, count=1))} - {""}
-    return any(_agrees(one, gold) for gold in map(_clean, accepted) if gold for one in answers)
+    forms = {answer, _clean(_PREFIX.sub("", answer, count=1))} - {""}
+    return any(_agrees(form, gold) for gold in map(_clean, accepted) if gold for form in forms)
 
 
 def _agrees(answer: str, gold: str) -> bool:
@@ -66,7 +66,7 @@ def normalize(text: str) -> str:
 def choice_equal(gold: str, answer: str) -> bool:
     """Whether two answers name the same choice: "B", "(B)", "b.", "B. cat" (and "cat" when the gold says "B. cat").
 
-    A text that both give must agree ("B. dog" is not "B. cat"), and an answer that lists several labels is none.
+    A text that both give must agree ("B. dog" is not "B. cat"), and several labels are not an answer.
     """
     gold_choice, answer_choice = _CHOICE.match(gold), _CHOICE.match(answer)
     if gold_choice is None:
@@ -92,8 +92,8 @@ def _digits(text: str) -> str:
     """Number words as digits: "twenty-one" -> "21"."""
 
     def number(match: re.Match[str]) -> str:
-        tens, one, word = (group and group.lower() for group in match.groups())
-        return str(_NUMBERS[tens] + _NUMBERS[one] if tens else _NUMBERS[word])
+        tens, units, word = (group and group.lower() for group in match.groups())
+        return str(_NUMBERS[tens] + _NUMBERS[units] if tens else _NUMBERS[word])
 
     return _NUMBER_WORD.sub(number, text)
 

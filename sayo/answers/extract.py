@@ -1,10 +1,10 @@
-"""The text of a completion, and the answer that it gives."""
+r"""The text of a completion, and what is marked in it: `<answer>`, `\boxed{}`, and Look-Back's `<think>`, `<back>`."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -48,14 +48,22 @@ def _content_text(content: Any) -> str:
 
 def tagged_answer(text: str) -> TaggedAnswer:
     """Find the last complete `<answer>...</answer>` pair (linear in the length of the text)."""
-    content, start, tags, opened = None, -1, 0, None
-    for tag in _TAG.finditer(text):
-        tags += 1
-        if not tag.group(1):
-            opened = tag
-        elif opened is not None:
-            content, start, opened = text[opened.end() : tag.start()], opened.start(), None
-    return TaggedAnswer(content, start, tags)
+    tags = list(_TAG.finditer(text))
+    pairs = _pairs(tags)
+    if not pairs:
+        return TaggedAnswer(None, -1, len(tags))
+    opened, closed = pairs[-1]
+    return TaggedAnswer(text[opened.end() : closed.start()], opened.start(), len(tags))
+
+
+def _pairs(tags: Iterable[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[str]]]:
+    """Each closing tag (group 1 is a slash) with the last opening one before it, if that is not closed yet."""
+    pairs, opened = [], None
+    for tag in tags:
+        if tag[1] and opened is not None:
+            pairs.append((opened, tag))
+        opened = None if tag[1] else tag
+    return pairs
 
 
 def boxed_answer(text: str) -> str | None:
@@ -81,14 +89,12 @@ def extract_answer(text: str, whole_text: bool = False) -> str | None:
     Returns:
         The stripped answer (`""` for an empty tag), or None when the response gives none.
     """
-    answer = tagged_answer(text).content
+    tagged = tagged_answer(text).content
+    boxed = boxed_answer(text if tagged is None else tagged)
+    answer = tagged if boxed is None else boxed
     if answer is None:
-        answer = boxed_answer(text)
-        if answer is None:
-            return text.strip() if whole_text else None
-        return answer.strip()
-    inner = boxed_answer(answer)
-    return (answer if inner is None else inner).strip()
+        return text.strip() if whole_text else None
+    return answer.strip()
 
 
 def accepted_answers(solution: Any, answers: Any = None) -> list[str]:
@@ -125,16 +131,7 @@ class LookBackFormat(NamedTuple):
 def parse_look_back(text: str) -> LookBackFormat:
     """Read the tags of a response (linear in its length). A truncated span is no span."""
     tags = list(_LOOK_BACK_TAG.finditer(text))
-    spans, opened = [], None
-    for tag in tags:
-        if tag[2] != "back":
-            continue
-        if tag[1]:
-            if opened is not None:
-                spans.append((opened.end(), tag.start()))
-            opened = None
-        else:
-            opened = tag
+    spans = [(opened.end(), closed.start()) for opened, closed in _pairs(tag for tag in tags if tag[2] == "back")]
     boxed = bool((boxed_answer(text) or "").strip())
     lenient = boxed and any(text[start:end].strip() for start, end in spans)
     strict = lenient and [tag[0] for tag in tags] == _LOOK_BACK and _well_spaced(text, tags)

@@ -19,9 +19,7 @@ def evaluate(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 64,
-    whole_text: Annotated[
-        bool, typer.Option(help="A response without <answer> or \\boxed is its own answer.")
-    ] = False,
+    whole_text: Annotated[bool, typer.Option(help="Without <answer> or \\boxed, all of it is the answer.")] = False,
     attention: Annotated[bool, typer.Option(help="Read where the model looks (of --server: MODEL itself).")] = True,
     layers: Annotated[str, typer.Option(help="Layers whose mean is reported: last, all, 4-7, ...")] = "last",
     steer: Annotated[str | None, typer.Option(help="Steer the attention of the answers: vrga (no training).")] = None,
@@ -65,11 +63,11 @@ def evaluate(
     prompts = {"system_prompt": system_prompt, "user_suffix": user_suffix}
     settings = {"model": model, "server_model": (server_model or model) if server else None, "data": data}
     settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
-    settings |= {"layers": layers, "steer": steer}
-    settings |= {"model_files": files_mark(model), "data_files": files_mark(data, "**/*")}
+    settings |= {"layers": layers, "steer": steer, "model_files": files_mark(model)}
+    settings |= {"data_files": files_mark(data, "**/*")}
     rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
     answerer = None
-    if attention or not server:
+    if not server or (attention and "regions" in rows.column_names):
         answerer = LocalModel.from_pretrained(model, batch_size=batch_size, layers=layers, **sampling)
     if server:
         client = ChatClient(server, server_model or model, timeout=timeout)

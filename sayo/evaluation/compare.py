@@ -65,25 +65,15 @@ def paired_difference(pairs: list[tuple[float, float]]) -> dict[str, Any] | None
 
 
 def load_results(folder: Path) -> Results:
-    """The results below a folder; those of several evaluations go by the names of their folders.
-
-    Raises:
-        CompareError: there are none.
-    """
-    own = [path for pattern in ("samples.jsonl", "*/samples.jsonl") for path in sorted(folder.glob(pattern))]
-    results: Results = {
-        "questions" if path.parent == folder else path.parent.name: {
-            (record["index"], record["id"]): record for record in read_records(path)
-        }
-        for path in own
-    }
+    """The results below a folder; those of several evaluations go by the names of their folders."""
+    results: Results = {}
+    for path in sorted(folder.rglob("samples.jsonl")):
+        name = "questions" if path.parent == folder else str(path.parent.relative_to(folder))
+        results[name] = {(record["index"], record["id"]): record for record in read_records(path)}
     for path in sorted(folder.rglob("*_samples_*.jsonl")):  # named by their time: a later run replaces an earlier one
         results |= _lmms_eval_results(path)
     if not results:
-        raise CompareError(
-            f"{folder} holds no results: neither samples.jsonl (sayo evaluate MODEL --out {folder}) nor "
-            "*_samples_*.jsonl (lmms_eval --log_samples)."
-        )
+        raise CompareError(f"{folder} holds no results of sayo evaluate, nor of lmms_eval --log_samples.")
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def evaluate(
     """
     ids = list(map(str, rows["id"] if "id" in rows.column_names else range(len(rows))))
     attention = attention and "regions" in rows.column_names
-    with Journal(folder, settings or {}, ids, overwrite=overwrite) as journal:
+    with closing(Journal(folder, settings or {}, ids, overwrite=overwrite)) as journal:
         todo = [index for index in range(len(rows)) if not journal.is_done(index)]
         asked = (_with_defaults(rows[index], ids[index], index) for index in progress(todo))
         for row, replies in answerer.answer(asked, attention):
@@ -69,7 +70,8 @@ def attention_map(row: Mapping[str, Any], reply: Reply, answerer: LocalModel | S
     trace = reply.trace
     if trace is None or not trace.has_region or len(row["images"]) != 1 or len(trace) == 0:
         return None
-    columns, lines = answerer.layout.cells(*row["images"][0].size).grid or (-1, 1)
+    layout = getattr(answerer, "reader", answerer).layout
+    columns, lines = layout.cells(*row["images"][0].size).grid or (-1, 1)
     return response_map(trace).reshape(lines, columns).astype(np.float32)
 
 

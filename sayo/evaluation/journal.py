@@ -45,7 +45,10 @@ class Journal:
             (self.folder / name).unlink(missing_ok=True)
         settings = json.loads(json.dumps(settings))
         self._check_settings(settings)
-        self.records = self._read()
+        if self.path.is_file():  # a last line without its end was torn when the run was killed
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self._file = self.path.open("a", encoding="utf-8")
+        self.records = {record["index"]: record for record in read_records(self.path)}
         for index, record in self.records.items():
             if index < len(ids) and record["id"] != ids[index]:  # with a smaller --limit a record stays, uncounted
                 raise JournalError(
@@ -55,12 +58,9 @@ class Journal:
         _write(self.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
         maps = self.folder / "maps.npz"
         self.maps: dict[str, np.ndarray] = dict(np.load(maps, allow_pickle=False)) if maps.is_file() else {}
-        self._file = self.path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Nothing more is written."""
         self._file.close()
 
     def is_done(self, index: int) -> bool:
@@ -83,7 +83,6 @@ class Journal:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the records in the order of their questions, one line each, and write `summary.json`."""
-        self._file.close()
         _write(self.path, "".join(json.dumps(self.records[index]) + "\n" for index in sorted(self.records)))
         np.savez_compressed(self.folder / "maps.npz", **self.maps)
         _write(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -102,13 +101,6 @@ class Journal:
         ]
         if changed:
             raise JournalError(f"{self.folder} holds results of other settings ({'; '.join(changed)}). {way_out}")
-
-    def _read(self) -> dict[int, dict[str, Any]]:
-        """Records by question. A last line without its end was torn when the run was killed: it is cut off."""
-        if not self.path.is_file():
-            return {}
-        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
-        return {record["index"]: record for record in read_records(self.path)}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -16,7 +17,9 @@ from sayo.attention import AttentionCapture
 from sayo.attention.layers import LayerSpec
 from sayo.evaluation.records import Reply
 from sayo.geometry import VisualLayout, region_tokens
+from sayo.recipes import ModelSection
 from sayo.rollout import Completions, generate, processor_inputs, read_traces, token_offsets
+from sayo.training.setup import load_policy, load_processor
 
 Answered = tuple[Mapping[str, Any], list[Reply]]
 
@@ -49,13 +52,11 @@ class LocalModel:
         self.model, self.processor = model.eval(), processor
         self.num_samples, self.temperature, self.max_new_tokens = num_samples, temperature, max_new_tokens
         self.batch_size, self.seed, self._layers = max(1, batch_size // num_samples), seed, layers
+        self._end_ids = np.atleast_1d(model.generation_config.eos_token_id or []).tolist()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> LocalModel:
         """Load policy and processor; bfloat16 on a GPU, float32 without one."""
-        from sayo.recipes import ModelSection
-        from sayo.training.setup import load_policy, load_processor
-
         device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
         section = ModelSection(name_or_path=name_or_path, dtype=dtype)
         return cls(load_policy(section).to(device), load_processor(section), **kwargs)
@@ -73,11 +74,6 @@ class LocalModel:
         """Where this model's visual tokens lie."""
         return VisualLayout.from_processor(self.processor, self.model.config)
 
-    @property
-    def _end_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:
         """Every row with its replies, in order; with their attention if it is wanted."""
         rows = iter(rows)
@@ -89,8 +85,7 @@ class LocalModel:
         if any(reply.text is None for reply in replies):  # it is asked again by the next run
             return list(replies)
         ((_, read),) = self._batch([self.located(row)], True, replies)
-        attention = [{name: getattr(reply, name) for name in ("trace", "other_layers", "offsets")} for reply in read]
-        return read if read[0].error else [r._replace(**own) for r, own in zip(replies, attention, strict=True)]
+        return [own if own.error else Reply(*reply[:5], *own[5:]) for reply, own in zip(replies, read, strict=True)]
 
     def located(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with the visual tokens of its regions for this model's processor.
@@ -100,7 +95,7 @@ class LocalModel:
         regions, prepared_for = row.get("regions") or [], row.get("processor_fingerprint")
         if (not regions and prepared_for is None) or prepared_for == self.layout.fingerprint:
             return row
-        cells = [self.layout.cells(*image.size) for image in row["images"]]
+        cells = [self.layout.cells(*image.size, num_images=len(row["images"])) for image in row["images"]]
         visible = []
         for region in regions:
             with suppress(ValueError):
@@ -133,10 +128,8 @@ class LocalModel:
                 yield batch[0], [Reply(error="processor", message=str(error))] * num_samples
             return
         torch.manual_seed(self.seed + 1_000_003 * int(batch[0].get("index") or 0))
-        sampling = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
-        completions = (
-            generate(self.model, self.processor, inputs, **sampling) if given is None else self._ids_of(given)
-        )
+        limits = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        completions = self._ids_of(given) if given else generate(self.model, self.processor, inputs, **limits)
         traces = [[None] * len(rows)] * 2
         if attention:
             read = (self.model, self.processor, inputs, completions, rows, self._captures, self.temperature)

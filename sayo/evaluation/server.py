@@ -8,7 +8,6 @@ from typing import Any
 from sayo.client import ChatClient, ChatError, as_completed, with_images
 from sayo.evaluation.local import Answered, LocalModel
 from sayo.evaluation.records import Reply
-from sayo.geometry import VisualLayout
 
 
 class ServerModel:
@@ -37,11 +36,6 @@ class ServerModel:
         self.client, self.reader = client, reader
         self.num_samples, self.concurrency, self.seed = num_samples, concurrency, seed
         self._fields = {"temperature": temperature, "max_tokens": max_new_tokens}
-
-    @property
-    def layout(self) -> VisualLayout:
-        """The reader's."""
-        return self.reader.layout
 
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:
         """Every row with its replies, in the order in which they come; a request that failed is a failed reply.

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sayo.evaluation.layers import advice
+from sayo.evaluation.summary import advice
 
 ATTENTION_NAMES = {"tas": "TAS", "rrar": "RRAR", "vas": "VAS", "look_back_lift": "look-back lift"}
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
+from safetensors import safe_open
+from transformers.utils import cached_file
 
 from sayo.errors import SayoError
 
@@ -19,7 +23,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # the folder that accelerate gives a sharded FSDP state dict
 
 
-class ExportError(SayoError, RuntimeError):
+class ExportError(SayoError):
     """The export was refused; the message says why and what to do next. No output folder was written."""
 
 
@@ -33,39 +37,44 @@ class Checkpoint:
             gathered weights) or `"fsdp"` (sharded FSDP state dict).
         base: folder or hub id of the model that training started from, if it is known.
         revision: revision of a hub `base`, if the adapter names one.
-        run: the folder of the run that wrote it, None when no recipe lies beside or above the checkpoint.
+        run: the folder of the run that wrote it: the one with the recipe, else the checkpoint itself.
         recipe: the resolved recipe of the run (`recipe.yaml`), empty when the run left none.
         trainer_state: the trainer's `trainer_state.json`, empty when absent.
     """
 
     folder: Path
     kind: Kind
-    base: str | None = None
-    revision: str | None = None
-    run: Path | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
-    trainer_state: dict[str, Any] = field(default_factory=dict)
+    base: str | None
+    revision: str | None
+    run: Path
+    recipe: dict[str, Any]
+    trainer_state: dict[str, Any]
 
     @classmethod
     def open(cls, folder: str | Path, base_model: str | None = None) -> Checkpoint:
         """Look at `folder` without loading weights. `base_model` wins over what the checkpoint says.
 
         Raises:
-            ExportError: the folder is no checkpoint, or its weights are only there as a pickle.
+            ExportError: the folder is not a checkpoint, or its weights are only there as a pickle.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise ExportError(f"{folder} is not a folder. Name a checkpoint, e.g. runs/toy/checkpoint-40.")
         kind = _kind(folder)
-        run = _find_run(folder)
-        recipe = _read_recipe(run)
-        base, revision = base_model, None
-        if kind == "adapter":
-            adapter = json.loads((folder / ADAPTER_CONFIG).read_text())
-            base = base or adapter.get("base_model_name_or_path")
-            revision = adapter.get("revision") if base_model is None else None
-        base = base or (recipe.get("model") or {}).get("name_or_path")
-        return cls(folder, kind, base, revision, run, recipe, _read_trainer_state(folder))
+        # The final model lies in the run's folder, other checkpoints one below it.
+        run = next((path for path in (folder, folder.absolute().parent) if (path / RECIPE).is_file()), folder)
+        recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8")) if (run / RECIPE).is_file() else {}
+        state = folder / "trainer_state.json"
+        adapter = json.loads((folder / ADAPTER_CONFIG).read_text()) if kind == "adapter" else {}
+        return cls(
+            folder=folder,
+            kind=kind,
+            base=base_model or adapter.get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path"),
+            revision=None if base_model else adapter.get("revision"),
+            run=run,
+            recipe=recipe,
+            trainer_state=json.loads(state.read_text()) if state.is_file() else {},
+        )
 
 
 def _kind(folder: Path) -> Kind:
@@ -90,55 +99,24 @@ def _kind(folder: Path) -> Kind:
     )
 
 
-def _find_run(folder: Path) -> Path | None:
-    """The run folder: the checkpoint itself (the final model) or the folder above it, whichever holds the recipe."""
-    return next((path for path in (folder.absolute(), folder.absolute().parent) if (path / RECIPE).is_file()), None)
-
-
-def _read_recipe(run: Path | None) -> dict[str, Any]:
-    import yaml
-
-    recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8")) if run is not None else {}
-    return recipe if isinstance(recipe, dict) else {}
-
-
-def _read_trainer_state(folder: Path) -> dict[str, Any]:
-    path = folder / "trainer_state.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def tensor_names(model: str | Path, revision: str | None = None) -> set[str] | None:
     """Names of the tensors that a model's safetensors files hold, read from their headers.
 
     Returns None when `model` is neither a local folder nor in the local Hugging Face cache (nothing is downloaded).
     """
-    if index := _local_file(model, WEIGHTS_INDEX, revision):
-        return set(json.loads(index.read_text())["weight_map"])
-    if weights := _local_file(model, WEIGHTS, revision):
-        return stored_names(weights)
+    for name in (WEIGHTS_INDEX, WEIGHTS):
+        try:
+            file = Path(cached_file(model, name, revision=revision, local_files_only=True))
+        except OSError:
+            continue
+        return set(json.loads(file.read_text())["weight_map"]) if name == WEIGHTS_INDEX else stored_names(file)
     return None
 
 
 def stored_names(file: Path) -> set[str]:
     """Names of the tensors of one safetensors file."""
-    from safetensors import safe_open
-
     with safe_open(file, framework="pt") as tensors:
         return set(tensors.keys())
-
-
-def _local_file(model: str | Path, name: str, revision: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    if Path(model).is_dir():
-        path = Path(model) / name
-        return path if path.is_file() else None
-    try:
-        found = try_to_load_from_cache(str(model), name, revision=revision)
-    except HFValidationError:  # a folder that has gone, not a hub id
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def display_name(model: str) -> str:

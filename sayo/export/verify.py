@@ -1,16 +1,18 @@
-"""The proof that an export is the model that was trained: logits on a real picture and question, and tensor names."""
+"""The proof that an export is the model that was trained: equal weights, and logits on a real picture and question."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from sayo.export.checkpoint import ExportError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, ProcessorMixin
+from sayo.export.weights import check_names, first_names
 
 MERGE_TOLERANCE = 1e-4
 """Largest allowed logit difference, in fp32, between base + adapter and the merged model, relative to
@@ -20,8 +22,6 @@ Saving and loading again has no tolerance: every weight must come back bit for b
 RELOAD_ROUNDINGS = 8
 """Logits of equal weights may differ by so many roundings of their dtype; on one machine they are usually equal."""
 
-QUESTION = "What is in the picture, and where is it?"
-
 
 def probe_inputs(processor: ProcessorMixin, config: Any) -> dict[str, Tensor]:
     """One picture (drawn here, 96 x 72 pixels) and one question, as the processor hands them to the model.
@@ -29,12 +29,9 @@ def probe_inputs(processor: ProcessorMixin, config: Any) -> dict[str, Tensor]:
     Raises:
         ExportError: the processor has no chat template, or its prompt holds no visual token.
     """
-    from PIL import Image
-
     across, down = np.meshgrid(np.linspace(0, 255, 96), np.linspace(0, 255, 72))
     pixels = np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
-    pixels[20:44, 30:60] = (255, 220, 0)
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}]
     try:
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except ValueError as error:
@@ -52,14 +49,16 @@ def logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """`(1, tokens, vocabulary)` float32 logits in evaluation mode.
 
     Raises:
-        ExportError: a logit is NaN or infinite.
+        ExportError: a weight or a logit is NaN or infinite (one prompt does not touch every row of an embedding).
     """
-    import torch
-
-    model.eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ExportError(
+                f"{name} holds NaN or infinite values: the checkpoint is damaged. Export an earlier one."
+            )
     inputs = {key: value.to(model.dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     with torch.no_grad():
-        result = model(**inputs, use_cache=False).logits.float()
+        result = model.eval()(**inputs, use_cache=False).logits.float()
     if not torch.isfinite(result).all():
         raise ExportError("the model's logits are not finite: the checkpoint is damaged. Export an earlier one.")
     return result
@@ -67,19 +66,16 @@ def logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 
 def largest_difference(first: Tensor, second: Tensor) -> float:
     """Largest absolute difference of two logit tensors of the same shape."""
-    if first.shape != second.shape:
-        raise ExportError(f"logits changed their shape from {tuple(first.shape)} to {tuple(second.shape)}.")
     return float((first - second).abs().max())
 
 
 def check_merge(source: Tensor, merged: Tensor) -> float:
-    """Largest difference that merging made; refuses beyond `MERGE_TOLERANCE`."""
-    difference = largest_difference(source, merged)
-    allowed = MERGE_TOLERANCE * max(1.0, float(source.abs().max()))
+    """Largest logit difference that merging made; refuses beyond `MERGE_TOLERANCE`."""
+    difference, allowed = largest_difference(source, merged), MERGE_TOLERANCE * max(1.0, float(source.abs().max()))
     if difference > allowed:
         raise ExportError(
             f"merging changed the logits by {difference:.3g} (allowed {allowed:.3g}). "
-            "Export the adapter alone with --adapter-only, and check that --base-model is the model it was trained on."
+            "Check that --base-model is the model that the adapter was trained on."
         )
     return difference
 
@@ -91,12 +87,8 @@ def check_reload(
 
     Kernels may order sums by where a tensor lies in memory, so logits may differ by a few roundings of the dtype.
     """
-    import torch
-
     before, after = written.state_dict(), reloaded.state_dict()
-    check_loading(
-        {"missing_keys": before.keys() - after, "unexpected_keys": after.keys() - before}, "the written model"
-    )
+    check_names("the written model", before.keys() - after, after.keys() - before)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     result = logits(reloaded, inputs)
     difference = largest_difference(expected, result)
@@ -104,32 +96,9 @@ def check_reload(
     if changed or difference > allowed:
         raise ExportError(
             f"the exported files give another model than the one that was saved: {len(changed)} weights differ "
-            f"({_some(changed)}), logits by {difference:.3g}. Nothing was kept. Please report this as a defect."
+            f"({first_names(changed)}), logits by {difference:.3g}. Nothing was kept. Please report this as a bug."
         )
     return result
-
-
-def check_finite(model: PreTrainedModel) -> None:
-    """Refuse weights that are NaN or infinite; the logits of one prompt do not touch every row of an embedding."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ExportError(
-                f"{name} holds NaN or infinite values: the checkpoint is damaged. Export an earlier one."
-            )
-
-
-def check_loading(loading_info: dict[str, Any], what: str) -> None:
-    """Refuse a load in which a weight was missing, unexpected or of another shape."""
-    problems = {
-        "missing": loading_info.get("missing_keys"),
-        "unexpected": loading_info.get("unexpected_keys"),
-        "of another shape": loading_info.get("mismatched_keys"),
-    }
-    found = [f"{len(keys)} {name} ({_some(keys)})" for name, keys in problems.items() if keys]
-    if found:
-        raise ExportError(
-            f"the weights of {what} do not fit its config.json: {'; '.join(found)}. Nothing was written."
-        )
 
 
 def name_differences(written: set[str], base: set[str], model: PreTrainedModel) -> str | None:
@@ -137,17 +106,19 @@ def name_differences(written: set[str], base: set[str], model: PreTrainedModel) 
 
     A tied weight may be stored or left out, and a tensor that `transformers` does not load may be absent.
     """
-    import re
-
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    tied = set(model.all_tied_weights_keys or {})
     ignored = [re.compile(pattern) for pattern in (model._keys_to_ignore_on_load_unexpected or ())]
     extra = written - base - tied
     gone = {name for name in base - written - tied if not any(pattern.search(name) for pattern in ignored)}
     if not extra and not gone:
         return None
-    return f"{len(gone)} absent ({_some(gone)}), {len(extra)} new ({_some(extra)})"
+    return f"{len(gone)} absent ({first_names(gone)}), {len(extra)} new ({first_names(extra)})"
 
 
-def _some(names: Any, limit: int = 3) -> str:
-    ordered = sorted(str(name) for name in names)
-    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "") or "none"
+def check_processor(processor: ProcessorMixin, folder: object) -> None:
+    """The processor written to `folder` must be the source's, pixel limits and chat template included."""
+    written = AutoProcessor.from_pretrained(folder)
+    before, after = processor.image_processor.to_dict(), written.image_processor.to_dict()
+    changed = [name for name in before if before[name] != after.get(name)]
+    if changed or written.chat_template != processor.chat_template:
+        raise ExportError(f"the processor changed when it was written: {', '.join(changed) or 'its chat template'}.")

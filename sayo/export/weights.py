@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sayo.export.checkpoint import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    FSDP_SHARDS,
-    WEIGHTS,
-    Checkpoint,
-    ExportError,
-    stored_names,
-)
-from sayo.export.verify import check_loading
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
-if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-    from transformers import PreTrainedModel
+from sayo.export.checkpoint import ADAPTER_WEIGHTS, FSDP_SHARDS, WEIGHTS, Checkpoint, ExportError, stored_names
 
 
-def load_full(model: str | Path, dtype: torch.dtype | str = "auto", revision: str | None = None) -> PreTrainedModel:
-    """A model folder or hub id, loaded strictly.
+@contextmanager
+def _readable(what: object) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise ExportError(f"cannot load {what}: {error}") from error
+
+
+def load_full(model: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """A model folder or hub id, loaded strictly, in the dtype of its files.
 
     Raises:
         ExportError: files that cannot be read, or weights that do not fit the config.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
-
-    try:
+    with _readable(model):
         loaded, info = AutoModelForImageTextToText.from_pretrained(
             model,
-            dtype=dtype,
+            dtype="auto",
             revision=revision or "main",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that `check_loading` can name them
+            ignore_mismatched_sizes=True,  # so that `check_names` can name them
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ExportError(f"cannot load {model}: {error}") from error
-    check_loading(info, str(model))
+    check_names(model, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return loaded
 
 
@@ -52,24 +50,33 @@ def load_shards(checkpoint: Checkpoint) -> PreTrainedModel:
     DeepSpeed's shards, and the index of FSDP's, are pickles and are unpickled here: only export checkpoints that you
     wrote yourself.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     source = checkpoint.folder if (checkpoint.folder / "config.json").is_file() else checkpoint.base
     if source is None:
         raise ExportError(f"{checkpoint.folder} has no config.json: name the model it started from with --base-model.")
-    config = AutoConfig.from_pretrained(source)
-    state = _gather_zero(checkpoint.folder) if checkpoint.kind == "zero" else _gather_fsdp(checkpoint.folder)
+    with _readable(checkpoint.folder):
+        config = AutoConfig.from_pretrained(source)
+        gather = get_fp32_state_dict_from_zero_checkpoint if checkpoint.kind == "zero" else _gather_fsdp
+        state = gather(checkpoint.folder)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     result = model.load_state_dict(state, strict=False)
-    tied = set(model.all_tied_weights_keys or {})
-    missing = [name for name in result.missing_keys if name not in tied]
-    check_loading({"missing_keys": missing, "unexpected_keys": result.unexpected_keys}, str(checkpoint.folder))
+    missing = set(result.missing_keys) - set(model.all_tied_weights_keys or {})
+    check_names(checkpoint.folder, missing, result.unexpected_keys)
     model.tie_weights()
-    model.generation_config = _generation_config(checkpoint) or model.generation_config
+    with suppress(OSError):
+        model.generation_config = GenerationConfig.from_pretrained(source)
     cast(model, config.dtype or torch.float32)
     return model
+
+
+def _gather_fsdp(folder: Path) -> dict[str, Tensor]:
+    from accelerate.utils import merge_fsdp_weights
+
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".merge-") as merged:
+        merge_fsdp_weights(str(folder / FSDP_SHARDS), merged, safe_serialization=True)
+        return load_file(Path(merged) / WEIGHTS)
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -85,70 +92,47 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _gather_zero(folder: Path) -> dict[str, Any]:
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    try:
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ExportError(f"cannot gather the DeepSpeed shards of {folder}: {error}") from error
-
-
-def _gather_fsdp(folder: Path) -> dict[str, Any]:
-    from accelerate.utils import merge_fsdp_weights
-    from safetensors.torch import load_file
-
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".merge-") as merged:
-        merge_fsdp_weights(str(folder / FSDP_SHARDS), merged, safe_serialization=True)
-        return load_file(Path(merged) / WEIGHTS)
-
-
-def _generation_config(checkpoint: Checkpoint) -> Any:
-    from transformers import GenerationConfig
-
-    for source in (checkpoint.folder, checkpoint.base):
-        try:
-            return GenerationConfig.from_pretrained(source) if source is not None else None
-        except OSError:
-            continue
-    return None
-
-
-def load_base(checkpoint: Checkpoint, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+def load_base(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model that an adapter belongs to.
 
     Raises:
         ExportError: no base is known, or the base is quantized (an adapter cannot be merged into it exactly).
     """
-    from transformers import AutoConfig
-
     if checkpoint.base is None:
-        raise ExportError(f"{checkpoint.folder}/{ADAPTER_CONFIG} names no base model: name it with --base-model.")
-    try:
+        raise ExportError(f"{checkpoint.folder}/adapter_config.json names no base model: name it with --base-model.")
+    with _readable(f"{checkpoint.base} (another base is named with --base-model)"):
         config = AutoConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision or "main")
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"cannot load the base model {checkpoint.base!r}: {error} Name it with --base-model."
-        ) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ExportError(
             f"{checkpoint.base} is quantized; an adapter is merged into full-precision weights. "
-            "Name the unquantized model with --base-model, or keep the adapter with --adapter-only."
+            "Name the unquantized model with --base-model, or load the checkpoint as it is with peft."
         )
-    return load_full(checkpoint.base, dtype, checkpoint.revision)
+    return load_full(checkpoint.base, checkpoint.revision)
 
 
 def attach_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
     """`base` with the adapter of folder `adapter`; refuses an adapter that lacks or adds a tensor."""
-    from peft import PeftModel
-    from peft.utils import get_peft_model_state_dict
-    from safetensors import SafetensorError
-
-    try:
+    with _readable(f"the adapter {adapter} on its base model"):
         stored = stored_names(adapter / ADAPTER_WEIGHTS)
         model = PeftModel.from_pretrained(base, adapter, low_cpu_mem_usage=False)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ExportError(f"cannot put the adapter of {adapter} on its base model: {error}") from error
     wanted = set(get_peft_model_state_dict(model))
-    check_loading({"missing_keys": wanted - stored, "unexpected_keys": stored - wanted}, f"the adapter {adapter}")
+    check_names(adapter, wanted - stored, stored - wanted)
     return model
+
+
+def check_names(what: object, missing: Collection, unexpected: Collection, reshaped: Collection = ()) -> None:
+    """Refuse a load of `what` in which a weight was missing, unexpected or of another shape.
+
+    Raises:
+        ExportError: names up to three weights of each kind.
+    """
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(problems.values()):
+        parts = "; ".join(f"{len(names)} {problem} ({first_names(names)})" for problem, names in problems.items())
+        raise ExportError(f"the weights of {what} do not fit its config.json: {parts}.")
+
+
+def first_names(names: Collection, limit: int = 3) -> str:
+    """`"a, b, c, ..."`, or `"none"`."""
+    ordered = sorted(map(str, names))
+    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "") or "none"

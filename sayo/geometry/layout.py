@@ -14,19 +14,9 @@ from sayo.geometry.settings import Json
 
 # Settings of image processors that cut images into tiles or crops: such a model has more than one grid.
 _TILE_SETTINGS = (
-    "crop_to_patches",
-    "image_grid_pinpoints",
-    "do_image_splitting",
-    "do_pan_and_scan",
-    "max_image_tiles",
-    "max_tiles",
-    "max_patches",
-    "max_num_tiles",
-    "num_crops",
-    "max_crops",
-    "dynamic_hd",
-    "use_thumbnail",
-)
+    "crop_to_patches image_grid_pinpoints do_image_splitting do_pan_and_scan max_image_tiles max_tiles max_patches "
+    "max_num_tiles num_crops max_crops dynamic_hd use_thumbnail"
+).split()
 
 
 @dataclass(frozen=True)

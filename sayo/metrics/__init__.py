@@ -1,48 +1,28 @@
 """Measures of visual attention: pure functions of plain arrays or of an `AttentionTrace`, one family per file."""
 
-from sayo.metrics.avar import bounded, scale_scores, vas
+from sayo.metrics.avar import bounded, vas
 from sayo.metrics.lookback import attention_trend, lift, token_span
 from sayo.metrics.perception import anchor_weights, dependency_filter, token_dependency, trajectory_scale
-from sayo.metrics.reflection import half_means, hellinger, late_attention, positive_mean
-from sayo.metrics.region import (
-    RegionAttention,
-    Select,
-    pooled_attention,
-    region_ratio,
-    region_score,
-    tas,
-    token_tas,
-    token_weights,
-    top_count,
-)
+from sayo.metrics.reflection import half_means, late_attention
+from sayo.metrics.region import pooled_attention, region_ratio, region_score, tas, token_weights, top_count
 from sayo.metrics.sinks import sink_free_mass, sink_tokens
-from sayo.metrics.vrga import entropy_focus_ratio, image_entropy, image_focus
 
 __all__ = [
-    "RegionAttention",
-    "Select",
     "anchor_weights",
     "attention_trend",
     "bounded",
     "dependency_filter",
-    "entropy_focus_ratio",
     "half_means",
-    "hellinger",
-    "image_entropy",
-    "image_focus",
     "late_attention",
     "lift",
     "pooled_attention",
-    "positive_mean",
     "region_ratio",
     "region_score",
-    "scale_scores",
     "sink_free_mass",
     "sink_tokens",
     "tas",
     "token_dependency",
     "token_span",
-    "token_tas",
     "token_weights",
     "top_count",
     "trajectory_scale",

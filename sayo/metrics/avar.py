@@ -41,18 +41,3 @@ def vas(image_mass: np.ndarray, system_mass: np.ndarray, order: Order = "mean_of
 def bounded(share: np.ndarray | float) -> np.ndarray | float:
     """`x / (1 + x)` in [0, 1): a VAS of 10 to 19, as panoramic models have, would drown an accuracy reward of 1."""
     return share / (1.0 + share)
-
-
-def scale_scores(
-    scores: np.ndarray, image: np.ndarray, system: np.ndarray, alpha_image: float = 0.15, alpha_system: float = 0.0
-) -> np.ndarray:
-    """AVAR's training-free scaling of the scores `(..., M)` before the mask and the softmax.
-
-    Image keys times `1 + alpha_image`, system keys times `1 - alpha_system`. Not a reweighting: a negative image
-    score is pushed further down, and adding a constant to all scores changes the outcome; so these must be the raw
-    scaled products `q k / sqrt(d)`.
-
-    Args:
-        image, system: `(M,)` bool key masks.
-    """
-    return scores * (1.0 + alpha_image * image - alpha_system * system)

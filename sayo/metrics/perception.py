@@ -33,7 +33,7 @@ def dependency_filter(dependency: np.ndarray, share: float = 0.4) -> np.ndarray:
     return keep
 
 
-def trajectory_scale(dependency: np.ndarray, low: float = 0.9, min_range: float = 1e-6) -> np.ndarray:
+def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
     """VPPO's factor on each trajectory's advantage: from `low` upwards with its mean dependency, 1 on average.
 
     Args:
@@ -44,29 +44,23 @@ def trajectory_scale(dependency: np.ndarray, low: float = 0.9, min_range: float 
         `(B,)` factors; all 1 when the dependencies are equal.
     """
     dependency = np.asarray(dependency, dtype=np.float64)
-    if len(dependency) == 0 or np.ptp(dependency) <= min_range:
+    if len(dependency) == 0 or np.ptp(dependency) <= 1e-6:
         return np.ones(len(dependency))
     position = (dependency - dependency.min()) / np.ptp(dependency)
     return low + (1.0 - low) * position / position.mean()
 
 
-def anchor_weights(
-    connectivity: np.ndarray, clusters: np.ndarray | None = None, low: float = 0.5, high: float = 1.5
-) -> np.ndarray:
+def anchor_weights(connectivity: np.ndarray, low: float = 0.5, high: float = 1.5) -> np.ndarray:
     """AT-RL-style weight of each token's advantage: grows with its attention on the image, 1 on average.
 
     Args:
         connectivity: `(T,)` attention mass on the image without sinks.
-        clusters: `(T,)` integer labels; tokens of a cluster share its mean connectivity. None: each its own.
         low, high: range before the weights are divided by their mean.
 
     Returns:
         `(T,)` weights; all 1 when nothing differs.
     """
     c = np.asarray(connectivity, dtype=np.float64)
-    if clusters is not None:
-        _, label = np.unique(clusters, return_inverse=True)
-        c = (np.bincount(label, weights=c) / np.bincount(label))[label]
     if len(c) == 0 or np.ptp(c) <= 1e-12:
         return np.ones(len(c))
     weights = low + (high - low) * (c - c.min()) / np.ptp(c)

@@ -1,7 +1,7 @@
-"""Reflection-V's measures: does a long response keep looking, and does the image matter to it?
+"""Reflection-V's measure: does a long response keep looking at the image?
 
-Source: Reflection-V (arXiv 2509.12132), `evaluate/` of the public release. Its reward is not in the release; the form
-here (second half against first half) is known from descriptions only.
+Source: Reflection-V (arXiv 2509.12132). Its reward is not in the public release; the form here (second half against
+first half) is known from descriptions only.
 """
 
 from __future__ import annotations
@@ -31,17 +31,3 @@ def late_attention(series: np.ndarray, floor: float = 0.0, eps: float = 1e-8) ->
     """
     first, second = half_means(series)
     return second / (max(first, floor) + eps)
-
-
-def positive_mean(values: np.ndarray) -> float:
-    """Mean over the entries above 0, as the release's curves use (it hides tokens that do not look at all)."""
-    positive = np.asarray(values, dtype=np.float64)
-    positive = positive[positive > 0]
-    return float(positive.mean()) if len(positive) else 0.0
-
-
-def hellinger(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Hellinger distance of distributions `(..., vocabulary)`, in [0, 1]: visual dependency of the next token when `p`
-    is predicted with the image and `q` without it."""
-    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
-    return np.linalg.norm(np.sqrt(p) - np.sqrt(q), axis=-1) / np.sqrt(2.0)

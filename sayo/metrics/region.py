@@ -1,4 +1,4 @@
-"""How much attention falls on the target region: SAYO's target attention score and its training reward.
+"""How much attention falls on the region: SAYO's target attention score and its training reward.
 
 Source: SAYO (arXiv 2602.08241), its target attention score, and `train/reward/attn_rewards.py` of the public release.
 Every number is a mean over heads, layers, keys and rows first; the ratio is taken last.
@@ -18,7 +18,7 @@ Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 class RegionAttention(NamedTuple):
-    """Attention of one completion on its target region, pooled over layers and selected tokens.
+    """Attention of one completion on its region, pooled over layers and selected tokens.
 
     Attributes:
         region: attention per region token, SAYO's `a` (mass / size).
@@ -69,7 +69,7 @@ def token_weights(entropy: np.ndarray, select: Select = "top_entropy", top_share
 
 
 def top_count(length: int, share: float) -> int:
-    """`max(1, ceil(share * length))`: how many of a response's own tokens a share selects.
+    """`max(1, ceil(share * length))`: how many tokens of a response a share selects.
 
     Raises:
         ValueError: share outside (0, 1].
@@ -91,7 +91,7 @@ def pooled_attention(
         ValueError: the trace has no token or no region, or its masses are not finite.
     """
     if not trace.has_region:
-        raise ValueError("this sample has no target region; skip it (rewards return None)")
+        raise ValueError("this sample has no region; skip it (rewards return None)")
     weights = token_weights(trace.entropy, select, top_share)
     region_mass, image_mass = (
         float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights) for group in ("region", "image")
@@ -115,7 +115,7 @@ def region_score(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """SAYO's training reward `r_v = tanh(log x)` with `x = (a + eps) / (v + eps)`, in (-1, 1). Broadcasts.
 
     Computed by its closed form `(x^2 - 1) / (x^2 + 1)`. Its largest value is reached when all image attention sits
-    on the target, where `x = |V| / |T|`: small regions can earn more.
+    on the region, where `x = |V| / |T|`: small regions can earn more.
 
     Raises:
         ValueError: eps is not positive (the score of an image without attention would be 0 / 0).
@@ -129,9 +129,3 @@ def region_score(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
 def tas(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """SAYO's target attention score `R_a = (1 + tanh(log x)) / 2 = x^2 / (1 + x^2)`, in (0, 1). Broadcasts."""
     return 0.5 * (1.0 + region_score(region, image, eps))
-
-
-def token_tas(trace: AttentionTrace, rows: Rows, eps: float = 1e-8) -> np.ndarray:
-    """`(T,)` TAS of each response token (layers averaged first): the curve of SAYO's diagnosis."""
-    a, v = (trace.mean(group, rows).astype(np.float64).mean(axis=0) for group in ("region", "image"))
-    return tas(a, v, eps)

@@ -27,12 +27,12 @@ def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
 
 
 def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`(...)` attention mass on the visual tokens that are no sinks, to be reported beside every raw mass.
+    """`(...)` attention mass on the visual tokens other than sinks, to be reported beside every raw mass.
 
     Args:
         maps: `(..., N)` attention on the visual tokens.
         sinks: `(N,)` bool.
-        weights: `(N,)` coverage weights of a target region; None: the whole image.
+        weights: `(N,)` coverage weights of a region; None: the whole image.
     """
     keep = (~sinks).astype(np.float64)
     return np.asarray(maps, dtype=np.float64) @ (keep if weights is None else keep * weights)
@@ -62,7 +62,7 @@ def sink_free_attention(
     select: Select = "top_entropy",
     top_share: float = 0.3,
 ) -> RegionAttention | None:
-    """`metrics.region.pooled_attention` as if the sinks were no part of the image, nor of the region.
+    """`metrics.region.pooled_attention` with the sinks left out of the image and of the region.
 
     Args:
         trace: with maps, at least one token.
@@ -77,6 +77,6 @@ def sink_free_attention(
         return None
     weights = token_weights(trace.entropy, select, top_share)
     row = weights @ trace.map(rows).astype(np.float64).mean(axis=0)  # (N,)
-    region_mass, image_mass = (float(sink_free_mass(row, sinks, own)) for own in (region, None))
+    region_mass, image_mass = (float(sink_free_mass(row, sinks, coverage)) for coverage in (region, None))
     sizes = max((keep * region).sum(), 1e-9), max(keep.sum(), 1.0)
     return RegionAttention(region_mass / sizes[0], image_mass / sizes[1], region_mass, image_mass)

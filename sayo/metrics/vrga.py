@@ -1,7 +1,7 @@
 """VRGA's measures of a visual head, and the steps of its training-free intervention.
 
 Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184); defaults of the public release's `modeling_qwen2_5_vl.py`,
-with its slips mended: the query row and the image slice are the caller's exact ones, the neighbourhood has two
+with its errors corrected: the query row and the image slice are the caller's exact ones, the neighbourhood has two
 dimensions, and threshold statistics come from the tokens outside the border. RRAR is `region.region_ratio`.
 """
 
@@ -18,7 +18,7 @@ def image_focus(image_mass: np.ndarray, num_visual: int, num_keys: int) -> np.nd
     Args:
         image_mass: `(...)` attention mass on all visual tokens, of rows that sum to 1.
         num_visual: |V|.
-        num_keys: M, the keys that the query can see (padding is no key).
+        num_keys: M, the keys that the query can see (padding does not count).
     """
     return np.asarray(image_mass, dtype=np.float64) / num_visual * num_keys
 
@@ -114,7 +114,7 @@ def focus_tokens(
         reference: `(N,)` map.
         border: `(N,)` bool, never selected.
     """
-    inside = np.flatnonzero(~border) if border is not None else np.arange(len(reference))
+    inside = np.arange(len(reference)) if border is None else np.flatnonzero(~border)
     if len(inside) == 0:
         raise ValueError("the border covers every token; lower its share")
     values = reference[inside]
@@ -132,14 +132,3 @@ def neighbourhood(tokens: np.ndarray, columns: int, rows: int, radius: int = 2) 
     grid_y, grid_x = np.divmod(np.arange(columns * rows), columns)
     near = (np.abs(grid_y[:, None] - y) <= radius) & (np.abs(grid_x[:, None] - x) <= radius)
     return np.flatnonzero(near.any(axis=1))
-
-
-def boost(rows: np.ndarray, keys: np.ndarray, gamma: float = 0.5) -> np.ndarray:
-    """Attention rows `(..., M)` with the weights of `keys` times `1 + gamma`, scaled back to sum 1.
-
-    Equal to adding `log(1 + gamma)` to those keys' scores before the softmax.
-    """
-    factor = np.ones(rows.shape[-1])
-    factor[keys] += gamma
-    boosted = rows * factor
-    return boosted / boosted.sum(axis=-1, keepdims=True)

@@ -33,12 +33,8 @@ def accuracy_reward(
     given = [extract_answer(completion_text(completion), whole_text) for completion in completions]
     if log_extra is not None:
         log_extra("extracted_answer", given)
-    return [
-        _score(answer, accepted_answers(one, more)) for answer, one, more in zip(given, solution, answers, strict=True)
-    ]
-
-
-def _score(answer: str | None, accepted: list[str]) -> float | None:
-    if not accepted:
-        return None
-    return float(answer is not None and answer_matches(answer, accepted))
+    scores: list[float | None] = []
+    for answer, references in zip(given, map(accepted_answers, solution, answers), strict=True):
+        right = answer is not None and answer_matches(answer, references)
+        scores.append(float(right) if references else None)
+    return scores

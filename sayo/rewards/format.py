@@ -1,4 +1,4 @@
-"""Answer in tags, at a bearable length: SAYO's format reward."""
+"""Is the answer in tags, and the response of the wanted length? SAYO's format reward."""
 
 from __future__ import annotations
 
@@ -46,10 +46,8 @@ def format_reward(
 
 def _well_formed(text: str, require_reasoning: bool) -> float:
     answer = tagged_answer(text)
-    good = answer.tags == 2 and bool((answer.content or "").strip())
-    if require_reasoning:
-        good = good and re.search(r"\w", text[: answer.start]) is not None
-    return float(good)
+    answered = answer.tags == 2 and bool((answer.content or "").strip())
+    return float(answered and (not require_reasoning or re.search(r"\w", text[: answer.start]) is not None))
 
 
 def _length_factor(n: int, min_tokens: int | None, max_tokens: int | None, outside: float) -> float:

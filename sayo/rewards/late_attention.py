@@ -52,14 +52,12 @@ def late_attention_reward(
     for trace, right in zip(attention, correct, strict=True):
         if trace is None or right is None or not trace.sizes.get("image") or len(trace) == 0:
             rewards.append(None)
-            continue
-        if len(trace) < min_tokens:
+        elif len(trace) < min_tokens:
             rewards.append(0.0)
-            continue
-        series = trace.mass("image", rows).astype(np.float64).mean(axis=0)[trim : len(trace) - trim]
-        if log_metric is not None:
-            first, second = half_means(series)
-            log_metric("reflection/first_half", first)
-            log_metric("reflection/second_half", second)
-        rewards.append(min(1.0, late_attention(series, floor)) if right else 0.0)
+        else:
+            series = trace.mass("image", rows).astype(np.float64).mean(axis=0)[trim : len(trace) - trim]
+            if log_metric is not None:
+                for half, mean in zip(("first_half", "second_half"), half_means(series), strict=True):
+                    log_metric(f"reflection/{half}", mean)
+            rewards.append(min(1.0, late_attention(series, floor)) if right else 0.0)
     return rewards

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows
-from sayo.metrics.region import RegionAttention, Select, pooled_attention, region_score, tas
+from sayo.metrics.region import Select, pooled_attention, region_score, tas
 
 
 def region_attention_reward(
@@ -34,14 +34,14 @@ def region_attention_reward(
         positive: return the target attention score `(1 + r_v) / 2` in (0, 1). For a gated reward: where the gate pays
             a wrong answer 0, a right one should not earn less.
     """
-    pooled = [_pool(trace, rows, select, top_share) for trace in attention]
-    if len(pooled) != len(completions):
-        raise ValueError(f"{len(completions)} completions but {len(pooled)} attention traces; one each is needed")
+    if len(attention) != len(completions):
+        raise ValueError(f"{len(completions)} completions but {len(attention)} attention traces; one each is needed")
     score = tas if positive else region_score
-    return [None if one is None else score(one.region, one.image, eps) for one in pooled]
-
-
-def _pool(trace: AttentionTrace | None, rows: Rows, select: Select, top_share: float) -> RegionAttention | None:
-    if trace is None or not trace.has_region or len(trace) == 0:
-        return None
-    return pooled_attention(trace, rows, select, top_share)
+    rewards: list[float | None] = []
+    for trace in attention:
+        if trace is None or not trace.has_region or len(trace) == 0:
+            rewards.append(None)
+        else:
+            pooled = pooled_attention(trace, rows, select, top_share)
+            rewards.append(score(pooled.region, pooled.image, eps))
+    return rewards

@@ -45,14 +45,12 @@ def visual_share_reward(
     correct = accuracy_reward(completions, solution, answers, whole_text)
     rewards: list[float | None] = []
     for trace, right in zip(attention, correct, strict=True):
-        if trace is None or right is None or not trace.sizes.get("image") or len(trace) == 0:
-            rewards.append(None)
-        elif trace.sizes.get(anchor) == 0:
+        without_image = trace is None or len(trace) == 0 or not trace.sizes.get("image")
+        if right is None or without_image or trace.sizes.get(anchor) == 0:
             rewards.append(None)
         elif right == 0:
             rewards.append(0.0)
         else:
-            masses = (trace.mass(group, rows)[:, None] for group in ("image", anchor))
-            share = vas(*masses, order=order, eps=eps)
+            share = vas(*(trace.mass(group, rows)[:, None] for group in ("image", anchor)), order, eps)
             rewards.append(bounded(share) if bound else share)
     return rewards

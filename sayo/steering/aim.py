@@ -18,8 +18,6 @@ from sayo.metrics import vrga
 from sayo.steering.calls import Prompt, Steering, template_tail
 from sayo.steering.grids import TokenGrid, grids_of_cells, grids_of_positions
 
-READING = {"per_head": True}
-
 
 class AttentionSteering(Steering):
     """Visual region-guided attention (VRGA) while the body generates: training-free, per sample, batched.
@@ -30,9 +28,10 @@ class AttentionSteering(Steering):
     `1 + gamma` and the row scaled back to sum 1, as a bias of `log(1 + gamma)` in the kernel's mask: exact, and
     nothing is patched. The prompt's own rows stay as they are.
 
-    Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184) and its public release, whose slips are mended: the query
-    row is the last question token's, `<|vision_start|>` is no visual token, neighbourhoods have two dimensions and
-    end at the image's edge, every sample of a batch has its own images and heads, and state ends with the call.
+    Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184) and its public release, with these corrections: the query
+    row is the last question token's, `<|vision_start|>` does not count as a visual token, neighbourhoods have two
+    dimensions and end at the image's edge, every sample of a batch has its own images and heads, and state ends with
+    the call.
 
     Args:
         model: any transformers vision-language model, wrapped or not, with the sdpa or the eager kernel.
@@ -94,23 +93,19 @@ class AttentionSteering(Steering):
     def _start(self, prompt: Prompt) -> None:
         if not prompt.real[:, -1].all():
             raise ValueError("The prompts are padded on the right: pad them on the left, as generation needs it.")
-        self._clear()
         self._has_images = bool(prompt.image.any())
         self._question_row = prompt.ids.shape[1] - 1 - len(self._tail)
         self._grids = self._find_grids(prompt)
 
-    def _clear(self) -> None:
+    def _forget(self) -> None:
+        super()._forget()
         self._maps: dict[int, torch.Tensor] = {}  # layer -> (B, H, N) of the question's last row
         self._num_keys: dict[int, torch.Tensor] = {}  # layer -> (B,)
         self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
         self._grids: list[list[TokenGrid]] = []
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._clear()
-
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._mark(layer)
+        self._adjusted.add(layer)
         unchanged = query, key, attention_mask
         if (self.gamma == 0 and self.variant == "boost") or not self._has_images:
             return unchanged
@@ -137,13 +132,14 @@ class AttentionSteering(Steering):
         image = self._on_keys(self._prompt.image.float(), key.shape[2])
         shift = key.shape[2] - int(self._positions[-1]) - 1
         index = self._prompt.image_index + min(shift, 0)
+        groups, options = image[..., None], {"per_head": True}
         _, maps = read_layer(
-            module, query, key, attention_mask, kernel, rows, image[..., None], index, options=READING, **kwargs
+            module, query, key, attention_mask, kernel, rows, groups, index, options=options, **kwargs
         )
-        own = torch.arange(index.shape[1], device=index.device) < self._prompt.image.sum(dim=1, keepdim=True)
+        filled = torch.arange(index.shape[1], device=index.device) < self._prompt.image.sum(dim=1, keepdim=True)
         mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
         num_keys = torch.stack([mask.count(sample, rows, query.device) for sample in range(len(query))])
-        return maps * own[:, None, None], num_keys
+        return maps * filled[:, None, None], num_keys
 
     def _gate(self, maps: torch.Tensor, num_keys: torch.Tensor) -> torch.Tensor:
         """`(B, H, r)` bool: the release's gate, `vrga.steering_gate`, of each head and row."""
@@ -171,10 +167,9 @@ class AttentionSteering(Steering):
                 size = int(self._prompt.image[row].sum())
                 if size == 0:
                     continue
-                picked, own_heads = self._choose(maps[row, ..., :size], num_keys[row, :, None], grids)
-                positions = self._prompt.image_index[row, :size]
-                tokens[row, positions] = torch.from_numpy(picked).to(tokens.device)
-                heads[row] = torch.from_numpy(own_heads) if picked.any() else False
+                picked, steered = self._choose(maps[row, ..., :size], num_keys[row, :, None], grids)
+                tokens[row, self._prompt.image_index[row, :size]] = torch.from_numpy(picked).to(tokens.device)
+                heads[row] = torch.from_numpy(steered) if picked.any() else False
             self._chosen = tokens, heads.to(tokens.device)
         return self._chosen
 
@@ -197,36 +192,34 @@ class AttentionSteering(Steering):
             if not visual.sum() > 0:
                 return nothing, heads
             reference = vrga.subtract_background(visual, background, self.background_weight)
-            border = self._everywhere(grids, num_visual, lambda grid: grid.border(self.border_share), outside=True)
+            border = np.ones(num_visual, dtype=bool)  # separators, which lie in no grid, count as border
+            for grid in grids:
+                border[grid.tokens] = grid.border(self.border_share)
             tokens = vrga.focus_tokens(reference, border, self.deviations)
         chosen = np.isin(np.arange(num_visual), tokens)
-        chosen = self._everywhere(grids, num_visual, lambda grid: grid.grown(chosen, self.radius))
-        return chosen, heads if self.heads == "visual" else np.ones_like(heads)
-
-    @staticmethod
-    def _everywhere(grids: Sequence[TokenGrid], num_visual: int, of_grid: Any, outside: bool = False) -> np.ndarray:
-        """`(N,)` bool from what holds in each grid; `outside` for tokens that lie in none (separators)."""
-        result = np.full(num_visual, outside)
+        near = np.zeros(num_visual, dtype=bool)
         for grid in grids:
-            result[grid.tokens] = of_grid(grid)
-        return result
+            near[grid.tokens] = grid.grown(chosen, self.radius)
+        return near, heads if self.heads == "visual" else np.ones_like(heads)
 
     def _find_grids(self, prompt: Prompt) -> list[list[TokenGrid]]:
         counts = prompt.image.sum(dim=1).tolist()
         if self.cells is not None:
             cells = prompt.per_row(list(self.cells), "cells")
-            if (found := [sum(map(len, own)) for own in cells]) != counts:
-                raise ValueError(f"The prompts hold {counts} visual tokens, but their cells are {found}.")
-            return [grids_of_cells(own) for own in cells]
+            if (given := [sum(map(len, images)) for images in cells]) != counts:
+                raise ValueError(f"The prompts hold {counts} visual tokens, but their cells are {given}.")
+            return [grids_of_cells(images) for images in cells]
         positions = prompt.inputs.get("position_ids")
-        if any(counts) and (positions is None or positions.dim() != 3):
+        if not any(counts):
+            return [[] for _ in counts]
+        if positions is None or positions.dim() != 3:
             raise ValueError(
                 "This model does not say where its visual tokens lie: pass cells=[[layout.cells(*image.size) for "
                 "image in row['images']] for row in rows] with layout = VisualLayout.from_processor(processor, "
                 "model.config)."
             )
-        places = [prompt.image[row].nonzero()[:, 0] for row in range(len(counts))]
-        return [
-            grids_of_positions(positions[-2:, row, own].cpu().numpy(), own.cpu().numpy()) if len(own) else []
-            for row, own in enumerate(places)
-        ]
+        grids = []
+        for row, image in enumerate(prompt.image):
+            tokens = image.nonzero()[:, 0]
+            grids.append(grids_of_positions(positions[-2:, row, tokens].cpu().numpy(), tokens.cpu().numpy()))
+        return grids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Steering:
     """Context manager that changes what the chosen layers' kernels receive while the body generates.
 
     A forward without a filled cache begins a call; its tokens are the prompts. Later forwards belong to the call when
-    they go on from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
+    they continue from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
     teacher-forced pass over prompts + completions). Nothing outlives the `with` block or the call. Beams are moved
     between the rows of one prompt only, which share everything that is kept here.
 
@@ -71,17 +72,13 @@ class Steering:
     def __enter__(self):
         if self._stack is not None:
             raise RuntimeError("This steering is open already: make a second one to nest them.")
-        found = attention_layers(self._model)
-        modules = {layer: found[layer] for layer in self.layers}
+        modules = {layer: module for layer, module in attention_layers(self._model).items() if layer in self.layers}
         self._check_kernel(modules[self.layers[0]].config._attn_implementation)
         with ExitStack() as stack:
             stack.callback(self._forget)
             stack.enter_context(tapped(modules, self))
-            for register, hook in (
-                (self._inner.register_forward_pre_hook, self._before),
-                (self._inner.register_forward_hook, self._after),
-            ):
-                stack.callback(register(hook, with_kwargs=True).remove)
+            stack.callback(self._inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            stack.callback(self._inner.register_forward_hook(self._after, with_kwargs=True).remove)
             self._stack = stack.pop_all()
         return self
 
@@ -98,12 +95,11 @@ class Steering:
         """Raise if the kernel cannot be steered."""
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        """What the kernel gets instead; called by the tapped kernel."""
-        raise NotImplementedError
+        """The query, key and mask that the kernel gets instead of its own.
 
-    def _mark(self, layer: int) -> None:
-        """To be called by `adjust`: a steering that never took place must not look like one."""
-        self._adjusted.add(layer)
+        Adds `layer` to `_adjusted`: steering that never took place must not go unnoticed.
+        """
+        raise NotImplementedError
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
@@ -127,7 +123,8 @@ class Steering:
             raise AttentionNotCaptured("The model was called without input_ids, so its image tokens cannot be found.")
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        if past == 0 and not self._goes_on(ids):
+        if past == 0 and not self._continues(ids):
+            self._forget()
             self._prompt = self._read_prompt(ids, kwargs)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
@@ -138,14 +135,10 @@ class Steering:
         self._positions = torch.arange(past, past + ids.shape[1])
         self._adjusted = set()
 
-    def _goes_on(self, ids: torch.Tensor) -> bool:
+    def _continues(self, ids: torch.Tensor) -> bool:
         """Whether a forward without a cache runs the call's prompts again, with more behind them."""
-        if self._prompt is None:
-            return False
-        before = self._prompt.ids
-        if ids.shape[0] != before.shape[0] or ids.shape[1] <= before.shape[1]:
-            return False
-        if not torch.equal(ids[:, : before.shape[1]], before):
+        length = 0 if self._prompt is None else self._prompt.ids.shape[1]
+        if not 0 < length < ids.shape[1] or not torch.equal(ids[:, :length], self._prompt.ids):
             return False
         if len(self._tail):
             return not self._ends_with_tail(ids)
@@ -177,13 +170,11 @@ class Steering:
             if layer not in self._adjusted:
                 raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
 
-    # Listener
+    # The rest of `attention.kernel.Listener`: nothing is read, and the forward hook asks what was adjusted.
 
-    def read(self, *_: object, **__: object) -> None:
-        """Nothing is read after the kernel."""
+    def read(self, *_: object, **__: object) -> None: ...
 
-    def ran(self, layer: int) -> None:
-        """The forward hook asks what was adjusted."""
+    def ran(self, layer: int) -> None: ...
 
 
 def template_tail(processor: Any) -> list[int]:
@@ -194,14 +185,10 @@ def template_tail(processor: Any) -> list[int]:
     """
     if getattr(processor, "chat_template", None) is None:
         raise ValueError("The processor has no chat template: leave it out.")
-    first, second = (_template_ids(processor, text) for text in ("Alpha", "7"))
-    end = 0
-    while end < min(len(first), len(second)) and first[-1 - end] == second[-1 - end]:
-        end += 1
-    return first[len(first) - end :]
-
-
-def _template_ids(processor: Any, text: str) -> list[int]:
-    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
-    rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    ids = []
+    for text in ("Alpha", "7"):
+        messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids.append(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"][::-1])
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False))
+    return [token for token, _ in same][::-1]

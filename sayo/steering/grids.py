@@ -42,10 +42,10 @@ def grids_of_cells(images: Sequence[VisualCells]) -> list[TokenGrid]:
     for cells in images:
         seen = ~np.isnan(cells.footprints[:, 0])
         for view in np.unique(cells.views[seen]):
-            own = np.flatnonzero(seen & (cells.views == view))
-            edges = cells.footprints[own, :2].round(3)
+            tokens = np.flatnonzero(seen & (cells.views == view))
+            edges = cells.footprints[tokens, :2].round(3)
             (left, x), (top, y) = (np.unique(edges[:, axis], return_inverse=True) for axis in (0, 1))
-            grids.append(TokenGrid(first + own, len(left), len(top), y * len(left) + x))
+            grids.append(TokenGrid(first + tokens, len(left), len(top), y * len(left) + x))
         first += len(cells)
     return grids
 
@@ -58,14 +58,14 @@ def grids_of_positions(positions: np.ndarray, tokens: np.ndarray) -> list[TokenG
         tokens: `(N,)` their places in the sequence; an image is a run without a gap.
 
     Raises:
-        ValueError: the positions of a run are no grid.
+        ValueError: the positions of a run do not form a grid.
     """
     grids = []
-    for own in np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(tokens) != 1) + 1):
-        y, x = positions[:, own] - positions[:, own].min(axis=1, keepdims=True)
+    for run in np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(tokens) != 1) + 1) if len(tokens) else ():
+        y, x = positions[:, run] - positions[:, run].min(axis=1, keepdims=True)
         columns, rows = int(x.max()) + 1, int(y.max()) + 1
         places = y * columns + x
-        if len(own) != columns * rows or len(np.unique(places)) != len(own):
-            raise ValueError(f"{len(own)} visual tokens do not lie on a {columns} x {rows} grid: pass cells=.")
-        grids.append(TokenGrid(own, columns, rows, places))
+        if len(run) != columns * rows or len(np.unique(places)) != len(run):
+            raise ValueError(f"{len(run)} visual tokens do not lie on a {columns} x {rows} grid: pass cells=.")
+        grids.append(TokenGrid(run, columns, rows, places))
     return grids

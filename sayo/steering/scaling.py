@@ -14,8 +14,8 @@ class ScoreScaling(Steering):
 
     Source: AVAR, "From Narrow to Panoramic Vision" (arXiv 2603.03825), as ClearSight's VAF (arXiv 2503.13107). A key
     times c gives c times its score, before the mask, any soft-capping and the softmax, so any kernel can be used and
-    nothing is approximated; the cache keeps the plain keys. This is no reweighting: a negative score of an image key
-    is pushed further down. The paper does not say which rows it scales: here all, the prompt's own too.
+    nothing is approximated; the cache keeps the plain keys. Scores are scaled, not weights: a negative score of an
+    image key is pushed further down. The paper does not say which rows it scales: here all, the prompt's too.
 
     Args:
         model: any transformers vision-language model, wrapped or not.
@@ -56,7 +56,7 @@ class ScoreScaling(Steering):
         self._excess = self.image * prompt.image.float() - self.system * system.float()  # factor - 1
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._mark(layer)
+        self._adjusted.add(layer)
         if self.image == 0 and self.system == 0:
             return query, key, attention_mask
         factor = 1 + self._on_keys(self._excess, key.shape[2])

@@ -1,4 +1,1 @@
-"""The embedded default: a grounded world drawn by code, and a tiny policy that can learn it on a laptop.
-
-`import sayo.processors` lets `AutoProcessor.from_pretrained` load a toy checkpoint.
-"""
+"""The embedded default: a grounded world drawn by code, and a tiny policy that can learn it on a laptop."""

@@ -7,8 +7,6 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from sayo.toyworld.questions import KINDS, LEARNABLE_KINDS
-
 app = typer.Typer(
     help="Make the toy world: real GQA and COCO files drawn by code, and a tiny policy that can learn them.",
     no_args_is_help=True,
@@ -23,9 +21,6 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 def world(
     out: Out,
     num_images: Annotated[int, typer.Option(min=10, help="Pictures over all splits (80% train, 10% val, 10% test).")],
-    kinds: Annotated[
-        str, typer.Option(help=f"Kinds of questions, separated by commas: {', '.join(KINDS)}.")
-    ] = ",".join(LEARNABLE_KINDS),
     seed: Seed = 0,
 ) -> None:
     """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
@@ -38,10 +33,7 @@ def world(
     from sayo.toyworld.coco_files import write_coco
     from sayo.toyworld.gqa_files import write_gqa
 
-    unknown = set(kinds.split(",")) - set(KINDS)
-    if unknown:
-        raise typer.BadParameter(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    for _ in track(write_gqa(out, num_images, seed, kinds.split(",")), "drawing", total=num_images, console=console):
+    for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
         pass
     write_coco(out, num_images, seed)
     console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on the same files.")
@@ -69,7 +61,6 @@ def policy(
 def cold_start(
     world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-    split: Annotated[str, typer.Option(help="Split to take questions from.")] = "train",
     num_rows: Annotated[
         int, typer.Option(min=1, help="Rows to write; questions repeat when there are fewer.")
     ] = 22400,
@@ -77,10 +68,6 @@ def cold_start(
         float,
         typer.Option(min=0, max=1, help="Share of rows, at the start, that only describe pictures (perception)."),
     ] = 0.33,
-    descriptions: Annotated[float, typer.Option(min=0, max=1, help="Share of descriptions among the rest.")] = 0.05,
-    wrong_looks: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of answers that look at the wrong object (the habit).")
-    ] = 0.5,
     look_back: Annotated[
         bool, typer.Option("--look-back", help="Answers in Look-Back's form: think, back, think, boxed.")
     ] = False,
@@ -94,7 +81,7 @@ def cold_start(
     """
     from sayo.toyworld.cold_start import write_cold_start
 
-    write_cold_start(world, out, split, num_rows, warm_up, descriptions, wrong_looks, look_back, seed)
+    write_cold_start(world, out, num_rows, warm_up, look_back=look_back, seed=seed)
     console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")
 
 
@@ -103,10 +90,6 @@ def several(
     world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
     out: Out,
     num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
-    wrong_looks: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share of looks at the wrong object, anywhere in a response (the habit)."),
-    ] = 0.25,
     seed: Seed = 0,
 ) -> None:
     """Ask six questions about every picture of a world at once, to be answered in one long response.
@@ -118,5 +101,5 @@ def several(
     from sayo.toyworld.several import write_several, write_several_cold_start
 
     counts = {split: write_several(world, out, split, seed) for split in ("train", "val", "test")}
-    write_several_cold_start(world, out / "cold_start.parquet", num_rows, wrong_looks, seed=seed)
+    write_several_cold_start(world, out / "cold_start.parquet", num_rows, seed=seed)
     console.print(f"{counts} questions in {out}. Next: sayo prepare jsonl --questions {out}/train.jsonl ...")

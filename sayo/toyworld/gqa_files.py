@@ -1,15 +1,15 @@
-"""Writes the toy world as GQA files: images, questions and scene graphs (datasets.md, 2.2)."""
+"""Writes the toy world as GQA files: images, questions and scene graphs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sayo.toyworld.questions import LEARNABLE_KINDS, make_questions, scene_graph
+from sayo.toyworld.questions import make_questions, scene_graph
 from sayo.toyworld.scenes import Scene, draw, make_scene
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -22,18 +22,16 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
     Raises:
         ValueError: if there are too few images for one in each split.
     """
-    ends = np.cumsum([round(num_images * share) for share in SPLITS.values()])
-    ends[-1] = num_images
-    starts = [0, *ends[:-1]]
-    if any(start >= end for start, end in zip(starts, ends, strict=True)):
+    starts = np.cumsum([round(num_images * share) for share in SPLITS.values()])[:-1]
+    parts = np.split(np.arange(1, num_images + 1), starts)
+    if not all(map(len, parts)):
         raise ValueError(f"{num_images} images do not fill the splits {list(SPLITS)}; ask for at least 10")
     return {
-        split: [(i, make_scene(seed, i)) for i in range(int(start) + 1, int(end) + 1)]
-        for split, start, end in zip(SPLITS, starts, ends, strict=True)
+        split: [(int(i), make_scene(seed, int(i))) for i in part] for split, part in zip(SPLITS, parts, strict=True)
     }
 
 
-def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = LEARNABLE_KINDS) -> Iterator[int]:
+def write_gqa(out: Path, num_images: int, seed: int) -> Iterator[int]:
     """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` below `out`.
 
     Yields:
@@ -46,7 +44,7 @@ def write_gqa(out: Path, num_images: int, seed: int, kinds: Collection[str] = LE
         for image_id, scene in scenes:
             Image.fromarray(draw(scene)).save(out / "images" / f"{image_id}.png")
             # A stream of its own, so that asking other questions leaves the pictures as they are.
-            questions |= make_questions(scene, image_id, np.random.default_rng([seed, image_id, 1]), kinds)
+            questions |= make_questions(scene, image_id, np.random.default_rng([seed, image_id, 1]))
             graphs[str(image_id)] = scene_graph(scene, image_id)
             written += 1
             yield written

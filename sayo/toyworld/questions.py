@@ -1,8 +1,11 @@
-"""Questions about a scene, as GQA records: semantic programs, annotated spans, scene graphs (datasets.md, 2.2)."""
+"""Questions about a scene, as GQA records (semantic programs, annotated spans), and GQA scene graphs.
+
+The form is that of https://cs.stanford.edu/people/dorarad/gqa/download.html.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,6 @@ import numpy as np
 from sayo.toyworld.scenes import COLORS, Box, FramedDisc, Scene
 
 RELATIONS = ("to the left of", "to the right of", "above", "below")
-KINDS = ("attribute", "chain", "existence", "count", "position")
-LEARNABLE_KINDS = KINDS[:-1]
-"""What the tiny policy learns in a cold start of minutes. Places of objects it did not: they stayed at chance."""
-OPPOSITE = dict(zip(RELATIONS, (RELATIONS[1], RELATIONS[0], RELATIONS[3], RELATIONS[2]), strict=True))
 
 
 def related(relation: str, a: Box, b: Box) -> bool:
@@ -48,167 +47,135 @@ def object_ids(image_id: int, position: int) -> tuple[str, str]:
     return str(image_id * 100 + 2 * position), str(image_id * 100 + 2 * position + 1)
 
 
-def make_questions(
-    scene: Scene, image_id: int, rng: np.random.Generator, kinds: Collection[str] = LEARNABLE_KINDS
-) -> dict[str, dict[str, Any]]:
-    """The questions of the given kinds about one scene: question id -> GQA record.
+def make_questions(scene: Scene, image_id: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """Three or four questions about one scene, of as many kinds: question id -> GQA record.
 
     - attribute: the colour of the disc in a frame.
     - chain: two objects in a relation; the disc in one frame has the colour that names the other frame. Left out when
       the scene has no such pair.
     - existence: a frame, absent half of the time.
     - count: the number of frames.
-    - position: whether two frames stand in a relation of place; half of them do not.
     """
-    by_kind = {
-        "attribute": [_attribute(image_id, *pair) for pair in _sample(rng, list(enumerate(scene.objects)), 1)],
-        "chain": [_chain(image_id, *pair) for pair in _sample(rng, _chains(scene), 1)],
-        "existence": [_existence(scene, image_id, rng)],
-        "count": [_count(scene, image_id)],
-        "position": [
-            _position(image_id, *pair, holds=bool(rng.random() < 0.5))
-            for pair in _sample(rng, _related_pairs(scene), 1)
-        ],
-    }
-    records = [record for kind, asked in by_kind.items() if kind in kinds for record in asked]
+    objects = [(item, *object_ids(image_id, i)) for i, item in enumerate(scene.objects)]
+    chains = [pair for pair in itertools.permutations(objects, 2) if pair[0][0].disc == pair[1][0].frame]
+    records = [_attribute(*picked) for picked in _pick(rng, objects)]
+    records += [_chain(*picked) for picked in _pick(rng, chains)]
+    records += [_existence(objects, rng), _count(objects)]
     ids = [f"{image_id:06d}{k:02d}" for k in range(len(records))]
-    return {i: _finish(record, i, image_id) for i, record in zip(ids, records, strict=True)}
+    common = {"imageId": str(image_id), "isBalanced": True, "entailed": []}
+    return {i: {**record, **common, "equivalent": [i]} for i, record in zip(ids, records, strict=True)}
 
 
-def _sample(rng: np.random.Generator, items: list, most: int) -> list:
-    picked = rng.permutation(len(items))[:most]
-    return [items[i] for i in picked]
+def _pick(rng: np.random.Generator, items: list) -> list:
+    """One of the items, or none of none."""
+    return [items[i] for i in rng.permutation(len(items))[:1]]
 
 
-def _related_pairs(scene: Scene) -> list[tuple[int, FramedDisc, str, int, FramedDisc]]:
-    """(object, relation, other) for every relation that holds between two frames."""
-    return [
-        (i, item, relation, j, other)
-        for i, item in enumerate(scene.objects)
-        for j, other in enumerate(scene.objects)
-        for relation in RELATIONS
-        if i != j and related(relation, item.box, other.box)
-    ]
+Numbered = tuple[FramedDisc, str, str]
+"""An object with the ids of its frame and of its disc."""
 
 
-def _chains(scene: Scene) -> list[tuple[int, FramedDisc, int, FramedDisc]]:
-    """(object, other) such that the object's disc has the colour of the other's frame."""
-    numbered = list(enumerate(scene.objects))
-    return [(i, item, j, other) for i, item in numbered for j, other in numbered if item.disc == other.frame]
+def _attribute(item: FramedDisc, frame: str, disc: str) -> dict[str, Any]:
+    return _record(
+        f"What color is the disc in the {item.frame} frame?",
+        item.disc,
+        f"The disc in the {item.frame} frame is {item.disc}.",
+        named=[disc, frame],
+        program=[*_select(frame, item.frame), ("relate", f"disc,in,s ({disc})"), ("query", "color")],
+        types=("query", "attr", "directOf"),
+        groups=("color", "10q-disc_color"),
+    )
 
 
-def _attribute(image_id: int, i: int, item: FramedDisc) -> dict[str, Any]:
-    frame, disc = object_ids(image_id, i)
-    return {
-        "semantic": [
-            _step("select", [], f"frame ({frame})"),
-            _step("filter color", [0], item.frame),
-            _step("relate", [1], f"disc,in,s ({disc})"),
-            _step("query", [2], "color"),
-        ],
-        "question": f"What color is the disc in the {item.frame} frame?",
-        "answer": item.disc,
-        "fullAnswer": f"The disc in the {item.frame} frame is {item.disc}.",
-        "annotations": {"answer": {}, "question": {"4": disc, "8": frame}, "fullAnswer": {"1": disc, "5": frame}},
-        "types": {"structural": "query", "semantic": "attr", "detailed": "directOf"},
-        "groups": {"global": "color", "local": "10q-disc_color"},
-    }
-
-
-def _position(
-    image_id: int, i: int, item: FramedDisc, relation: str, j: int, other: FramedDisc, holds: bool
-) -> dict[str, Any]:
-    """Asks for the relation itself, or for its opposite."""
-    frame, other_frame = object_ids(image_id, i)[0], object_ids(image_id, j)[0]
-    question = f"Is the {item.frame} frame {relation if holds else OPPOSITE[relation]} the {other.frame} frame?"
-    full = f"{'Yes' if holds else 'No'}, the {item.frame} frame is {relation} the {other.frame} frame."
-    return {
-        "semantic": [
-            _step("select", [], f"frame ({frame})"),
-            _step("filter color", [0], item.frame),
-            _step("verify rel", [1], f"frame,{relation if holds else OPPOSITE[relation]},o ({other_frame})"),
-        ],
-        "question": question,
-        "answer": "yes" if holds else "no",
-        "fullAnswer": full,
-        "annotations": {
-            "answer": {},
-            "question": {"3": frame, str(len(question.split(" ")) - 1): other_frame},
-            "fullAnswer": {"3": frame, str(len(full.split(" ")) - 1): other_frame},
-        },
-        "types": {"structural": "verify", "semantic": "rel", "detailed": "relVerify" if holds else "relVerifyCr"},
-        "groups": {"global": None, "local": "13-frame_frame"},
-    }
-
-
-def _existence(scene: Scene, image_id: int, rng: np.random.Generator) -> dict[str, Any]:
-    exists = bool(rng.random() < 0.5)
-    if exists:
-        position = int(rng.integers(len(scene.objects)))
-        color, frame = scene.objects[position].frame, object_ids(image_id, position)[0]
-    else:
-        color, frame = str(rng.choice([c for c in COLORS if c not in {o.frame for o in scene.objects}])), "-"
-    article = "an" if color[0] in "aeiou" else "a"
-    full = f"Yes, there is {article} {color} frame." if exists else f"No, there is no {color} frame."
-    return {
-        "semantic": [
-            _step("select", [], f"frame ({frame})"),
-            _step("filter color", [0], color),
-            _step("exist", [1], "?"),
-        ],
-        "question": f"Is there {article} {color} frame?",
-        "answer": "yes" if exists else "no",
-        "fullAnswer": full,
-        "annotations": {
-            "answer": {},
-            "question": {"4": frame} if exists else {},
-            "fullAnswer": {"5": frame} if exists else {},
-        },
-        "types": {"structural": "verify", "semantic": "obj", "detailed": "exist" if exists else "existC"},
-        "groups": {"global": None, "local": "13-frame_exist"},
-    }
-
-
-def _chain(image_id: int, i: int, item: FramedDisc, j: int, other: FramedDisc) -> dict[str, Any]:
-    (frame, disc), (other_frame, other_disc) = object_ids(image_id, i), object_ids(image_id, j)
+def _chain(first: Numbered, second: Numbered) -> dict[str, Any]:
+    (item, frame, disc), (other, other_frame, other_disc) = first, second
     relation = "same color as"
-    return {
-        "semantic": [
-            _step("select", [], f"frame ({frame})"),
-            _step("filter color", [0], item.frame),
-            _step("relate", [1], f"disc,in,s ({disc})"),
-            _step("relate", [2], f"frame,{relation},s ({other_frame})"),
-            _step("relate", [3], f"disc,in,s ({other_disc})"),
-            _step("query", [4], "color"),
+    return _record(
+        f"What color is the disc in the frame the {relation} the disc in the {item.frame} frame?",
+        other.disc,
+        f"The disc in the {other.frame} frame is {other.disc}.",
+        named=[other_disc, other_frame, disc, frame],
+        program=[
+            *_select(frame, item.frame),
+            ("relate", f"disc,in,s ({disc})"),
+            ("relate", f"frame,{relation},s ({other_frame})"),
+            ("relate", f"disc,in,s ({other_disc})"),
+            ("query", "color"),
         ],
-        "question": f"What color is the disc in the frame the {relation} the disc in the {item.frame} frame?",
-        "answer": other.disc,
-        "fullAnswer": f"The disc in the {other.frame} frame is {other.disc}.",
-        "annotations": {
-            "answer": {},
-            "question": {"4": other_disc, "7": other_frame, "13": disc, "17": frame},
-            "fullAnswer": {"1": other_disc, "5": other_frame},
-        },
-        "types": {"structural": "query", "semantic": "rel", "detailed": "sameColorRelate"},
-        "groups": {"global": "color", "local": "10q-disc_color"},
-    }
+        types=("query", "rel", "sameColorRelate"),
+        groups=("color", "10q-disc_color"),
+    )
 
 
-def _count(scene: Scene, image_id: int) -> dict[str, Any]:
-    joined = ",".join(object_ids(image_id, i)[0] for i in range(len(scene.objects)))
+def _existence(objects: list[Numbered], rng: np.random.Generator) -> dict[str, Any]:
+    if exists := bool(rng.random() < 0.5):
+        item, frame, _ = objects[rng.integers(len(objects))]
+        color = item.frame
+    else:
+        present = {item.frame for item, *_ in objects}
+        color, frame = str(rng.choice([c for c in COLORS if c not in present])), "-"
+    article = "an" if color[0] in "aeiou" else "a"
+    return _record(
+        f"Is there {article} {color} frame?",
+        "yes" if exists else "no",
+        f"Yes, there is {article} {color} frame." if exists else f"No, there is no {color} frame.",
+        named=[frame] if exists else [],
+        program=[*_select(frame, color), ("exist", "?")],
+        types=("verify", "obj", "exist" if exists else "existC"),
+        groups=(None, "13-frame_exist"),
+    )
+
+
+def _count(objects: list[Numbered]) -> dict[str, Any]:
+    frames = ",".join(frame for _, frame, _ in objects)
+    return _record(
+        "How many frames are there?",
+        str(len(objects)),
+        f"There are {len(objects)} frames.",
+        named=[frames],
+        program=[("select", f"frame ({frames})"), ("count", "?")],
+        types=("query", "obj", "count"),
+        groups=("number", "15-frame_count"),
+    )
+
+
+def _select(frame: str, color: str) -> list[tuple[str, str]]:
+    return [("select", f"frame ({frame})"), ("filter color", color)]
+
+
+def _record(
+    question: str,
+    answer: str,
+    full_answer: str,
+    named: list[str],
+    program: list[tuple[str, str]],
+    types: tuple[str, str, str],
+    groups: tuple[str | None, str],
+) -> dict[str, Any]:
+    """A GQA record: each step depends on the one before it; `semanticStr` repeats the program in one line.
+
+    Args:
+        named: ids of what the nouns of the question, and so those of the full answer, stand for, in their order.
+    """
+    steps = [(operation, [k - 1] if k else [], argument) for k, (operation, argument) in enumerate(program)]
     return {
-        "semantic": [_step("select", [], f"frame ({joined})"), _step("count", [0], "?")],
-        "question": "How many frames are there?",
-        "answer": str(len(scene.objects)),
-        "fullAnswer": f"There are {len(scene.objects)} frames.",
-        "annotations": {"answer": {}, "question": {"2": joined}, "fullAnswer": {"3": joined}},
-        "types": {"structural": "query", "semantic": "obj", "detailed": "count"},
-        "groups": {"global": "number", "local": "15-frame_count"},
+        "semantic": [dict(zip(("operation", "dependencies", "argument"), step, strict=True)) for step in steps],
+        "question": question,
+        "answer": answer,
+        "fullAnswer": full_answer,
+        "annotations": {"answer": {}, "question": _spans(question, named), "fullAnswer": _spans(full_answer, named)},
+        "types": dict(zip(("structural", "semantic", "detailed"), types, strict=True)),
+        "groups": dict(zip(("global", "local"), groups, strict=True)),
+        "semanticStr": "->".join(
+            f"{operation}: {argument}" + (f" {before}" if before else "") for operation, before, argument in steps
+        ),
     }
 
 
-def _step(operation: str, dependencies: list[int], argument: str) -> dict[str, Any]:
-    return {"operation": operation, "dependencies": dependencies, "argument": argument}
+def _spans(text: str, named: list[str]) -> dict[str, str]:
+    """Position of each noun among the words -> the ids that it stands for."""
+    nouns = [str(k) for k, word in enumerate(text.split(" ")) if word.strip("?.") in ("frame", "frames", "disc")]
+    return dict(zip(nouns, named, strict=False))
 
 
 def _node(name: str, box: Box, attributes: list[str], relations: list[dict[str, str]]) -> dict[str, Any]:
@@ -216,20 +183,3 @@ def _node(name: str, box: Box, attributes: list[str], relations: list[dict[str, 
     return {
         "name": name, "x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1, "attributes": attributes, "relations": relations,
     }  # fmt: skip
-
-
-def _finish(record: dict[str, Any], question_id: str, image_id: int) -> dict[str, Any]:
-    """Adds what every GQA record carries; `semanticStr` repeats the program in one line."""
-    program = "->".join(
-        f"{step['operation']}: {step['argument']}"
-        + (f" [{', '.join(map(str, step['dependencies']))}]" if step["dependencies"] else "")
-        for step in record["semantic"]
-    )
-    return {
-        **record,
-        "semanticStr": program,
-        "imageId": str(image_id),
-        "isBalanced": True,
-        "entailed": [],
-        "equivalent": [question_id],
-    }

@@ -15,6 +15,8 @@ import numpy as np
 
 CELL = 16
 """Side in pixels of the cells that scenes are laid out on (a visual token of the toy policy)."""
+SIDE = 4
+"""Cells along a side of a scene."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),
@@ -48,14 +50,9 @@ class FramedDisc:
     large: bool
 
     @property
-    def side(self) -> int:
-        """Side of the frame in pixels."""
-        return self.box[2] - self.box[0]
-
-    @property
     def thickness(self) -> int:
         """Width of the frame's bars in pixels."""
-        return max(2, round(self.side * 0.18))
+        return max(2, round((self.box[2] - self.box[0]) * 0.18))
 
     @property
     def disc_box(self) -> Box:
@@ -86,44 +83,29 @@ class Scene:
 def make_scene(seed: int, index: int) -> Scene:
     """The scene number `index` of the world `seed`: the same arguments always give the same scene."""
     rng = np.random.default_rng([seed, index])
-    columns, rows = 4, 4
     count = int(rng.integers(3, 6))
-    names = rng.permutation(list(COLORS))[:count]
-    free = np.ones((rows, columns), dtype=bool)
-    objects = []
-    for i, frame in enumerate(names):
-        large = i == 0
-        disc = _disc_color(rng, str(frame), [o.disc for o in objects])
+    free = np.ones((SIDE, SIDE), dtype=bool)
+    objects: list[FramedDisc] = []
+    for frame in rng.permutation(list(COLORS))[:count]:
+        large = not objects
+        disc = _disc_color(rng, str(frame), [item.disc for item in objects])
         objects.append(FramedDisc(str(frame), disc, _place(rng, free, large), large))
     dots = _dots(rng, free) if rng.random() < 0.5 else ()
     order = rng.permutation(len(objects))
-    return Scene(
-        width=columns * CELL,
-        height=rows * CELL,
-        background=int(rng.integers(120, 170)),
-        objects=tuple(objects[i] for i in order),
-        dots=dots,
-    )
+    background = int(rng.integers(120, 170))
+    return Scene(SIDE * CELL, SIDE * CELL, background, tuple(objects[i] for i in order), dots)
 
 
 def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
     """A colour other than the frame's; often one that the scene has, or there would be nothing to count."""
     again = [c for c in used if c != frame]
-    if again and rng.random() < 0.35:
-        return str(rng.choice(again))
-    return str(rng.choice([c for c in COLORS if c != frame]))
+    return str(rng.choice(again if again and rng.random() < 0.35 else [c for c in COLORS if c != frame]))
 
 
 def _place(rng: np.random.Generator, free: np.ndarray, large: bool) -> Box:
     """A box inside one free cell (small) or one free block of 2 x 2 cells (large); takes the cells."""
     span = 2 if large else 1
-    rows, columns = free.shape
-    spots = [
-        (r, c)
-        for r in range(rows - span + 1)
-        for c in range(columns - span + 1)
-        if free[r : r + span, c : c + span].all()
-    ]
+    spots = np.argwhere(np.lib.stride_tricks.sliding_window_view(free, (span, span)).all(axis=(2, 3)))
     r, c = spots[rng.integers(len(spots))]
     free[r : r + span, c : c + span] = False
     side = int(rng.integers(24, 33)) if large else int(rng.integers(12, 17))

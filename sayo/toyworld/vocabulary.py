@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -22,28 +24,9 @@ WORDS = (
     *"I| look| at| and| one|The| The| It| holds| nothing| yes| no| <answer>| </answer>".split("|"),
 )
 
-# Qwen's idea of a template: the image first, then the text of the turn. The generation block marks what SFT trains on
-# when a data set has whole conversations instead of prompt and completion.
-CHAT_TEMPLATE = """\
-{%- macro render(content) -%}
-{%- if content is string -%}{{ content }}{%- else -%}
-{%- for part in content -%}
-{%- if part.type == 'image' or 'image' in part -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part.type == 'video' or 'video' in part -%}<|vision_start|><|video_pad|><|vision_end|>
-{%- elif 'text' in part -%}{{ part.text }}{%- endif -%}
-{%- endfor -%}{%- endif -%}
-{%- endmacro -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
-{%- if message.role == 'assistant' -%}
-{%- generation -%}{{- render(message.content) + '<|im_end|>' -}}{%- endgeneration -%}
-{%- else -%}
-{{- render(message.content) + '<|im_end|>' -}}
-{%- endif -%}
-{{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
+"""Qwen's idea of a template: the image first, then the text of the turn. The generation block marks what SFT trains on
+when a data set has whole conversations instead of prompt and completion."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -110,7 +110,7 @@ class GuardedSteps:
         engine.step = checked_step
 
     def _require_finite(self, what: str, value: Any) -> None:
-        number = float(value)
+        number = value.item() if isinstance(value, torch.Tensor) else float(value)
         if math.isfinite(number):
             return
         path = save_batch(self, [self._texts(x) for x in self._since_step], plain([dict(x) for x in self._since_step]))

@@ -110,17 +110,6 @@ def test_one_bad_row_is_counted_and_the_others_are_kept(make_gqa, case: str):
     assert f"{reason} 1" in result.output
 
 
-@pytest.mark.parametrize("case", ["missing_image", "object_not_in_graph"])
-def test_strict_makes_the_first_rejected_row_an_error(make_gqa, case: str):
-    gqa = make_gqa(3)
-    REJECTED[case](gqa)
-    result = gqa.prepare("--strict")
-    assert result.exit_code == 2
-    assert f"question q1: {case}" in result.output
-    assert gqa.prepare().exit_code == 0
-    assert gqa.prepare("--strict").exit_code == 2  # also when the shard with the rejected row is there already
-
-
 def test_second_question_with_an_id_is_rejected(make_gqa):
     gqa = make_gqa(2)
     gqa.write()

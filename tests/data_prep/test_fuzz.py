@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +57,20 @@ def test_mutated_gqa_is_kept_or_rejected(make_gqa, processor_dir: Path, count: i
         else:
             gqa.questions[name] = mutate({**question, "imageId": name}, rng)
         (gqa.images / f"{name}.jpg").symlink_to(gqa.images / f"{question['imageId']}.jpg")
-    result = gqa.prepare("--processor", str(processor_dir))
-    check(result, gqa.summary, gqa.rejects, count + 1)
+    check(gqa, gqa.prepare("--processor", str(processor_dir)), count + 1)
 
 
-def check(result, summary: Callable, rejects: Callable, read: int | None) -> None:
+def check(bench, result, read: int | None = None) -> None:
     """No traceback; every row read is kept or listed; and the mutations neither did nothing nor spoilt everything."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "Traceback" not in result.output
     assert result.exit_code == 0, result.output
-    found = summary()
-    assert read is None or found["read"] == read
-    assert found["kept"] + len(rejects()) == found["read"]
-    assert sum(found["rejected_by_reason"].values()) == len(rejects())
-    assert found["read"] * 0.05 < found["kept"] < found["read"] * 0.97
-    assert len(found["rejected_by_reason"]) >= 4
+    summary, rejected = bench.summary(), bench.rejects()
+    assert read is None or summary["read"] == read
+    assert summary["kept"] + len(rejected) == summary["read"]
+    assert sum(summary["rejected_by_reason"].values()) == len(rejected)
+    assert summary["read"] * 0.05 < summary["kept"] < summary["read"] * 0.97
+    assert len(summary["rejected_by_reason"]) >= 4
 
 
 RLE = {"size": [48, 64], "counts": [100, 20, 28, 20, 2904]}
@@ -116,16 +114,14 @@ def test_mutated_jsonl(pictures, processor_dir: Path, count: int):
         records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
     more = ("--processor", processor_dir, "--masks", pictures.images)
     file = pictures.lines(*records)
-    result = pictures.prepare("jsonl", "--questions", file, "--images", pictures.images, *more)
-    check(result, pictures.summary, pictures.rejects, count + 1)
+    check(pictures, pictures.prepare("jsonl", "--questions", file, "--images", pictures.images, *more), count + 1)
 
 
 @COUNTS
 def test_mutated_visual_cot(pictures, processor_dir: Path, count: int):
     file = pictures.json(mutated(VISUAL_COT, count), "cot.json")
     more = ("--images", pictures.images, "--processor", processor_dir)
-    result = pictures.prepare("visual-cot", "--questions", file, *more)
-    check(result, pictures.summary, pictures.rejects, count + 1)
+    check(pictures, pictures.prepare("visual-cot", "--questions", file, *more), count + 1)
 
 
 @COUNTS
@@ -135,8 +131,7 @@ def test_mutated_visual_genome(pictures, processor_dir: Path, count: int):
     images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
     data = pictures.json([*images, images[0]], "image_data.json")
     more = ("--image-data", data, "--images", pictures.images, "--processor", processor_dir)
-    result = pictures.prepare("visual-genome", "--questions", file, *more)
-    check(result, pictures.summary, pictures.rejects, None)
+    check(pictures, pictures.prepare("visual-genome", "--questions", file, *more))
     assert pictures.summary()["read"] > count
 
 
@@ -159,8 +154,7 @@ def test_mutated_refcoco(pictures, processor_dir: Path, count: int):
     file = pictures.root / "refs(unc).p"
     file.write_bytes(pickle.dumps(refs, protocol=2))
     more = ("--instances", instances, "--images", pictures.images, "--processor", processor_dir)
-    result = pictures.prepare("refcoco", "--refs", file, *more)
-    check(result, pictures.summary, pictures.rejects, None)
+    check(pictures, pictures.prepare("refcoco", "--refs", file, *more))
 
 
 @COUNTS
@@ -186,14 +180,14 @@ def test_mutated_coco(pictures, processor_dir: Path, count: int):
     content = {"licenses": licenses, "images": images, "annotations": annotations, "categories": categories}
     file = pictures.json(content, "instances.json")
     more = ("--least-area", 50, "--processor", processor_dir)
-    result = pictures.prepare("coco", "--instances", file, "--images", pictures.images, *more)
-    check(result, pictures.summary, pictures.rejects, None)
+    check(pictures, pictures.prepare("coco", "--instances", file, "--images", pictures.images, *more))
 
 
 @COUNTS
 def test_mutated_refocus(pictures, processor_dir: Path, count: int):
     rng = random.Random(count)
-    from tests.data_prep.test_refocus import SCHEMA, lists, row
+    from tests.data_prep.test_box_sources import SCHEMA, lists
+    from tests.data_prep.test_box_sources import chart as row
 
     numbers = [0, 1, 50, 99, 150, 1e308, -5, float("nan"), None, 0.5]
     rows = [row(0, lists((1, 1, 50, 50)))]
@@ -207,8 +201,7 @@ def test_mutated_refocus(pictures, processor_dir: Path, count: int):
         rows.append(one)
     file = pictures.root / "train.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    result = pictures.prepare("refocus", "--files", file, "--processor", processor_dir)
-    check(result, pictures.summary, pictures.rejects, count + 1)
+    check(pictures, pictures.prepare("refocus", "--files", file, "--processor", processor_dir), count + 1)
 
 
 def test_mutated_json_files_end_in_one_line_or_in_rows(pictures):

@@ -19,23 +19,16 @@ def region(**fields):
     return {**LINE, "regions": [fields]}
 
 
-def test_the_three_lines_of_the_readme(bench):
-    bench.picture("1.jpg"), bench.picture("2.png")
-    lines = [
-        '{"image": "1.jpg", "question": "What is this?", "answer": "cake", "regions": [{"box": [20, 30, 90, 99]}]}',
-        '{"image": "1.jpg", "question": "Any cup?", "answer": "yes", "regions": '
-        '[{"polygons": [[5, 5, 40, 5, 20, 50]]}]}',
-        '{"image": "2.png", "question": "Is it raining?", "answer": ["no", "not raining"]}',
-    ]
-    result = bench.prepare("jsonl", "--questions", bench.lines(*lines), "--images", bench.images)
-    assert result.exit_code == 0, result.output
+def test_lines_with_a_box_a_mask_and_no_region(bench):
+    lines = region(box=[20, 30, 90, 99]), region(polygons=[[5, 5, 40, 5, 20, 50]]), {**LINE, "answer": ["no", "not"]}
+    assert prepare(bench, *lines).exit_code == 0
     boxed, masked, without = bench.rows()
     assert boxed["regions"] == [
         {"image": 0, "box": [20, 30, 90, 99], "rle": None, "role": "answer", "weight": 1.0, "label": ""}
     ]
     assert masked["regions"][0]["box"] == pytest.approx([5, 5, 40, 50], abs=1)
     assert masked["regions"][0]["rle"]
-    assert (without["has_region"], without["solution"], without["answers"]) == (False, "no", ["no", "not raining"])
+    assert (without["has_region"], without["solution"], without["answers"]) == (False, "no", ["no", "not"])
     assert [row["id"] for row in bench.rows()] == [f"questions.jsonl:{line}" for line in (1, 2, 3)]
 
 
@@ -99,8 +92,8 @@ def test_every_place_means_the_same_box(bench, place: dict):
         ({**LINE, "answer": ["a", 1]}, "malformed_record", ""),
         ({**LINE, "image": "../images/a.jpg"}, "path_outside_image_dir", ""),
         ({**region(box=[4, 2, 8, 6]), "width": 100, "height": 100}, "image_size_differs", ""),
-        ("[1, 2", "malformed_record", "no JSON"),
-        ("\x00\xff", "malformed_record", "no JSON"),
+        ("[1, 2", "malformed_record", "JSON"),
+        ("\x00\xff", "malformed_record", "JSON"),
         ("[]", "malformed_record", "an object"),
     ],
 )  # fmt: skip
@@ -160,7 +153,7 @@ def test_mask_on_the_stored_pixels_of_a_turned_photo(bench, orientation: int):
     assert row["image_sizes"] == [[200, 320]]
     expected = {6: [200 - 60, 40, 200 - 20, 80], 8: [20, 320 - 80, 60, 320 - 40]}[orientation]
     assert row["regions"][0]["box"] == expected
-    from data_prep import masks
+    from sayo.geometry import masks
 
     assert list(masks.box_of(row["regions"][0]["rle"], (200, 320))) == expected
 

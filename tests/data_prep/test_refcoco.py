@@ -27,12 +27,12 @@ REFS = [
     ref(1, "train", sentence(3, "right dog")),
     ref(2, "testA", sentence(4, "the other dog")),
 ]
+ANNOTATIONS = [(70, [100, 40, 80, 80], POLYGON), (71, [200, 50, 40.4, 30], []), (72, [0, 0, 50, 50], [])]
 INSTANCES = {
     "images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 320, "height": 200}],
     "annotations": [
-        {"id": 70, "image_id": 9, "category_id": 18, "bbox": [100, 40, 80, 80], "segmentation": POLYGON, "iscrowd": 0},
-        {"id": 71, "image_id": 9, "category_id": 18, "bbox": [200, 50, 40.4, 30], "segmentation": [], "iscrowd": 0},
-        {"id": 72, "image_id": 9, "category_id": 18, "bbox": [0, 0, 50, 50], "segmentation": [], "iscrowd": 0},
+        {"id": key, "image_id": 9, "category_id": 18, "bbox": box, "segmentation": mask, "iscrowd": 0}
+        for key, box, mask in ANNOTATIONS
     ],
     "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
 }
@@ -47,7 +47,7 @@ def prepare(bench, refs, *more, data: bytes | None = None, out: str = "out"):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_one_row_for_each_expression_with_box_and_mask(bench, protocol: int):
+def test_every_expression_is_a_row_with_box_and_mask(bench, protocol: int):
     assert prepare(bench, None, data=pickle.dumps(REFS, protocol=protocol)).exit_code == 0
     first, second, third = bench.rows()
     assert first["question"] == 'Give the box of "dog on the left" as [x1, y1, x2, y2] in pixels of the image.'
@@ -120,14 +120,13 @@ def crafted(path: Path) -> dict[str, bytes]:
         "build": b"}}b.",
         "persistent": b"Pid\n.",
         "class of its own": pickle.dumps(Path("x")),
-        "memo of 64 GB": b"\x80\x02]r" + struct.pack("<I", 2**32 - 2) + b".",
         "text of 4 GB": b"\x80\x02X" + struct.pack("<I", 2**32 - 2) + b"abc.",
+        "bytes of 16 GB": b"\x80\x05\x96" + struct.pack("<Q", 2**34) + b"abc.",
         "cut off": pickle.dumps(REFS)[:-40],
         "empty": b"",
         "no pickle": b"\xff\xd8\xff\xe0 a picture",
         "bytearray": pickle.dumps(bytearray(b"x" * 10), protocol=5),
         "set": pickle.dumps({1, 2}, protocol=4),
-        "dict instead of a list": pickle.dumps({"a": 1}),
     }
 
 
@@ -136,8 +135,7 @@ def test_a_crafted_pickle_fails_without_executing_anything(bench, case: str):
     marker = bench.root / "executed"
     result = prepare(bench, None, data=crafted(marker)[case])
     assert result.exit_code == 2
-    assert "Traceback" not in result.output
-    assert "https://github.com/lichengunc/refer" in result.output
+    assert "Traceback" not in result.output and "is refused" in result.output
     assert not marker.exists()
 
 
@@ -149,9 +147,21 @@ def test_the_crafted_pickles_would_have_worked(tmp_path: Path):
         assert marker.exists(), case
 
 
-def test_missing_files_say_where_to_get_them(bench):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x02]r" + struct.pack("<I", 2**32 - 2) + b".", "there are: none"),  # the C unpickler takes 64 GB for it
+        (pickle.dumps({"a": 1}), "holds a dict"),
+    ],
+)
+def test_plain_pickles_of_other_things_are_one_line(bench, data: bytes, message: str):
+    result = prepare(bench, None, data=data)
+    assert (result.exit_code, message in result.output) == (2, True)
+
+
+def test_missing_files_are_named(bench):
     result = bench.prepare("refcoco", "--refs", bench.root / "none.p", "--images", bench.images)
-    assert (result.exit_code, "lichengunc/refer" in result.output) == (2, True)
+    assert (result.exit_code, "sayo prepare refcoco --help" in " ".join(result.output.split())) == (2, True)
     file = bench.root / "refs(unc).p"
     file.write_bytes(pickle.dumps(REFS))
     result = bench.prepare("refcoco", "--refs", file, "--images", bench.images)

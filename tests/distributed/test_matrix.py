@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from toy_runs import FAMILIES, recipe_values
 from transformers import AutoModelForImageTextToText
 
-from sayo.export import export_checkpoint
+from sayo.export.package import export_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,9 @@ from datasets import Dataset
 
 from sayo.attention import AttentionTrace
 from sayo.evaluation.evaluate import evaluate
-from sayo.evaluation.layers import advice
 from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply, question_record, response_values
-from sayo.evaluation.summary import summary_of
+from sayo.evaluation.summary import advice, summary_of
 
 
 def trace(image, target, prefix, entropy, sizes=(10.0, 2.0, 4.0)) -> AttentionTrace:

@@ -155,11 +155,6 @@ def test_command_line(toy, tmp_path, sayo_command):
     assert '"p_value"' in (tmp_path / "difference.json").read_text()
 
 
-def test_missing_data_is_one_clear_line(toy, tmp_path, sayo_command):
-    result = sayo_command("evaluate", toy.policy, "--data", tmp_path / "nothing", "--out", tmp_path / "out")
-    assert result.exit_code == 2 and "does not exist" in result.output
-
-
 def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
     words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 6, "--max-new-tokens", 4)
     words += ("--num-samples", 1, "--temperature", 0)
@@ -172,13 +167,10 @@ def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
     assert summaries["steered"]["tas"] != pytest.approx(summaries["plain"]["tas"], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [(("--steer", "left"), "vrga"), (("--steer", "vrga", "--server", "http://localhost:9/v1"), "leave --server out")],
-)
-def test_steering_that_cannot_be(toy, tmp_path, sayo_command, options, message):
-    result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, *options)
-    assert result.exit_code == 2 and message in result.output
+def test_steering_that_cannot_be(toy, tmp_path, sayo_command):
+    for options, message in ((("left",), "vrga"), (("vrga", "--server", "http://localhost:9/v1"), "leave --server")):
+        result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, "--steer", *options)
+        assert result.exit_code == 2 and message in result.output
 
 
 def test_a_model_that_was_trained_on_is_another_model(tmp_path):

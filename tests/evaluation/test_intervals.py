@@ -29,9 +29,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 )
 def test_sign_test(wins, losses, p):
     assert sign_test(wins, losses) == pytest.approx(p) == sign_test(losses, wins)
-
-
-def test_sign_test_of_thousands():
     assert 0 < sign_test(5300, 4700) < 1e-8
 
 

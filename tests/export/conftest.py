@@ -41,14 +41,12 @@ trainer:
 """
 
 
-def write_policy(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
     """A random policy whose weights are large enough that any wrong tensor changes the logits."""
     model = make_policy(family, seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
     model.save_pretrained(folder)
     make_processor(family).save_pretrained(folder)
     return folder

@@ -8,10 +8,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
-
-from sayo.export.cli import export as export_command
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -29,22 +25,19 @@ class Hub(BaseHTTPRequestHandler):
         self._answer({"id": "someone/policy", "sha": "0" * 40, "siblings": [], "tags": [], "private": False})
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if not body and self.headers.get("Transfer-Encoding") == "chunked":
-            body = self._chunks()
+        chunked = self.headers.get("Transfer-Encoding") == "chunked"
+        body = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append((self.path, body))
         if self.server.refuse:
             return self._answer({"error": "no write access"}, 403)
-        if self.path == "/api/repos/create":
-            return self._answer({"url": f"{self.server.address}/someone/policy", "id": "someone/policy"})
+        answer = {"url": f"{self.server.address}/someone/policy", "id": "someone/policy"}
         if "/preupload/" in self.path:
-            files = [f["path"] for f in json.loads(body)["files"]]
-            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]
-            return self._answer({"files": modes})
-        if "/commit/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        elif "/commit/" in self.path:
             url = f"{self.server.address}/someone/policy/commit/{'1' * 40}"
-            return self._answer({"success": True, "commitOid": "1" * 40, "commitUrl": url})
-        return self._answer({})
+            answer = {"success": True, "commitOid": "1" * 40, "commitUrl": url}
+        return self._answer(answer)
 
     def _chunks(self) -> bytes:
         parts = []
@@ -73,15 +66,9 @@ def hub(monkeypatch):
     thread.join()
 
 
-def push(checkpoint, out):
-    app = Typer()
-    app.command()(export_command)
-    return CliRunner().invoke(app, [str(checkpoint), "--out", str(out), "--push-to-hub", "someone/policy"])
-
-
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
-def test_every_file_arrives(hub, full_checkpoint, tmp_path):
-    result = push(full_checkpoint, tmp_path / "out")
+def test_every_file_arrives(hub, full_checkpoint, sayo_command, tmp_path):
+    result = sayo_command("export", full_checkpoint, "--out", tmp_path / "out", "--push-to-hub", "someone/policy")
     assert result.exit_code == 0, result.output
     assert "/someone/policy" in result.output
     (commit,) = [body for path, body in hub.requests if "/commit/" in path]
@@ -94,10 +81,10 @@ def test_every_file_arrives(hub, full_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
-def test_refused_upload_keeps_the_export_and_says_so(hub, full_checkpoint, tmp_path):
+def test_refused_upload_keeps_the_export_and_says_so(hub, full_checkpoint, sayo_command, tmp_path):
     hub.refuse = True
-    result = push(full_checkpoint, tmp_path / "out")
-    assert result.exit_code == 1
+    result = sayo_command("export", full_checkpoint, "--out", tmp_path / "out", "--push-to-hub", "someone/policy")
+    assert result.exit_code == 2
     assert hub.requests[0][0] == "/api/repos/create"
     assert "Not uploaded" in result.output and "hf upload someone/policy" in result.output
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
-from sayo.export import export_checkpoint
+from sayo.export.checkpoint import tensor_names
+from sayo.export.package import export_checkpoint
 
 FAMILY = pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)  # the one whose names ZeRO-3 gets wrong
 ZERO = """
@@ -35,11 +33,6 @@ dcp.save({"model": model.state_dict()}, checkpoint_id=sys.argv[2] + "/pytorch_mo
 """
 
 
-def names(folder: Path) -> set[str]:
-    with safe_open(folder / "model.safetensors", framework="pt") as tensors:
-        return set(tensors.keys())
-
-
 def run(code: str, *arguments) -> None:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29631"}
     environment = {**os.environ, **ranks, "DS_ACCELERATOR": "cpu"}
@@ -54,22 +47,21 @@ def run(code: str, *arguments) -> None:
 def test_zero_shards_are_gathered(base, full_checkpoint, tmp_path, logits_of, stage):
     expected = logits_of(full_checkpoint)
     run(ZERO, full_checkpoint, full_checkpoint, stage)
-    (full_checkpoint / "model.safetensors").unlink()
-    result = export_checkpoint(full_checkpoint, tmp_path / "out")
-    assert (result.kind, result.logit_difference) == ("zero", 0.0)
-    assert names(tmp_path / "out") == names(base)
-    np.testing.assert_allclose(logits_of(tmp_path / "out"), expected, atol=1e-6)
+    check(full_checkpoint, "zero", base, tmp_path, logits_of, expected)
 
 
 @pytest.mark.slow
 @FAMILY
 def test_sharded_fsdp_state_is_gathered(base, full_checkpoint, tmp_path, logits_of):
     """Such a checkpoint has neither config nor processor: both come from the base that the recipe names."""
-    expected = logits_of(full_checkpoint)
-    shards = full_checkpoint.parent / "checkpoint-3"
+    expected, shards = logits_of(full_checkpoint), full_checkpoint.parent / "checkpoint-3"
     run(FSDP, full_checkpoint, shards)
-    shutil.copy(full_checkpoint / "trainer_state.json", shards)
-    result = export_checkpoint(shards, tmp_path / "out")
-    assert (result.kind, result.logit_difference) == ("fsdp", 0.0)
-    assert names(tmp_path / "out") == names(base)
+    check(shards, "fsdp", base, tmp_path, logits_of, expected)
+
+
+def check(checkpoint, kind, base, tmp_path, logits_of, expected):
+    (checkpoint / "model.safetensors").unlink(missing_ok=True)
+    result = export_checkpoint(checkpoint, tmp_path / "out")
+    assert (result.kind, result.logit_difference) == (kind, 0.0)
+    assert tensor_names(tmp_path / "out") == tensor_names(base)
     np.testing.assert_allclose(logits_of(tmp_path / "out"), expected, atol=1e-6)

@@ -26,9 +26,6 @@ TEXT = {
     "eos_token_id": 2,
 }
 MROPE = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
-MOE = {**MROPE, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
-GLM_MOE = {**MROPE, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "n_group": 1}
-GLM_MOE |= {"n_shared_experts": 1, "topk_group": 1, "first_k_dense_replace": 1}
 VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 16, "num_hidden_layers": 2}
 SIGLIP = {**VIT, "model_type": "siglip_vision_model", "vision_use_head": False}
@@ -40,8 +37,6 @@ QWEN3 |= {"deepstack_visual_indexes": [0]}
 QWEN35 = {name: value for name, value in QWEN3.items() if name != "deepstack_visual_indexes"}
 LINEAR = {**MROPE, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
 LINEAR |= {"linear_value_head_dim": 8}
-LINEAR_MOE = {**LINEAR, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-LINEAR_MOE |= {"shared_expert_intermediate_size": 16}
 GLM = {**VIT, "depth": 1, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14, "image_size": 112}
 LIMITS = {"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 120}}
 PINPOINTS = [[h, w] for h in (112, 224, 336) for w in (112, 224, 336)]
@@ -111,11 +106,8 @@ TABLE = [
     Family("qwen2_vl", config("qwen2_vl", MROPE, QWEN2), QWEN_PIL, LIMITS, 28),
     Family("qwen2_5_vl", config("qwen2_5_vl", MROPE, QWEN25), QWEN_PIL, LIMITS, 28),
     Family("qwen3_vl", config("qwen3_vl", MROPE, QWEN3), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
-    Family("qwen3_vl_moe", config("qwen3_vl_moe", MOE, QWEN3), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
     Family("qwen3_5", config("qwen3_5", LINEAR, QWEN35), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
-    Family("qwen3_5_moe", config("qwen3_5_moe", LINEAR_MOE, QWEN35), QWEN_PIL, {**LIMITS, "patch_size": 16}, 32),
     Family("glm4v", config("glm4v", MROPE, GLM), "Glm4vImageProcessorPil", LIMITS, 28),
-    Family("glm4v_moe", config("glm4v_moe", GLM_MOE, GLM), "Glm4vImageProcessorPil", LIMITS, 28),
     Family(
         "glm46v", config("glm46v", {**MROPE, "model_type": "glm4v_text"}, GLM), "Glm46VImageProcessorPil", LIMITS, 28
     ),

@@ -71,7 +71,7 @@ def violations(family, cells, footprints, changed, box):
 def test_only_overlapping_cells_change(family):
     model, layout = silenced_model(family), family.layout()
     random = np.random.default_rng(0)
-    found = {"layout": np.zeros(2, int), "reversed": np.zeros(2, int), "shifted": np.zeros(2, int)}
+    wrong = {"layout": np.zeros(2, int), "reversed": np.zeros(2, int), "shifted": np.zeros(2, int)}
     tested = 0
     for width, height in family.sizes:
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -90,11 +90,11 @@ def test_only_overlapping_cells_change(family):
             changed = np.abs(after - before).max(axis=1) > 1e-4 * np.abs(before).max()
             tested += changed.any()
             for name, footprints in maps.items():
-                found[name] += violations(family, cells, footprints, changed, box)
+                wrong[name] += violations(family, cells, footprints, changed, box)
     assert tested >= 0.8 * 6 * len(family.sizes)
-    assert found["layout"].sum() == 0, found
-    assert found["reversed"].min() > 0, found
-    assert found["shifted"].min() > 0, found
+    assert wrong["layout"].sum() == 0, wrong
+    assert wrong["reversed"].min() > 0, wrong
+    assert wrong["shifted"].min() > 0, wrong
 
 
 @pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)

@@ -219,32 +219,6 @@ def test_cells_tile_what_is_seen(row, width, height, seed):
             assert holders.any()
 
 
-@settings(**any_size)
-@given(width=side, height=side, x=st.floats(0, 0.9), y=st.floats(0, 0.9), grow=st.floats(0, 0.1))
-def test_a_larger_box_covers_no_cell_less(row, width, height, x, y, grow):
-    processor, config = row.make()
-    cells = VisualLayout.from_processor(processor, config, row.changed).cells(width, height)
-    small = coverage_of_box(cells, [x * width, y * height, (x + 0.1) * width, (y + 0.1) * height])
-    large = coverage_of_box(cells, [(x - grow) * width, y * height, (x + 0.1) * width, (y + 0.1 + grow) * height])
-    assert (large >= small).all()
-    assert (large <= 1).all()
-
-
-@pytest.mark.parametrize("row", PUBLISHED[:8], ids=lambda row: row.name)
-@settings(**any_size)
-@given(width=side, height=side)
-def test_smart_resize_gives_columns_and_rows_in_this_order(row, width, height):
-    processor, config = row.make()
-    image_processor = processor.image_processor
-    factor = image_processor.patch_size * image_processor.merge_size
-    limits = {"min_pixels": image_processor.size.shortest_edge, "max_pixels": image_processor.size.longest_edge}
-    frames = {"num_frames": 2} if "glm" in row.model_type else {}
-    smart_resize = import_module(type(image_processor).__module__).smart_resize
-    expected = smart_resize(height=height, width=width, factor=factor, **limits, **frames)
-    columns, rows = VisualLayout.from_processor(processor, config).cells(width, height).grid
-    assert (rows * factor, columns * factor) == expected
-
-
 def layout_of(name: str) -> VisualLayout:
     row = next(row for row in PUBLISHED if row.name == name)
     processor, config = row.make()
@@ -280,15 +254,6 @@ def test_worked_footprints(name, size, token, footprint):
     if footprint is None:  # one tile of 27 patches and the newline of the first row
         footprint = (np.nan,) * 4
     np.testing.assert_allclose(layout_of(name).cells(*size).footprints[token], footprint, rtol=1e-12)
-
-
-def test_several_images_per_sample_are_padded_squares_in_onevision():
-    cells = layout_of("LLaVA-OneVision").cells(400, 200, num_images=2)
-    assert len(cells) == 27 * 27 + 1
-    patch = 14 * 400 / 384  # the 400 x 400 square becomes 384 x 384; the image starts at y = 100, inside row 6
-    np.testing.assert_allclose(cells.footprints[6 * 27], [0, 0, patch, 7 * patch - 100])
-    assert np.isnan(cells.footprints[:27]).all()
-    assert np.isnan(cells.footprints[-1]).all()
 
 
 def test_a_centre_crop_hides_what_it_cuts_off():

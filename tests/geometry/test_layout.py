@@ -27,13 +27,22 @@ def write(directory, config, preprocessor=None, processor=None):
     return directory
 
 
-def test_worked_example_of_qwen2_5_vl():
+def test_worked_example_of_qwen2_5_vl_and_what_it_refuses():
     layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
     cells = layout.cells(500, 375)  # 500 / 28 = 17.9 -> 18 columns, 375 / 28 = 13.4 -> 13 rows
     assert cells.grid == (18, 13)
     assert len(cells) == 234
     np.testing.assert_allclose(cells.footprints[19], [500 / 18, 375 / 13, 2 * 500 / 18, 2 * 375 / 13])
     assert (cells.views == 0).all()
+    assert len(layout.cells(500, 375, count=234)) == 234
+    for size, count, message in (
+        ((500, 375), 235, "map the data set again"),
+        ((0, 5), None, "at least 1"),
+        ((5, -1), None, "at least 1"),
+        ((4200, 20), None, "200 times"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layout.cells(*size, count=count)
 
 
 def test_files_and_live_objects_give_one_fingerprint(tmp_path):
@@ -47,6 +56,11 @@ def test_files_and_live_objects_give_one_fingerprint(tmp_path):
         assert layout.fingerprint == live.fingerprint
     torchvision = {**nested, "image_processor_type": "Qwen2VLImageProcessor", "resample": 0, "device": "cpu"}
     (tmp_path / "torchvision").mkdir()
+    write(tmp_path / "new", config, {**nested, "patch_size": 14}, {"image_processor": nested})  # the nested one wins
+    assert VisualLayout.from_pretrained(tmp_path / "new").fingerprint == live.fingerprint
+    assert VisualLayout.from_fingerprint(live.fingerprint) == live
+    with pytest.raises(ValueError, match="does not know"):
+        VisualLayout.from_fingerprint('{"family": "qwen3_vl", "patch_size": 16}')
     layout = VisualLayout.from_pretrained(write(tmp_path / "torchvision", config, torchvision))
     assert layout.fingerprint == live.fingerprint
     assert json.loads(live.fingerprint) == {
@@ -78,11 +92,6 @@ def test_the_fingerprint_follows_every_setting_that_moves_cells():
     assert changed.fingerprint != base
 
 
-def test_the_nested_image_processor_wins_over_the_old_file(tmp_path):
-    write(tmp_path, {"model_type": "qwen3_vl"}, {**QWEN3, "patch_size": 14}, {"image_processor": QWEN3})
-    assert json.loads(VisualLayout.from_pretrained(tmp_path).fingerprint)["patch_size"] == 16
-
-
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         VisualLayout.from_pretrained(tmp_path)
@@ -91,15 +100,6 @@ def test_missing_files_are_named(tmp_path):
         VisualLayout.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a directory nor a hub id"):
         VisualLayout.from_pretrained(tmp_path / "not there")
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "message"), [(0, 5, "at least 1"), (5, -1, "at least 1"), (4200, 20, "200 times")]
-)
-def test_sizes_that_no_processor_takes_are_refused(width, height, message):
-    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
-    with pytest.raises(ValueError, match=message):
-        layout.cells(width, height)
 
 
 def test_a_hub_id_is_read_from_the_cache(tmp_path):
@@ -115,13 +115,6 @@ def test_a_hub_id_is_read_from_the_cache(tmp_path):
     assert done.stdout.strip() == "(20, 15)", done.stderr
     done = subprocess.run([sys.executable, "-c", code.format("org/none")], capture_output=True, text=True, env=offline)
     assert "FileNotFoundError: org/none is not a local directory" in done.stderr
-
-
-def test_a_wrong_count_is_an_error_that_says_what_to_do():
-    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
-    assert len(layout.cells(500, 375, count=234)) == 234
-    with pytest.raises(ValueError, match="map the data set again"):
-        layout.cells(500, 375, count=235)
 
 
 class BrandNewConfig(PretrainedConfig):

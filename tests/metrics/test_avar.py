@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sayo.metrics import bounded, scale_scores, vas
+from sayo.metrics import bounded, vas
 
 
 @pytest.mark.parametrize(
@@ -46,43 +46,3 @@ def test_bad_input():
         vas(np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="order"):
         vas(np.ones((1, 1, 1)), np.ones((1, 1, 1)), "median")
-
-
-def softmax(scores):
-    return np.exp(scores) / np.exp(scores).sum()
-
-
-SCORES = np.array([2.0, 1.0, -1.0, 0.5])  # system | image, image | text
-IMAGE, SYSTEM = np.array([False, True, True, False]), np.array([True, False, False, False])
-
-
-@pytest.mark.parametrize(
-    ("alphas", "expected", "ratio"),
-    [
-        ((0.0, 0.0), [0.609460, 0.224208, 0.030343, 0.135989], 0.417667),
-        ((0.15, 0.0), [0.590529, 0.252401, 0.025305, 0.131765], 0.470267),
-        ((0.15, 0.4), [0.393208, 0.374031, 0.037500, 0.195261], 1.046599),
-    ],
-)
-def test_score_scaling(alphas, expected, ratio):
-    weights = softmax(scale_scores(SCORES, IMAGE, SYSTEM, *alphas))
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
-    assert weights[IMAGE].sum() / weights[SYSTEM].sum() == pytest.approx(ratio, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("shift", "expected"),
-    [(2, [0.190501, 0.544384, 0.054579, 0.210536]), (-3, [0.740429, 0.135264, 0.013561, 0.110745])],
-)
-def test_score_scaling_is_not_shift_invariant(shift, expected):
-    weights = softmax(scale_scores(SCORES + shift, IMAGE, SYSTEM, 0.15, 0.4))
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
-
-
-def test_reweighting_is_something_else():
-    """The same factors on the weights, scaled back to sum 1, lift the negative image score as well."""
-    weights = softmax(SCORES) * (1 + 0.15 * IMAGE - 0.4 * SYSTEM)
-    weights /= weights.sum()
-    np.testing.assert_allclose(weights, [0.460318, 0.324571, 0.043926, 0.171185], atol=1e-6)
-    np.testing.assert_allclose(weights, softmax(SCORES + np.log(1 + 0.15 * IMAGE - 0.4 * SYSTEM)), atol=1e-12)
-    assert weights[IMAGE].sum() / weights[SYSTEM].sum() == pytest.approx(0.800527, abs=1e-6)

@@ -69,11 +69,6 @@ def test_permuting_tokens_permutes_weights(order):
     np.testing.assert_allclose(anchor_weights(CONNECTIVITY[order]), anchor_weights(CONNECTIVITY)[order], atol=1e-12)
 
 
-def test_tokens_of_a_cluster_share_a_weight():
-    weights = anchor_weights(np.array([0.4, 0.2, 0.1, 0.1]), clusters=np.array([7, 7, 3, 3]))
-    np.testing.assert_allclose(weights, [1.5, 1.5, 0.5, 0.5])
-
-
 def test_sinks_do_not_count():
     maps = np.full((2, 3, 50), 0.01)
     maps[..., 7] = 0.3

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import half_means, hellinger, late_attention, positive_mean
+from sayo.metrics import half_means, late_attention
 
 
 def test_halves():
@@ -20,14 +20,3 @@ def test_looking_less_at_first_gains_nothing_below_the_floor(first, lower):
         return late_attention(np.array([start, start, 0.1, 0.1]), floor=0.2)
 
     assert value(min(first, lower)) == value(first) == pytest.approx(0.5, abs=1e-6)
-
-
-def test_mean_of_positive_entries():
-    assert positive_mean(np.array([0.1, 0, 0.3, 0])) == pytest.approx(0.2)
-    assert positive_mean(np.zeros(3)) == 0.0
-
-
-def test_hellinger():
-    assert hellinger([0.7, 0.2, 0.1], [0.4, 0.4, 0.2]) == pytest.approx(0.215837, abs=1e-6)
-    assert hellinger([0.5, 0.5], [0.5, 0.5]) == 0.0
-    assert hellinger([1.0, 0.0], [0.0, 1.0]) == pytest.approx(1.0)

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.attention.trace import AttentionTrace
-from sayo.metrics import region_ratio, region_score, tas, token_tas, token_weights, top_count
+from sayo.metrics import region_ratio, region_score, tas, token_weights, top_count
 
 
 @pytest.mark.parametrize(
@@ -20,19 +19,6 @@ def test_worked_numbers(ratio, expected_tas, expected_score):
 def test_pooled_example():
     assert region_score(0.04, 0.03125) == pytest.approx(0.241965, abs=1e-6)
     assert tas(0.04, 0.03125) == pytest.approx(0.620982, abs=1e-6)
-
-
-def test_tas_of_each_token():
-    one = AttentionTrace(
-        masses={"region": np.float32([[0, 0.4, 0.2, 0.1]]), "image": np.float32([[0, 0.4, 0.4, 0.4]])},
-        sizes={"region": 2.0, "image": 4.0},
-        entropy=np.ones(3, np.float32),
-        layers=(35,),
-    )
-    np.testing.assert_allclose(token_tas(one, "of_token"), [0.8, 0.5, 0.2], atol=1e-6)
-    np.testing.assert_allclose(
-        token_tas(one, "deciding"), [0.5, 0.8, 0.5], atol=1e-6
-    )  # no attention at all is neutral
 
 
 @pytest.mark.parametrize(

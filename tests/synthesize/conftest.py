@@ -1,37 +1,12 @@
-"""Prepared data, a server on loopback, and the command line on both."""
+"""A server on loopback, and the commands that ask it about small prepared data."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from synthesize.prepared import anchors_line
+from synthesize.prepared import command, run_command, write_prepared
 from synthesize.stub_server import StubServer
-from typer.testing import CliRunner
-
-from data_prep.rows import features
-from data_prep.synthesize.cli import synthesize_app
-
-
-@pytest.fixture
-def prepare(tmp_path) -> Callable[..., Path]:
-    """Write rows as `sayo prepare` stores them, over two files; returns the folder."""
-
-    def write(rows: list[dict]) -> Path:
-        folder = tmp_path / "prepared"
-        (folder / "data").mkdir(parents=True)
-        half = (len(rows) + 1) // 2
-        for number, part in enumerate((rows[:half], rows[half:])):
-            table = pa.Table.from_pylist(part, schema=features().arrow_schema)
-            pq.write_table(table, folder / f"data/train-0000{number}-of-00002.parquet")
-        return folder
-
-    return write
 
 
 @pytest.fixture
@@ -44,38 +19,19 @@ def server(monkeypatch):
     stub.close()
 
 
-def read_out(out: Path) -> SimpleNamespace:
-    """What lies in OUT."""
-    rejects = out / "rejects.jsonl"
-    return SimpleNamespace(
-        out=out,
-        rows=[row for path in sorted(out.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()],
-        rejects=[json.loads(line) for line in rejects.read_text().splitlines()] if rejects.exists() else [],
-        summary=json.loads((out / "summary.json").read_text()) if (out / "summary.json").exists() else None,
+def _run(method, server, tmp_path, rows, *more):
+    return run_command(
+        command(method, write_prepared(rows, tmp_path / "prepared"), tmp_path / "out", server.url, *more)
     )
 
 
 @pytest.fixture
-def run(server) -> Callable[[list[str]], SimpleNamespace]:
-    """Run a command; returns its exit code and output, and what lies in OUT."""
-
-    def synthesize(words: list[str]) -> SimpleNamespace:
-        result = CliRunner().invoke(synthesize_app, words)
-        if not isinstance(result.exception, SystemExit | None):
-            raise result.exception
-        read = read_out(Path(words[words.index("--out") + 1]))
-        return SimpleNamespace(exit_code=result.exit_code, output=result.output, **vars(read))
-
-    return synthesize
+def anchors(server, tmp_path):
+    """`anchors(rows, *options)` runs `sayo synthesize visual-anchors` over the rows (those of its first call)."""
+    return partial(_run, "visual-anchors", server, tmp_path)
 
 
 @pytest.fixture
-def anchors(prepare, run, server, tmp_path) -> Callable[..., SimpleNamespace]:
-    """`visual-anchors` over some rows."""
-
-    def synthesize(rows: list[dict], *more: object) -> SimpleNamespace:
-        folder = tmp_path / "prepared"
-        prepared = folder if folder.exists() else prepare(rows)
-        return run(anchors_line(prepared, tmp_path / "out", server.url, *more))
-
-    return synthesize
+def look_back(server, tmp_path):
+    """`look_back(rows, *options)`, likewise."""
+    return partial(_run, "look-back", server, tmp_path)

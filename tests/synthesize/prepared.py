@@ -1,29 +1,21 @@
-"""Small prepared data, and the command lines that use them."""
+"""Small prepared data, and what a run makes of them."""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
+from typer.testing import CliRunner
 
 from data_prep.rows import features
+from sayo.cli import app
 
 COLOURS = ("red", "blue", "green")
-TOPICS = (  # so many words of their own that no two completions are near duplicates
-    "Under oak trees beside the river",
-    "Within seven minutes of sunrise",
-    "Behind my uncle's barn door",
-    "Near an old harbour wall",
-    "On top of that distant hill",
-    "Across three frozen northern lakes",
-    "Between two quiet village streets",
-    "Inside her grandmother's tin box",
-    "Along this narrow mountain railway",
-    "Over every roof in town",
-    "Beyond some forgotten desert road",
-    "Below his bent copper kettle",
-)
 
 
 def picture(colour: str, kind: str = "PNG", **options: object) -> bytes:
@@ -35,7 +27,8 @@ def picture(colour: str, kind: str = "PNG", **options: object) -> bytes:
 def row(index: int, **changes: object) -> dict:
     """A row whose picture is a field of the colour that is the answer."""
     colour = COLOURS[index % 3]
-    question = str(changes.get("question", f"{TOPICS[index % len(TOPICS)]}, what fills field {index}?"))
+    topic = " ".join(f"w{index}{letter}" for letter in "abcdef")  # so that no two completions are near duplicates
+    question = str(changes.get("question", f"{topic}, what fills field {index}?"))
     return {
         **dict.fromkeys(features()),
         "id": f"q{index}",
@@ -53,11 +46,36 @@ def row(index: int, **changes: object) -> dict:
     }
 
 
-def anchors_line(prepared: Path, out: Path, url: str, *more: object) -> list[str]:
-    models = [word for role in ("describe", "reason", "anchor") for word in (f"--{role}-model", role)]
-    return [str(word) for word in ("visual-anchors", prepared, "--out", out, "--server", url, *models, *more)]
+def write_prepared(rows: list[dict], folder: Path) -> Path:
+    """Write rows as `sayo prepare` stores them, over two files, unless that was done before."""
+    if not folder.exists():
+        (folder / "data").mkdir(parents=True)
+        half = (len(rows) + 1) // 2
+        for number, part in enumerate((rows[:half], rows[half:])):
+            table = pa.Table.from_pylist(part, schema=features().arrow_schema)
+            pq.write_table(table, folder / f"data/train-0000{number}-of-00002.parquet")
+    return folder
 
 
-def back_line(prepared: Path, out: Path, url: str, *more: object) -> list[str]:
-    words = ("look-back", prepared, "--out", out, "--server", url, "--back-model", "back", *more)
-    return [str(word) for word in words]
+def command(method: str, prepared: Path, out: Path, url: str, *more: object) -> list[str]:
+    roles = {"visual-anchors": ("describe", "reason", "anchor"), "look-back": ("cot", "back")}[method]
+    models = ",".join(f"{role}={role}" for role in roles)
+    line = ("synthesize", method, prepared, "--out", out, "--server", url, "--model", models, *more)
+    return [str(argument) for argument in line]
+
+
+def run_command(arguments: list[str]) -> SimpleNamespace:
+    """Its exit code and output, and what lies in OUT."""
+    result = CliRunner().invoke(app, arguments)
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    out = Path(arguments[arguments.index("--out") + 1])
+    rejected, summary = out / "rejected.jsonl", out / "summary.json"
+    return SimpleNamespace(
+        exit_code=result.exit_code,
+        output=" ".join(result.output.split()),
+        out=out,
+        rows=[row for path in sorted(out.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()],
+        rejected=[json.loads(line) for line in rejected.read_text().splitlines()] if rejected.exists() else [],
+        summary=json.loads(summary.read_text()) if summary.exists() else None,
+    )

@@ -12,19 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from PIL import Image
-
-GOLD = re.compile(r"solution=(\w+)")
 
 
 def pictures_of(body: dict) -> list[Image.Image]:
     content = body["messages"][-1]["content"]
-    urls = (
-        [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-        if isinstance(content, list)
-        else []
-    )
+    urls = [part["image_url"]["url"] for part in content[:-1]] if isinstance(content, list) else []
     return [Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB") for url in urls]
 
 
@@ -34,7 +29,7 @@ def text_of(body: dict) -> str:
 
 
 def seen_colour(body: dict) -> str:
-    """What the describing model sees: the colour of the picture, from its pixels."""
+    """What a model that is shown the picture sees: its colour, from its pixels."""
     red, green, blue = pictures_of(body)[0].getpixel((1, 1))
     return max((red, "red"), (2 * green, "green"), (blue, "blue"))[1]
 
@@ -48,32 +43,27 @@ def describe(body: dict) -> str:
 
 
 def reason(body: dict) -> str:
-    text = text_of(body)
-    colour = re.search(r"The field is (\w+)\.", text)[1]
-    question = text.rpartition("Question: ")[2]
+    colour = re.search(r"The field is (\w+)\.", text_of(body))[1]
+    question = text_of(body).rpartition("Question: ")[2]
     return f"<reasoning>{question} I gather what matters, and it is {colour}.</reasoning><answer>{colour}</answer>"
 
 
 def anchor(body: dict) -> str:
-    text = text_of(body)
-    reasoning, answer = text.partition("Reasoning:\n")[2].split("\n\nAnswer: ")
+    reasoning, answer = text_of(body).partition("Reasoning:\n")[2].split("\n\nAnswer: ")
     end = "So, checking the image again, I see it clearly before me and stay with what I found there."
     return f"<reasoning>{reasoning} {end}</reasoning>\n<answer>{answer}</answer>"
 
 
 def cot(body: dict) -> str:
-    return (
-        f"<think>{text_of(body).splitlines()[0]} It seems {seen_colour(body)}.</think> \\boxed{{{seen_colour(body)}}}"
-    )
+    question, colour = text_of(body).splitlines()[0], seen_colour(body)
+    return f"<think>{question} It seems {colour}.</think> \\boxed{{{colour}}}"
 
 
 def back(body: dict) -> str:
     assert pictures_of(body), "the writer must see the image"
     text = text_of(body)
-    answer, reasoning = (
-        text.rpartition("Right answer: ")[2],
-        text.partition("Reasoning:\n")[2].partition("</think>")[0],
-    )
+    answer = text.rpartition("Right answer: ")[2]
+    reasoning = text.partition("Reasoning:\n")[2].partition("</think>")[0]
     return (
         f"Here it is: <response>{reasoning}</think>\n<back> I look at the field again: it is filled evenly, from "
         f"the left edge to the right one. </back>\n<think> So it stays. </think>\n\\boxed{{{answer}}}</response>"
@@ -94,21 +84,21 @@ class StubServer:
 
     def __init__(self):
         self.roles: dict[str, Callable[[dict], str]] = dict(ROLES)
-        self.fault: Callable[[str, str, int], tuple[int, dict, bytes] | None] = lambda model, text, attempt: None
+        self.fault: Callable[[str, str, int], tuple[int, dict, Any] | None] = lambda model, text, attempt: None
         self.delay = 0.0
         self.usage = {"prompt_tokens": 100, "completion_tokens": 10}
         self.requests: list[dict] = []
         self.headers: list[Message] = []
         self.most_at_once = self._now = 0
-        self._attempts: Counter[str] = Counter()
+        self._attempts: Counter[bytes] = Counter()
         self._lock = threading.Lock()
-        stub = self
+        serve = self._serve
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
-                stub._serve(self)
+                serve(self)
 
             def log_message(self, *args):
                 pass
@@ -130,31 +120,29 @@ class StubServer:
         body = json.loads(data)
         with self._lock:
             self.requests.append(body)
-            self.headers.append(handler.headers)  # names in any case
-            self._attempts[data.decode()] += 1
-            attempt = self._attempts[data.decode()]
+            self.headers.append(handler.headers)
+            self._attempts[data] += 1
+            attempt = self._attempts[data]
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-        try:
-            time.sleep(self.delay)
-            status, headers, reply = self.fault(body["model"], text_of(body), attempt) or (200, {}, self._reply(body))
-            if handler.path != "/v1/chat/completions":
-                status, headers, reply = 404, {}, b"no such path"
-        finally:
-            with self._lock:
-                self._now -= 1
+        time.sleep(self.delay)
+        fault = self.fault(body["model"], text_of(body), attempt)
+        if handler.path != "/v1/chat/completions":
+            fault = 404, {}, b"no such path"
+        status, headers, reply = fault or (200, {}, completion(self.roles[body["model"]](body), usage=self.usage))
+        with self._lock:
+            self._now -= 1
         try:
             handler.send_response(status)
-            for name, value in {"Content-Length": str(len(reply)), **headers}.items():
+            parts = [reply] if isinstance(reply, bytes) else reply  # a generator trickles
+            length = len(reply) if isinstance(reply, bytes) else 1000
+            for name, value in {"Content-Length": str(length), **headers}.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            handler.wfile.write(reply)
+            for part in parts:
+                handler.wfile.write(part)
         except OSError:
             pass  # the client has gone
-
-    def _reply(self, body: dict) -> bytes:
-        text = self.roles[body["model"]](body)
-        return completion(text, usage=self.usage)
 
 
 def completion(text: object, finish_reason: str = "stop", usage: object = None) -> bytes:

@@ -3,84 +3,63 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
 
-from data_prep.examples import RejectError
 from data_prep.synthesize import checks
 from data_prep.synthesize.duplicates import NearDuplicates
+from sayo.errors import RejectedError
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("number", "text"),
     [
-        "look back at the triangle",
-        "Let me check the image again.",
-        "Looking back at the left side, ...",
-        "I glance back at the label",
-        "I should re-examine the diagram carefully",
-        "Let's zoom into the upper part of the picture",
-        "Going back to the figure, AB is longer",
-        "I return once more back to the scene",
-        "verifying this in the chart",
-        "Rechecking the small red bar in the graph",
+        (1, "look back at the triangle"),
+        (1, "Let me check the image again."),
+        (1, "Looking back at the left side, ..."),
+        (1, "I should re-examine the diagram carefully"),
+        (1, "Let's zoom into the upper part of the picture"),
+        (1, "I return once more back to the scene"),
+        (1, "Rechecking the small red bar in the graph"),
+        (0, "look back at my reasoning"),
+        (0, "check the equation again"),
+        (0, "The image shows a triangle."),
+        (0, "Let me check my work on the image of the function"),
+        (0, "a lookout at the image"),
     ],
 )
-def test_anchors(text):
-    assert len(checks.anchors(text)) == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "look back at my reasoning",
-        "Looking back at the previous steps",
-        "go back to the question",
-        "check the equation again",
-        "The image shows a triangle.",
-        "Let me check my work on the image of the function",
-        "in the figure, AB is longer",
-        "a lookout at the image",
-    ],
-)
-def test_no_anchors(text):
-    assert checks.anchors(text) == []
+def test_anchors(number, text):
+    assert len(checks.anchors(text)) == number
 
 
 def test_the_anchor_of_the_last_two_thirds_counts():
     before, anchor = "I think it over. ", "Let me check the image again."
-    assert checks.check_anchors(before * 10 + anchor, "x") == 1
-    assert checks.check_anchors(anchor + before * 10 + anchor, "x") == 2
-    with pytest.raises(RejectError, match="anchor_too_early"):
+    checks.check_anchors(before * 10 + anchor, "x")
+    checks.check_anchors(anchor + before * 10 + anchor, "x")
+    with pytest.raises(RejectedError, match="anchor_too_early"):
         checks.check_anchors(before + anchor + before * 10, "x")
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["From the description, it is 3.", "as described above", "The provided text says 3.", "Your caption mentions it."],
-)
-def test_leaks(text):
-    with pytest.raises(RejectError, match="leak"):
-        checks.check_leaks(text, "How many?", "x")
-
-
-@pytest.mark.parametrize(
-    "text",
+    ("leaks", "text"),
     [
-        "The motion is described by a line; using the given information, AB = 3.",
-        "He captions his drawings.",
-        "I cannot see any dog in front of the house.",
+        (True, "From the description, it is 3."),
+        (True, "as described above"),
+        (True, "The provided text says 3."),
+        (True, "Your caption mentions it."),
+        (True, "It agrees with the given answer."),
+        (False, "The motion is described by a line; using the given information, AB = 3."),
+        (False, "He captions his drawings."),
+        (False, "I cannot see any dog in front of the house."),
+        (False, "So the correct answer is B."),
+        (False, "The result given by the formula is 3."),
     ],
 )
-def test_no_leaks(text):
-    checks.check_leaks(text, "How many?", "x")
-
-
-@pytest.mark.parametrize("text", ["So the correct answer is B.", "The result given by the formula is 3."])
-def test_a_final_answer_is_not_given_away(text):
-    checks.check_given_answer(text, "x")
+def test_leaks(leaks, text):
+    with pytest.raises(RejectedError, match="leak") if leaks else nullcontext():
+        checks.check_leaks(text, "How many?", "x", ("text", "blind", "answer"))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +69,12 @@ def test_hostile_text_is_checked_in_linear_time(piece):
     text = piece * (50_000 // len(piece))
     start = time.process_time()
     checks.anchors(text)
-    for check in (lambda: checks.check_leaks(text, "q", "x"), lambda: checks.check_plain(text, "x")):
-        with suppress(RejectError):
+    for check in (
+        lambda: checks.check_leaks(text, "q", "x", ("text", "blind", "answer")),
+        lambda: checks.check_text(text, "x"),
+    ):
+        with suppress(RejectedError):
             check()
-    with suppress(RejectError):
-        checks.check_given_answer(text, "x")
     assert time.process_time() - start < 2
 
 

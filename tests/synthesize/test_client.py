@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 import time
 
@@ -15,7 +16,6 @@ from sayo.client import ChatClient, ChatError, ServerUnusable, as_completed, dat
 from sayo.errors import SayoError
 
 HELLO = [{"role": "user", "content": "hello"}]
-GOOD = completion("fine", usage={"prompt_tokens": 5, "completion_tokens": 2})
 
 
 @pytest.fixture
@@ -32,13 +32,7 @@ def ask(server):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [
-        (429, {}, b"slow down"),
-        (500, {}, b"oops"),
-        (503, {"Retry-After": "0.6"}, b""),
-        (200, {"Content-Length": "1000"}, b'{"choices"'),  # it hangs up in the middle
-    ],
+    "fault", [(429, {}, b"slow down"), (503, {"Retry-After": "0.6"}, b""), (200, {"Content-Length": "99"}, b'{"cho')]
 )
 def test_passing_faults_are_retried(server, ask, fault):
     server.fault = lambda model, text, attempt: fault if attempt == 1 else None
@@ -47,35 +41,26 @@ def test_passing_faults_are_retried(server, ask, fault):
     assert time.monotonic() - start >= (0.6 if fault[0] == 503 else 0)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"<html>gateway</html>",
-        b"",
-        b"[1, 2]",
-        b"null",
-        b'{"choices": []}',
-        b'{"choices": [{"message": null}]}',
-        b'{"choices": [{"message": {"content": 7}}]}',
-        b"[" * 100_000,
-        completion(None),
-    ],
-)
 @pytest.mark.parametrize("content_type", ["application/json", "text/html"])
-def test_garbage_is_a_failure(server, ask, reply, content_type):
-    server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)
-    with pytest.raises(ChatError, match="garbage"):
-        ask()
+def test_garbage_is_a_failure(server, ask, content_type):
+    nothing, message, number = b'{"choices": []}', b'{"choices": [{"message": null}]}', completion(7)
+    for reply in (b"<html>", b"", b"[1]", b"null", nothing, message, number, b"[" * 100_000, completion(None)):
+        server.fault = lambda *request: (200, {"Content-Type": content_type}, reply)  # noqa: B023
+        with pytest.raises(ChatError, match="garbage"):
+            ask()
 
 
-def test_bad_requests_and_quotas_of_a_day_are_not_retried(server, ask):
+def test_bad_requests_quotas_of_a_day_and_redirects_are_not_retried(server, ask):
     server.fault = lambda *request: (400, {}, b"image too large")
     with pytest.raises(ChatError, match=r"http 400.*image too large"):
         ask(max_retries=2)
     server.fault = lambda *request: (429, {"Retry-After": "86400"}, b"quota of the day")
     with pytest.raises(ChatError, match=r"http 429.*quota of the day"):
         ask(max_retries=2)
-    assert len(server.requests) == 2
+    server.fault = lambda *request: (307, {"Location": f"{server.url}/chat/completions"}, b"over there")
+    with pytest.raises(ChatError, match=r"http 307.*over there"):
+        ask(max_retries=2)
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "key; check .* A_KEY"), (404, "no such model or path")])
@@ -88,32 +73,22 @@ def test_what_no_request_can_mend_stops(server, ask, status, message):
 
 def test_a_slow_server_times_out(server, ask):
     server.delay = 1.0
-    with pytest.raises(ChatError, match=r"timeout: no reply within 0.1 s"):
+    with pytest.raises(ChatError, match=r"timeout: .*no reply within 0.1 s"):
         ask(max_retries=1, timeout=0.1)
     assert len(server.requests) == 2
 
 
-def test_a_trickling_server_times_out(ask):
-    listener = socket.create_server(("127.0.0.1", 0))
-
+def test_a_trickling_server_times_out(server, ask):
     def trickle():
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            for _ in range(100):
-                try:
-                    connection.sendall(b" ")
-                except OSError:
-                    return
-                time.sleep(0.05)
+        for _ in range(100):
+            yield b" "
+            time.sleep(0.05)
 
-    threading.Thread(target=trickle, daemon=True).start()
+    server.fault = lambda *request: (200, {}, trickle())
     start = time.monotonic()
     with pytest.raises(ChatError, match="timeout"):
-        ask(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3)
+        ask(timeout=0.3)
     assert time.monotonic() - start < 3
-    listener.close()
 
 
 def test_nobody_there(ask):
@@ -126,11 +101,16 @@ def test_nobody_there(ask):
             ask(url)
 
 
-def test_a_server_that_refuses_everything_stops_the_run(server, ask):
-    server.fault = lambda model, text, attempt: (400, {}, b"no images here") if attempt > 5 else None
+def test_the_missing_package_is_named(ask, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(SayoError, match=r"pip install 'sayo\[client\]'"):
+        ask()
+
+
+def test_a_server_that_refuses_everything_stops_the_run(server):
     server.roles["echo"] = lambda body: "fine"
+    server.fault = lambda *request: (400, {}, b"no images here") if len(server.requests) > 5 else None
     client = ChatClient(server.url, "echo", patience=10)
-    results = []
 
     async def ask_or_error(_):
         try:
@@ -139,10 +119,8 @@ def test_a_server_that_refuses_everything_stops_the_run(server, ask):
             return error.kind
 
     with pytest.raises(ServerUnusable, match=r"10 requests failed in a row.*no images here"):
-        for _, result in as_completed(ask_or_error, range(1000), num_workers=1):
-            results.append(result)
-    assert results == ["fine"] * 5 + ["http 400"] * 9 and client.failures == {"http 400": 10}
-    assert len(server.requests) == 15
+        list(as_completed(ask_or_error, range(1000), num_workers=1))
+    assert len(server.requests) == 15 and client.failures == {"http 400": 10}
 
 
 def test_the_request_and_what_comes_back(server, ask, monkeypatch):

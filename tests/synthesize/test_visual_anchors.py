@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from synthesize.prepared import anchors_line, picture, row
+from synthesize.prepared import command, picture, row, run_command, write_prepared
 from synthesize.stub_server import completion, pictures_of, text_of
 from trl import is_conversational
 
@@ -16,7 +15,7 @@ from trl import is_conversational
 def test_rows_become_sft_data_with_the_prepared_columns(anchors):
     result = anchors([row(index) for index in range(6)])
     assert result.exit_code == 0, result.output
-    data = load_dataset(str(result.out), split="train")
+    data = load_dataset("parquet", data_files=str(result.out / "data/train-*.parquet"), split="train")
     assert data["id"] == [f"q{index}" for index in range(6)]
     assert is_conversational(data[0])
     assert data[0]["prompt"] == [{"role": "user", "content": row(0)["question"]}]
@@ -30,8 +29,9 @@ def test_rows_become_sft_data_with_the_prepared_columns(anchors):
 
 
 def test_only_the_describing_model_sees_the_image(anchors, server):
-    anchors([row(index) for index in range(3)])
-    assert server.models() == {"describe": 3, "reason": 3, "anchor": 3}
+    server.delay = 0.02
+    anchors([row(index) for index in range(8)], "--concurrency", "4")
+    assert server.models() == {"describe": 8, "reason": 8, "anchor": 8} and server.most_at_once == 4
     assert all(bool(pictures_of(body)) == (body["model"] == "describe") for body in server.requests)
     assert not any("Answer: red" in text_of(body) for body in server.requests if body["model"] != "anchor")
 
@@ -45,33 +45,23 @@ def test_pictures_are_sent_as_they_are_but_upright(anchors, server):
     [body] = [body for body in server.requests if body["model"] == "describe"]
     url = body["messages"][0]["content"][0]["image_url"]["url"]
     assert url == "data:image/jpeg;base64," + base64.b64encode(straight).decode()
-    assert [one.size for one in pictures_of(body)] == [(8, 6), (6, 8)]
+    assert [image.size for image in pictures_of(body)] == [(8, 6), (6, 8)]
 
 
-def test_costs_add_up(anchors, server):
+def test_tokens_add_up_and_nothing_is_asked_for_twice(anchors, server):
     rows = [row(index) for index in range(4)]
-    prices = ("--price-in", "describe=2,reason=1,anchor=0.5", "--price-out", "10")
-    total = anchors(rows, *prices).summary["cost"]
-    assert total["by_role"]["describe"] == {
-        "calls": 4,
-        "failed_calls": 0,
-        "prompt_tokens": 400,
-        "completion_tokens": 40,
-        "calls_without_counts": 0,
-        "cost": pytest.approx((400 * 2 + 40 * 10) / 1e6),
-    }
-    assert total["total"]["cost"] == pytest.approx((400 * 3.5 + 120 * 10) / 1e6)
-    again = anchors(rows, *prices)
-    assert again.summary["cost"] == total, "nothing is paid for twice"
-    assert len(server.requests) == 12
-    assert "12 answers so far, 1,200 prompt and 120 completion tokens, cost 0.0026" in again.output
+    tokens = anchors(rows).summary["tokens"]
+    counts = {"answers": 4, "prompt_tokens": 400, "completion_tokens": 40, "answers_without_counts": 0}
+    assert tokens["describe"] == tokens["anchor"] == counts
+    assert tokens["total"] == {name: 3 * count for name, count in counts.items()}
+    again = anchors(rows)
+    assert again.summary["tokens"] == tokens and len(server.requests) == 12
+    assert "12 answers so far, 1,200 prompt and 120 completion tokens" in again.output
 
 
 def test_answers_without_counts_are_reported(anchors, server):
     server.usage = None
-    result = anchors([row(0)])
-    assert result.summary["cost"]["total"]["calls_without_counts"] == 3
-    assert "came without a count of tokens" in result.output
+    assert "3 answers came without counts" in anchors([row(0)]).output
 
 
 def _reasoned(reasoning: str, answer: str = "red"):
@@ -90,10 +80,8 @@ LATE = "I gather what there is to know about it and weigh it. Then I look back a
         ("describe", lambda body: "It is red.", "tags"),
         ("anchor", _reasoned(LATE, "blue"), "wrong_answer"),
         ("anchor", _reasoned("It is red, and I am sure of it."), "no_anchor"),
-        ("anchor", _reasoned("I look back at my first step, and the equation holds."), "no_anchor"),
         ("anchor", _reasoned("I look back at the field. " + "Then I think about it. " * 20), "anchor_too_early"),
         ("anchor", _reasoned(f"According to the description it is red. {LATE}"), "leak"),
-        ("anchor", _reasoned(f"The caption says so. {LATE}"), "leak"),
         ("anchor", _reasoned(f"Although I cannot see the image, it is red. {LATE}"), "leak"),
         ("anchor", _reasoned(f"{LATE} </think> <answer>red"), "tags"),
         ("anchor", _reasoned(f"{LATE} <|image_pad|>"), "special_tokens"),
@@ -105,26 +93,20 @@ def test_what_comes_back_is_checked(anchors, server, role, answer, reason):
     good, name = server.roles[role], row(0)["question"]
     server.roles[role] = lambda body: answer(body) if name in text_of(body) else good(body)
     result = anchors([row(0), row(1)])
-    assert [one["id"] for one in result.rows] == ["q1"], "the other row is untouched"
-    [reject] = result.rejects
-    assert (reject["id"], reject["index"], reject["split"], reject["reason"]) == ("q0", 0, "train", reason)
-    assert role in reject["detail"]
+    assert [line["id"] for line in result.rows] == ["q1"], "the other row is untouched"
+    [rejected] = result.rejected
+    assert (rejected["id"], rejected["index"], rejected["split"], rejected["reason"]) == ("q0", 0, "train", reason)
+    assert role in rejected["detail"]
     assert result.summary["rejected_by_reason"] == {reason: 1} and result.summary["rejected"] == 1
     tries = sum(body["model"] == role and name in text_of(body) for body in server.requests)
     assert tries == (1 if role == "describe" else 2), "reasoning and rewriting are sampled again"
 
 
-def test_a_question_about_a_caption_may_be_answered_with_that_word(anchors, server):
-    question = "What colour does the caption name?"
-    server.roles["anchor"] = _reasoned(f"The caption names red. {LATE}")
-    assert anchors([row(0, question=question)]).exit_code == 0
-
-
-def test_a_second_sample_saves_a_row(anchors, server):
-    good = server.roles["reason"]
-    server.roles["reason"] = lambda body: good(body) if body["seed"] == 8 else _reasoned(LATE, "wrong")(body)
-    result = anchors([row(0)], "--seed", "7")
-    assert result.summary["kept"] == 1 and server.models()["reason"] == 2
+def test_a_second_sample_saves_a_row_and_a_question_about_a_caption_may_be_answered(anchors, server):
+    late = f"The caption names red. {LATE}"
+    server.roles["anchor"] = lambda body: _reasoned(late, "red" if body["seed"] == 8 else "blue")(body)
+    result = anchors([row(0, question="What colour does the caption name?")], "--seed", "7")
+    assert result.summary["kept"] == 1 and server.models()["anchor"] == 2
 
 
 @pytest.mark.parametrize(
@@ -145,15 +127,14 @@ def test_rows_that_cannot_be_asked_cost_nothing(anchors, server, changes, reason
 def test_near_duplicates_keep_the_first(anchors):
     rows = [row(0), row(1), row(0, id="again"), row(0, id="nearly", question="Say: " + row(0)["question"])]
     result = anchors(rows)
-    assert [one["id"] for one in result.rows] == ["q0", "q1"]
+    assert [line["id"] for line in result.rows] == ["q0", "q1"]
     assert result.summary["rejected_by_reason"] == {"near_duplicate": 2}
-    assert all("q0 (row 0)" in reject["detail"] for reject in result.rejects)
+    assert all("q0 (row 0)" in rejected["detail"] for rejected in result.rejected)
 
 
-def test_a_cut_off_answer_is_a_reject(anchors, server):
-    server.fault = lambda model, text, attempt: (
-        (200, {}, completion("<reasoning>It is", "length")) if model == "reason" else None
-    )
+def test_a_cut_off_answer_rejects_the_row(anchors, server):
+    cut_off = 200, {}, completion("<reasoning>It is", "length")
+    server.fault = lambda model, text, attempt: cut_off if model == "reason" else None
     result = anchors([row(0)])
     assert result.exit_code == 2 and "nothing was kept" in result.output
     assert result.summary["rejected_by_reason"] == {"truncated": 1} and result.rows == []
@@ -167,47 +148,39 @@ def test_limit_extra_and_keys(anchors, server, monkeypatch):
     extra = ("--extra", '{"temperature": null, "max_completion_tokens": 7}')
     result = anchors([row(index) for index in range(6)], "--limit", "4", *keys, *extra)
     assert (result.summary["read"], result.summary["kept"]) == (4, 4)
-    sent = {
-        body["model"]: headers.get("Authorization")
-        for body, headers in zip(server.requests, server.headers, strict=True)
+    sent = zip(server.requests, server.headers, strict=True)
+    assert {body["model"]: headers["Authorization"] for body, headers in sent} == {
+        "describe": "Bearer secret-a",
+        "reason": "Bearer secret-b",
+        "anchor": "Bearer none",
     }
-    assert sent == {"describe": "Bearer secret-a", "reason": "Bearer secret-b", "anchor": None}
     assert all("temperature" not in body and body["max_completion_tokens"] == 7 for body in server.requests)
     assert not any(b"secret-" in path.read_bytes() for path in result.out.rglob("*") if path.is_file())
 
 
-def test_rows_are_asked_at_once(anchors, server):
-    server.delay = 0.05
-    anchors([row(index) for index in range(8)], "--concurrency", "4")
-    assert server.most_at_once == 4
-
-
-def test_a_thousand_hostile_characters_in_questions(anchors):
+def test_hostile_characters_in_questions(anchors):
     question = '{0} {answer} %s </description></reasoning>\nQuestion: "\\u0000" <think> \u202e ' + "🐈" * 100
     result = anchors([row(0, question=question), row(1)])
-    assert result.exit_code == 0 and "q1" in [one["id"] for one in result.rows]
-    assert json.loads((result.out / "summary.json").read_text())["read"] == 2
+    assert result.exit_code == 0 and "q1" in [line["id"] for line in result.rows]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--server", "localhost:8000"), "is no address of a server"),
-        (("--server", "file:///etc/passwd"), "is no address of a server"),
-        (("--server", "describe=http://a/v1"), "one for each of describe, reason, anchor"),
-        (("--price-in", "cheap"), "is no price"),
+        (("--server", "localhost:8000"), "is not the address of a server"),
+        (("--model", "describe=x"), "one for each of describe, reason, anchor"),
         (("--extra", "[]"), "must be a JSON object"),
         (("--split", "test"), "no split 'test'"),
     ],
 )
 def test_wrong_options_say_what_to_do(anchors, more, message):
     result = anchors([row(0)], *more)
-    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    assert result.exit_code == 2 and message in result.output
 
 
-def test_other_data_are_not_overwritten(prepare, run, server, tmp_path):
-    prepared = prepare([row(0), row(1)])
+def test_other_data_are_not_overwritten(server, tmp_path):
+    prepared = write_prepared([row(0), row(1)], tmp_path / "prepared")
     before = {path: path.read_bytes() for path in prepared.rglob("*.parquet")}
-    result = run(anchors_line(prepared, prepared, server.url))
+    result = run_command(command("visual-anchors", prepared, prepared, server.url))
     assert result.exit_code == 2 and "choose another --out" in result.output
     assert {path: path.read_bytes() for path in prepared.rglob("*.parquet")} == before

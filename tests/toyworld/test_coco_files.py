@@ -9,17 +9,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from sayo.toyworld.coco_files import DOT_CATEGORY, uncompressed_rle, write_coco
-from sayo.toyworld.gqa_files import write_gqa
+from sayo.toyworld.coco_files import DOT_CATEGORY, uncompressed_rle
 from sayo.toyworld.scenes import COLORS, DOT_COLOR
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    out = tmp_path_factory.mktemp("world")
-    list(write_gqa(out, 30, seed=5))
-    write_coco(out, 30, seed=5)
-    return out
+def world(toy):
+    return toy.world
 
 
 @pytest.fixture(scope="module")

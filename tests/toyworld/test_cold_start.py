@@ -8,23 +8,20 @@ import re
 import pytest
 from datasets import load_dataset
 
-from sayo.toyworld.cold_start import DESCRIBE, answer, describe, framed_discs, write_cold_start
-from sayo.toyworld.gqa_files import write_gqa
-from sayo.toyworld.questions import KINDS
+from sayo.answers.extract import parse_look_back
+from sayo.toyworld.cold_start import DESCRIBE, answer, describe, in_look_back_form, read_scenes, write_cold_start
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    out = tmp_path_factory.mktemp("world")
-    list(write_gqa(out, 100, 1, KINDS))
-    return out
+def world(toy):
+    return toy.world
 
 
 @pytest.fixture(scope="module")
 def asked(world):
-    graphs = json.loads((world / "train_sceneGraphs.json").read_text())
+    scenes = read_scenes(world, "train")
     questions = json.loads((world / "train_questions.json").read_text())
-    return [(record, framed_discs(graphs[record["imageId"]])) for record in questions.values()]
+    return [(record, scenes[record["imageId"]][0]) for record in questions.values()]
 
 
 def load(path, tmp_path):
@@ -44,7 +41,7 @@ def test_the_habit_looks_at_the_large_object_and_is_mostly_wrong(asked):
     right = []
     for record, objects in asked:
         response = answer(record, objects, habit=True)
-        large = next(item["frame"] for item in objects.values() if item["large"])
+        large = next(item.frame for item in objects.values() if item.large)
         assert large in response.split(" <answer>")[0]
         right.append(said(response) == record["answer"])
     assert 0.1 < sum(right) / len(right) < 0.5
@@ -53,7 +50,7 @@ def test_the_habit_looks_at_the_large_object_and_is_mostly_wrong(asked):
 def test_a_description_names_every_object(asked):
     for _, objects in asked:
         pairs = re.findall(r"The (\w+) one holds (\w+)\.", describe(objects))
-        assert dict(pairs) == {item["frame"]: item["disc"] for item in objects.values()}
+        assert dict(pairs) == {item.frame: item.disc for item in objects.values()}
 
 
 def test_file_is_trl_prompt_completion_with_images(world, tmp_path):
@@ -76,3 +73,10 @@ def test_same_seed_same_rows(world, tmp_path):
         write_cold_start(world, tmp_path / f"{name}.parquet", num_rows=50, seed=seed)
     a, b, c = (load(tmp_path / f"{name}.parquet", tmp_path).remove_columns("images").to_list() for name in "abc")
     assert a == b != c
+
+
+def test_look_back_form():
+    first, second = "The red one holds blue. <answer> yes </answer>", "I look at red. <answer> 1 </answer>"
+    said = in_look_back_form(first, second)
+    form = "<think> The red one holds blue. </think> <back> I look at red. </back> <think> It is 1. </think>"
+    assert said == form + r" \boxed{ 1 }" and parse_look_back(said).strict

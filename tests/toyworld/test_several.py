@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from sayo.rewards import accuracy_reward
-from sayo.toyworld.cold_start import framed_discs
+from sayo.toyworld.cold_start import read_scenes
 from sayo.toyworld.scenes import COLORS
 from sayo.toyworld.several import NUM_QUESTIONS, ask_several, question_text, response
 
@@ -25,12 +25,11 @@ def several(toy, sayo_command, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(toy):
-    graphs = json.loads((toy.world / "train_sceneGraphs.json").read_text())
-    return {image_id: framed_discs(graph) for image_id, graph in graphs.items()}
+    return {image_id: objects for image_id, (objects, _) in read_scenes(toy.world, "train").items()}
 
 
 def by_frame(objects) -> dict[str, str]:
-    return {item["frame"]: item["disc"] for item in objects.values()}
+    return {item.frame: item.disc for item in objects.values()}
 
 
 def expected(question: str, objects) -> list[str]:
@@ -48,7 +47,7 @@ def test_every_line_is_right_and_its_regions_are_the_frames_that_it_asks_for(sev
         objects = scenes[line["image"].removesuffix(".png")]
         assert line["answer"] == ", ".join(expected(line["question"], objects))
         assert line["question"].count("?") == NUM_QUESTIONS
-        boxes = {tuple(item["box"]) for item in objects.values() if not item["large"]}
+        boxes = {item.box for item in objects.values() if not item.large}
         assert {tuple(region["box"]) for region in line["regions"]} == boxes
         absent = set(re.findall(r"there an? (\w+)", line["question"]))
         assert absent <= set(COLORS) - set(by_frame(objects))
@@ -68,7 +67,7 @@ def test_without_the_habit_a_response_looks_at_what_is_asked(scenes):
     for seed, objects in enumerate(scenes.values()):
         asked = ask_several(objects, np.random.default_rng(seed))
         said = response(asked, objects, [False] * len(asked))
-        assert re.findall(r"(\w+) one", said) == [one.color for one in asked]
+        assert re.findall(r"(\w+) one", said) == [question.color for question in asked]
         assert said.endswith(f"<answer> {', '.join(expected(question_text(asked), objects))} </answer>")
 
 
@@ -81,8 +80,3 @@ def test_the_habit_is_as_frequent_at_the_end_as_at_the_start(several, scenes):
         looked[number] = [a != b for a, b in zip(asked, said, strict=True)]
     shares = looked.mean(axis=0)
     assert (abs(shares - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 200)).all()
-
-
-def test_more_questions_than_colours_are_an_error(scenes):
-    with pytest.raises(ValueError, match="frames to ask for"):
-        ask_several(next(iter(scenes.values())), np.random.default_rng(0), number=9)
