@@ -20,9 +20,10 @@ from PIL import Image
 
 from benchmarks.harness import finish, options_of, write
 from benchmarks.models import SHAPES, make_model
-from sayo.look import look as look_module
-from sayo.look import look_at, write_page
 from sayo.toyworld.policy import make_processor
+from sayo.viz import look as look_module
+from sayo.viz.look import look_at
+from sayo.viz.look_page import write_look
 
 LIMIT, TOKENS = 0.10, 300
 QUESTION = "What color is the disc in the red frame?"
@@ -51,9 +52,9 @@ def measure(shape: str, size: tuple[int, int], repeats: int, device: str) -> dic
     processor.image_processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024}
     picture = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))]
     times: dict[str, list[float]] = {}
-    original = look_module.generate, look_module.read_response
+    original = look_module.generate, look_module.read_traces
     look_module.generate = stopwatch(original[0], times, "generate")
-    look_module.read_response = stopwatch(original[1], times, "read")
+    look_module.read_traces = stopwatch(original[1], times, "read")
     regions = [{"box": [16, 16, 64, 64]}]
     try:
         look_at(model, processor, picture, QUESTION, regions=regions, max_new_tokens=4)  # warm-up
@@ -61,13 +62,13 @@ def measure(shape: str, size: tuple[int, int], repeats: int, device: str) -> dic
         for _ in range(repeats):
             look = look_at(model, processor, picture, QUESTION, regions=regions, max_new_tokens=TOKENS)
     finally:
-        look_module.generate, look_module.read_response = original
+        look_module.generate, look_module.read_traces = original
     with tempfile.TemporaryDirectory() as folder:
-        page_bytes = stopwatch(write_page, times, "page")(look, Path(folder, "look.html")).stat().st_size
+        page_bytes = stopwatch(write_look, times, "page")(look, Path(folder, "look.html")).stat().st_size
     seconds = {f"{key}_seconds": round(statistics.median(values), 4) for key, values in times.items()}
     ratio = round(seconds["read_seconds"] / seconds["generate_seconds"], 4)
-    sizes = {"model": shape, "parameters": model.num_parameters(), "layers": len(look.layers)}
-    sizes |= {"visual_tokens": look.image_size, "response_tokens": len(look.tokens)}
+    sizes = {"model": shape, "parameters": model.num_parameters(), "layers": look.trace.layers}
+    sizes |= {"visual_tokens": sum(map(len, look.cells)), "response_tokens": len(look.tokens)}
     return {**sizes, **seconds, "read_of_generate": ratio, "page_mb": round(page_bytes / 1e6, 3)}
 
 

@@ -150,19 +150,16 @@ def _evaluate(
     import torch
 
     from sayo.evaluation.evaluate import evaluate
-    from sayo.processors import load_auto_processor
-    from sayo.recipes import DataSection, ModelSection
-    from sayo.training.setup import load_data, load_policy
+    from sayo.evaluation.local import LocalModel
+    from sayo.recipes import DataSection
+    from sayo.training.setup import load_data
 
     torch.set_num_threads(1)
-    policy = load_policy(ModelSection(name_or_path=str(policy_dir), dtype="float32"))
-    processor = load_auto_processor(str(policy_dir))
+    reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"], "seed": seed}
+    answerer = LocalModel.from_pretrained(str(policy_dir), num_samples=settings.samples, temperature=1.0, **reading)
     rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
-    reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"]}
-    with _steering(arm, policy, processor):
-        result = evaluate(policy, processor, rows, num_samples=settings.samples, seed=seed, **reading)
-    result.save(folder / "evaluation" / "after")
-    summary = result.summary()
+    with _steering(arm, answerer.model, answerer.processor):
+        summary = evaluate(answerer, rows, folder / "evaluation" / "after", overwrite=True)
     by_type = {kind: values["accuracy"] for kind, values in summary["by_type"].items()}
     return {**{name: summary[name] for name in QUANTITIES}, "accuracy_by_type": by_type}
 
