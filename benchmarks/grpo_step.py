@@ -68,7 +68,7 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
         folder = Path(name)
         square = {"shortest_edge": side * side, "longest_edge": side * side}
         write_checkpoint(folder / "policy", "qwen3_vl", SHAPES["toy"], square)
-        data = make_toy_data(folder, folder / "policy", 8)
+        data = make_toy_data(folder, folder / "policy", 10)
         rows = load_dataset(str(data), split="train", cache_dir=str(folder / "cache"))
         model = make_model("qwen3_vl", shape._replace(words=None), device=device)
         model_inputs = {
