@@ -1,16 +1,13 @@
 """A whole GRPO step, TRL's own trainer against the one that reads attention: real trainers, pictures and rollouts.
 
-python benchmarks/grpo_step.py --shape 100m --steps 3        # prints one JSON list; run by scripts/bench_capture.py
-
 Two settings: `scored`, where TRL runs its scoring pass anyway and the reading rides on it, and `aligned`, where TRL
-skips that pass and the reading needs it: one forward more, and `passes` shows that it is one.
+skips that pass and the reading needs it: one forward more, and `passes` shows that it is one. Run by
+`benchmarks.capture`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -22,14 +19,13 @@ import torch
 from datasets import load_dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from typer.testing import CliRunner
 
-from data_prep.cli import prepare_app
-from sayo.toyworld.gqa_files import write_gqa
-from sayo.toyworld.policy import make_policy, make_processor
+from benchmarks.harness import make_toy_data
+from benchmarks.models import SHAPES, Shape, make_model, write_checkpoint
 from sayo.training.config import RegionGRPOConfig
 from sayo.training.grpo import RegionGRPOTrainer
 
+TRAINERS = {"trl": (GRPOTrainer, GRPOConfig), "sayo": (RegionGRPOTrainer, RegionGRPOConfig)}
 SETTINGS = {
     "scored": {"steps_per_generation": 2, "gradient_accumulation_steps": 1},
     "aligned": {"steps_per_generation": 1, "gradient_accumulation_steps": 1},
@@ -58,65 +54,43 @@ class StepClock(TrainerCallback):
         self.steps.append(self._now() - self.start)
 
 
-def prepare(folder: Path, side: int) -> tuple[Any, Any]:
-    """Pictures, questions and a processor that shows each picture with `(side / 16) ** 2` visual tokens."""
-    for _ in write_gqa(folder / "world", 8, 0):
-        pass
-    processor = make_processor("qwen3_vl")
-    processor.image_processor.size = {"shortest_edge": side * side, "longest_edge": side * side}
-    processor.save_pretrained(folder / "policy")
-    make_policy("qwen3_vl").config.save_pretrained(folder / "policy")
-    world = folder / "world"
-    words = ["gqa", "--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
-    words += ["--images", world / "images", "--processor", folder / "policy", "--out", folder / "data"]
-    result = CliRunner().invoke(prepare_app, [str(word) for word in words])
-    if result.exit_code:
-        raise RuntimeError(result.output)
-    return processor, load_dataset(str(folder / "data"), split="train", cache_dir=str(folder / "cache"))
-
-
-def make_model(shape: tuple[int, ...], device: str) -> torch.nn.Module:
-    """The toy family with a decoder of the given shape and random weights."""
-    hidden, intermediate, layers, heads, kv_heads, head_dim = shape
-    model = make_policy("qwen3_vl")
-    config = model.config
-    config.text_config.update(
-        {
-            "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
-            "layer_types": ["full_attention"] * layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "head_dim": head_dim, "max_position_embeddings": 8192, "initializer_range": 0.02,
-        }
-    )  # fmt: skip
-    third = head_dim // 2 // 3
-    config.text_config.rope_parameters["mrope_section"] = [head_dim // 2 - 2 * third, third, third]
-    config.vision_config.out_hidden_size = hidden
-    generation_config = model.generation_config
-    with torch.device(device):
-        model = type(model)(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
-    model.generation_config = generation_config
-    return model
-
-
-def count_calls(trainer: GRPOTrainer) -> list[int]:
-    """Counts the policy's passes over prompt + completion."""
-    calls, score = [0], trainer._get_per_token_logps_and_entropies
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        return score(*args, **kwargs)
-
-    trainer._get_per_token_logps_and_entropies = counted
-    return calls
-
-
 def length_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """Some spread among the completions, so that the loss has a gradient."""
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def measure(trainer_class: type, config_class: type, model, processor, rows, device: str, steps: int, options: dict):
-    """(seconds of each step after the first cycle, passes per step)."""
-    clock = StepClock(device)
+def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> list[dict]:
+    """One row per setting: TRL's trainer and ours in turn, `rounds` times, on pictures of `(side / 16)^2` tokens."""
+    from sayo.processors import load_auto_processor
+
+    results = []
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):  # trainers print
+        folder = Path(name)
+        square = {"shortest_edge": side * side, "longest_edge": side * side}
+        write_checkpoint(folder / "policy", "qwen3_vl", SHAPES["toy"], square)
+        data = make_toy_data(folder, folder / "policy", 10)
+        rows = load_dataset(str(data), split="train", cache_dir=str(folder / "cache"))
+        model = make_model("qwen3_vl", shape._replace(words=None), device=device)
+        model_inputs = {
+            "model": model,
+            "processing_class": load_auto_processor(folder / "policy"),
+            "train_dataset": rows,
+        }
+        for setting, options in SETTINGS.items():
+            times, passes = {trainer: [] for trainer in TRAINERS}, {}
+            for trainer in list(TRAINERS) * rounds:
+                clocked, passes[trainer] = _measure(trainer, model_inputs, device, steps, options)
+                times[trainer] += [sum(clocked[i : i + CYCLE]) for i in range(0, len(clocked), CYCLE)]
+            pairs = [ours / theirs for ours, theirs in zip(times["sayo"], times["trl"], strict=True)]
+            row = {"part": "step", "case": setting, "ratio": statistics.median(pairs), "seconds": min(times["trl"])}
+            row |= {"ratio_of_minima": min(times["sayo"]) / min(times["trl"]), "passes": passes}
+            results.append({**row, "parameters": model.num_parameters(), "visual_tokens": (side // 16) ** 2})
+    return results
+
+
+def _measure(name: str, model_inputs: dict, device: str, steps: int, options: dict) -> tuple[list[float], float]:
+    """(seconds of each step after the first cycle, passes over prompt + completion per step)."""
+    (trainer_class, config_class), clock, calls = TRAINERS[name], StepClock(device), 0
     with tempfile.TemporaryDirectory() as folder:
         args = config_class(
             output_dir=folder, per_device_train_batch_size=4, num_generations=4, max_completion_length=COMPLETION,
@@ -125,57 +99,14 @@ def measure(trainer_class: type, config_class: type, model, processor, rows, dev
             optim="sgd", save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1000, seed=0,
             **options,
         )  # fmt: skip
-        trainer = trainer_class(
-            model=model, reward_funcs=length_reward, args=args, train_dataset=rows, processing_class=processor,
-            callbacks=[clock],
-        )  # fmt: skip
-        calls = count_calls(trainer)
+        trainer = trainer_class(args=args, reward_funcs=length_reward, callbacks=[clock], **model_inputs)
+        score = trainer._get_per_token_logps_and_entropies
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return score(*args, **kwargs)
+
+        trainer._get_per_token_logps_and_entropies = counted
         trainer.train()
-    return clock.steps[CYCLE:], calls[0] / (steps + CYCLE)
-
-
-def compare(shape: tuple[int, ...], device: str, side: int, steps: int, rounds: int) -> list[dict]:
-    """One row per setting: TRL's trainer and ours in turn, `rounds` times."""
-    trainers: dict[str, tuple[type, type]] = {
-        "trl": (GRPOTrainer, GRPOConfig),
-        "sayo": (RegionGRPOTrainer, RegionGRPOConfig),
-    }
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        processor, rows = prepare(Path(folder), side)
-        model = make_model(shape, device)
-        for setting, options in SETTINGS.items():
-            times: dict[str, list[float]] = {name: [] for name in trainers}
-            passes = {}
-            for _ in range(rounds):
-                for name, classes in trainers.items():
-                    seconds, passes[name] = measure(*classes, model, processor, rows, device, steps, options)
-                    cycles = [sum(seconds[i : i + CYCLE]) for i in range(0, len(seconds), CYCLE)]
-                    times[name] += cycles
-            pairs = [ours / theirs for ours, theirs in zip(times["sayo"], times["trl"], strict=True)]
-            results.append(
-                {
-                    "part": "step", "case": setting, "parameters": sum(p.numel() for p in model.parameters()),
-                    "visual_tokens": (side // 16) ** 2, "ratio": statistics.median(pairs),
-                    "ratio_of_minima": min(times["sayo"]) / min(times["trl"]), "seconds": min(times["trl"]),
-                    "passes": passes,
-                }
-            )  # fmt: skip
-    return results
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", type=int, nargs=6, default=[768, 3072, 12, 12, 4, 64])
-    parser.add_argument("--side", type=int, default=256, help="pixels; a visual token is 16 x 16 of them")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
-    with contextlib.redirect_stdout(sys.stderr):  # trainers print
-        results = compare(tuple(options.shape), options.device, options.side, options.steps, options.rounds)
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+    return clock.steps[CYCLE:], calls / (steps + CYCLE)

@@ -26,7 +26,7 @@ run sayo train --config-name toy_cold_start "data.path=$DEMO/cold_start.parquet"
 
 say "4/6  GRPO: accuracy reward, attention reward, both; three seeds each, judged on held-out questions"
 rm -rf "$DEMO/ablation" # measured anew, not kept from other code
-run python scripts/toy_bench.py --arms "cold start,accuracy,attention,both" --root "$DEMO" \
+run python -m benchmarks.toy --arms "cold start,accuracy,attention,both" --root "$DEMO" \
     --runs "$DEMO/ablation" --out "$DEMO/ablation.json"
 
 say "5/6  export: an ordinary checkpoint, reloaded and compared"

@@ -24,5 +24,5 @@ run sayo figures "$DEMO/cold_start" "$DEMO/ablation/both_0" --data "$DEMO/prepar
 run sayo figures "$DEMO/long_cold_start" "$DEMO/toy_long" --data "$DEMO/prepared_long" --layers 1 \
     --max-new-tokens 96 --num-questions 256 --out "$OUT/six_questions"
 
-# From the stored table of scripts/toy_bench.py.
-run python scripts/toy_curves.py --out "$OUT/objective.png"
+# From the stored table of the toy bench.
+run python -m benchmarks.toy_curves --out "$OUT/objective.png"

@@ -1,27 +1,66 @@
-"""What to change first when a recipe does not fit, and what each change would save."""
+"""What can be changed in a recipe that needs too much memory, in the order in which to try it."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
-from sayo.preflight.estimate import Estimate, repriced
+from sayo.preflight.estimate import Estimate, Price, reprice
 from sayo.preflight.policy import load_config
-from sayo.preflight.setting import Setting, setting_of
-from sayo.preflight.tokens import Tokens
-from sayo.preflight.ways import Way, ways
-from sayo.recipes import Recipe
+from sayo.preflight.setting import Setting, TokenCount, setting_of
+from sayo.recipes import ModelSection, Recipe
 
 WORTHWHILE = 0.995  # of the peak: less than half a percent is no saving
+ORDER = ("ddp", "zero1", "zero2", "zero3")
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
-@dataclass(frozen=True)
-class Knob:
-    """change: as it is typed; peak: bytes on one GPU after this change alone; note: what it costs."""
+def changes(setting: Setting, model: ModelSection) -> Iterator[tuple[dict[str, Any], str]]:
+    """Keys of the recipe (or `sharding`) with their new values, and what the change costs.
 
-    change: str
-    peak: int
-    note: str
+    First the changes that cost nothing in quality, then the others.
+    """
+    micro = setting.micro_batch
+    if not setting.checkpointing:
+        yield {"trainer.gradient_checkpointing": True}, "one more forward in every backward"
+    if micro > 1:
+        size = micro // 2 if micro % 2 == 0 else 1
+        accumulation = setting.accumulation * micro // size
+        batch = {"trainer.per_device_train_batch_size": size, "trainer.gradient_accumulation_steps": accumulation}
+        if micro * setting.accumulation != setting.generation_batch > 0:
+            batch["trainer.steps_per_generation"] = setting.generation_batch // size
+        yield batch, "same batch in more, smaller pieces"
+    half, odd = divmod(setting.generation_batch // micro, 2)
+    whole_groups = half and not odd and micro * half * setting.gpus % setting.num_generations == 0
+    if setting.engine == "transformers" and whole_groups:
+        yield {"trainer.steps_per_generation": half}, "generates more often; decoding less efficient"
+    for kind in ORDER[ORDER.index(setting.sharding) + 1 :] if setting.sharding in ORDER and setting.gpus > 1 else ():
+        yield {"sharding": kind}, "gathers the weights in every forward" if kind == "zero3" else "no slower"
+    if setting.sharding == "zero3" and setting.gather_to_generate:
+        yield {"trainer.ds3_gather_for_generation": False}, "generation becomes many times slower"
+    if setting.vllm_share and not setting.vllm_sleeps:
+        yield {"trainer.vllm_enable_sleep_mode": True}, "vLLM sleeps while training"
+    if (share := round(setting.vllm_share - 0.1, 2)) >= 0.1:
+        yield {"trainer.vllm_gpu_memory_utilization": share}, "fewer sequences are decoded at once"
+    if limit := (model.size or {}).get("longest_edge"):
+        yield {"model.size": {**model.size, "longest_edge": limit // 2}}, "prepare the data again; small objects blur"
+    if (half := setting.completion_tokens // 2) >= 32:
+        yield {"trainer.max_completion_length": half}, "longer answers are cut off"
+    if setting.reference == "copy":
+        yield {"trainer.beta": 0.0}, "no KL term, no reference model"
+    if model.lora is None:
+        yield {"model.lora": LORA}, "adapters learn less than all weights"
+
+
+def typed(overrides: dict[str, Any]) -> str:
+    """Overrides as they are typed on the command line."""
+    return " ".join(
+        f"--config_file recipes/accelerate/{value}.yaml"
+        if key == "sharding"
+        else shlex.quote(f"{key}={_plain(value)}")
+        for key, value in overrides.items()
+    )
 
 
 def out_of_memory_advice(recipe: Recipe, num_processes: int, sharding: str) -> str:
@@ -31,54 +70,54 @@ def out_of_memory_advice(recipe: Recipe, num_processes: int, sharding: str) -> s
         sharding: `"none"`, `"DDP"`, `"ZeRO-1"` to `"ZeRO-3"` or `"FSDP"`, however it is spelt.
     """
     kind = sharding.lower().replace("-", "")
-    launch = {"gpus": num_processes, "sharding": {"none": "ddp", "fsdp": "fsdp2"}.get(kind, kind), "device": "cuda"}
-    layers = load_config(recipe.model.name_or_path).get_text_config().num_hidden_layers
-    unknown = Tokens(text=1, visual=1)  # which changes there are does not depend on token counts
-    setting = setting_of(recipe, unknown, unknown, layers, **launch)
-    changes = [f"  {i}. {way.change} ({way.note})" for i, way in enumerate(ways(setting, recipe.model, 1), 1)]
-    return "\n".join(["Change, in this order, until it fits (`sayo preflight` prices each):", *changes])
+    kind = {"none": "ddp", "fsdp": "fsdp2"}.get(kind, kind)
+    unknown = TokenCount(1, 1, 1, 1)  # which changes there are does not depend on token counts
+    setting = setting_of(recipe, unknown, load_config(recipe.model.name_or_path), num_processes, kind)
+    lines = [f"  {i}. {typed(keys)} ({note})" for i, (keys, note) in enumerate(changes(setting, recipe.model), 1)]
+    return "\n".join(["Change, in this order, until it fits (`sayo preflight` prices each):", *lines])
 
 
-def knobs(estimate: Estimate) -> list[Knob]:
-    """Changes in the order in which to try them: first those that cost nothing in quality, then the others.
-
-    Each is priced alone. Changes that would not lower the peak are left out.
-    """
-    found = [Knob(way.change, _peak(estimate, way.setting, way.section), way.note) for way in _ways(estimate)]
-    return [knob for knob in found if knob.peak < WORTHWHILE * estimate.memory.peak]
+def knobs(estimate: Estimate) -> list[tuple[str, Price, str]]:
+    """Changes that lower the peak, each priced alone, in the order in which to try them: as typed, price, its note."""
+    chosen = estimate.chosen
+    priced = [(keys, _price(estimate, keys), note) for keys, note in changes(chosen.setting, estimate.recipe.model)]
+    return [(typed(keys), after, note) for keys, after, note in priced if after.peak < WORTHWHILE * chosen.peak]
 
 
-def combined(estimate: Estimate) -> tuple[list[str], int] | None:
-    """Knobs turned one after the other until the recipe fits, and the peak then. None if it never does.
+def combined(estimate: Estimate) -> tuple[str, Price] | None:
+    """Changes made one after the other until the recipe fits, as typed, and its price then. None if it never does.
 
     Always the first one in the order that lowers what the earlier ones left; each once, and of several launch
     configurations the last one counts.
     """
-    setting, section, turned, peak = estimate.setting, {}, {}, estimate.memory.peak
-    while peak > estimate.available:
-        for change, changed, also, _ in _ways(estimate, setting):
-            key = _key(change)
-            if key in turned and key != "--config_file":
-                continue
-            lower = _peak(estimate, changed, {**section, **also})
-            if lower < WORTHWHILE * peak:
-                setting, section, peak = changed, {**section, **also}, lower
-                turned[key] = change
+    current, made = estimate.chosen, {}
+    while not current.fits:
+        for keys, _ in changes(current.setting, _apply(estimate.recipe, made).model):
+            repeated = made.keys() & keys.keys() - {"sharding"}
+            after = None if repeated else _price(estimate, {**made, **keys})
+            if after and after.peak < WORTHWHILE * current.peak:
+                current, made = after, {**made, **keys}
                 break
         else:
             return None
-    return list(turned.values()), peak
+    return typed(made), current
 
 
-def _key(change: str) -> str:
-    return change.split("=")[0].split(" ")[0].strip("'")
+def _price(estimate: Estimate, overrides: dict[str, Any]) -> Price:
+    sharding = overrides.get("sharding", estimate.chosen.setting.sharding)
+    return reprice(estimate, _apply(estimate.recipe, overrides), sharding)
 
 
-def _peak(estimate: Estimate, setting: Setting, section: dict) -> int:
-    return repriced(estimate, setting, **section).peak
+def _apply(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    sections: dict[str, dict[str, Any]] = {"trainer": {}, "model": {}}
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    model = recipe.model.model_copy(update=sections["model"])
+    return recipe.model_copy(update={"trainer": {**recipe.trainer, **sections["trainer"]}, "model": model})
 
 
-def _ways(estimate: Estimate, setting: Setting | None = None) -> Iterator[Way]:
-    vision = estimate.policy.config.vision_config
-    side = vision.patch_size * getattr(vision, "spatial_merge_size", 2)
-    return ways(setting or estimate.setting, estimate.recipe.model, side**2)
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,173 +1,174 @@
-"""What a recipe asks of one GPU, in the numbers that memory and time depend on."""
+"""What a recipe asks of one GPU: tokens, batches and passes, in the numbers that memory and time depend on."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from sayo.preflight.tokens import Tokens
 from sayo.recipes import Recipe, RecipeError
-from sayo.training.setup import trainer_config_class
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+NO_DATA = "(none yet)"  # `data.path` of a recipe that is priced before there are data
+ASSUMED_TEXT, ASSUMED_VISUAL = 256, 1024
+SAMPLED_PROMPTS, BYTES_PER_TOKEN, CHAT_TOKENS = 256, 4, 10  # Qwen's chat template around a question with a picture
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of a prompt in `images` images and text: of the longest and the mean row; None samples: no data yet."""
+
+    visual: int
+    text: int
+    mean_visual: int
+    mean_text: int
+    images: int = 1
+    samples: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One run on one GPU.
+    """One run on one GPU; the defaults are those of supervised tuning.
 
-    gpus: in the whole run.
-    sharding: one of `SHARDINGS`.
     device: `"cuda"` or `"cpu"` (TRL scores only completion rows where Triton runs, all rows elsewhere).
-    micro_batch: sequences of one forward and backward.
-    accumulation: micro-batches of one optimizer step.
-    generation_batch: sequences that this GPU generates at once; 0 for supervised tuning.
-    num_iterations: optimisation passes over each generation.
-    prompt_tokens: of a sequence, its visual tokens included; `longest` for memory, `typical` for time.
-    reading_layers: decoder layers whose attention is read in the scoring pass.
-    maps: overlays are on, so attention on every visual token is kept now and then.
-    objective: the region score is a loss too, so those layers are read once more, with a graph.
+    micro_batch: sequences of one forward and backward. accumulation: micro-batches of one optimizer step.
+    generation_batch: sequences that this GPU generates at once. num_iterations: passes over each generation.
+    objective_layers: decoder layers read with a graph, because the region score is a loss too.
     engine: `"transformers"`, `"vllm colocate"`, `"vllm server"`, or `"none"` for supervised tuning.
+    vllm_share: of the GPU's memory, taken by a colocated engine.
     reference: `"none"`, `"adapter off"` (LoRA) or `"copy"` (a second model).
     """
 
     gpus: int
     sharding: str
     device: str
+    tokens: TokenCount
     micro_batch: int
     accumulation: int
-    generation_batch: int
-    num_iterations: int
-    num_generations: int
-    longest: Tokens
-    typical: Tokens
-    completion_tokens: int
     bf16: bool
     checkpointing: bool
-    reading_layers: int
-    maps: bool
-    byte_budget: int
-    engine: str
-    vllm_share: float
-    vllm_sleeps: bool
-    gather_to_generate: bool
-    reference: str
-    objective: bool = False
-    samples: int | None = None
-    epochs: float = 1.0
-    max_steps: int = -1
+    completion_tokens: int = 0
+    generation_batch: int = 0
+    num_iterations: int = 1
+    num_generations: int = 1
+    objective_layers: int = 0
+    engine: str = "none"
+    vllm_share: float = 0.0
+    vllm_sleeps: bool = False
+    gather_to_generate: bool = False
+    reference: str = "none"
 
     @property
-    def generates_here(self) -> bool:
-        """Completions are sampled by the policy itself, in this process."""
-        return self.engine == "transformers"
+    def prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.tokens.visual + self.tokens.text
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return self.prompt + self.completion_tokens
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which every row has got its completions."""
+        completions = self.micro_batch * self.accumulation * self.gpus / self.num_iterations
+        return (self.tokens.samples or 0) * self.num_generations / completions
 
     @property
     def extra_forwards(self) -> tuple[str, ...]:
         """Forward passes beside TRL's own generation and loss."""
-        if self.engine == "none":
-            return ()
-        return ("scoring",) if self.reference == "none" else ("scoring", "reference")
-
-    def change(self, **values: Any) -> Setting:
-        return dataclasses.replace(self, **values)
+        passes = ("scoring", "reference") if self.reference != "none" else ("scoring",)
+        return () if self.engine == "none" else passes
 
 
-def setting_of(
-    recipe: Recipe, longest: Tokens, typical: Tokens, num_layers: int, samples: int | None = None, **launch: Any
-) -> Setting:
+def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, sharding: str) -> Setting:
     """Read a recipe's trainer section; keys it leaves out take the trainer's own defaults.
 
     Args:
-        longest, typical: tokens of the longest and of the mean prompt.
-        num_layers: of the text decoder.
-        samples: rows of the training split, or None when there are no data yet.
-        launch: `gpus`, `sharding`, `device`.
+        config: the transformers config of the model.
+        gpus: in the whole run.
+        sharding: one of `SHARDINGS`.
 
     Raises:
         RecipeError: generation cannot be divided into groups, or an unknown sharding.
     """
-    if launch["sharding"] not in SHARDINGS:
-        raise RecipeError(f"Unknown sharding {launch['sharding']!r}: use one of {', '.join(SHARDINGS)}.")
-    get = _Trainer(recipe)
-    micro, accumulation = get("per_device_train_batch_size"), get("gradient_accumulation_steps")
+    from sayo.attention.layers import resolve_layers
+    from sayo.training.setup import trainer_config_class
+
+    if sharding not in SHARDINGS:
+        raise RecipeError(f"Unknown sharding {sharding!r}: use one of {', '.join(SHARDINGS)}.")
+    fields = dataclasses.fields(trainer_config_class(recipe))  # the config itself would probe devices
+    get = {item.name: item.default for item in fields} | recipe.trainer
+    micro, accumulation = get["per_device_train_batch_size"], get["gradient_accumulation_steps"]
     shared = {
-        **launch,
+        "gpus": gpus,
+        "sharding": sharding,
+        "device": "cpu" if get["use_cpu"] else "cuda",
+        "tokens": tokens,
         "micro_batch": micro,
         "accumulation": accumulation,
-        "longest": longest,
-        "typical": typical,
-        "bf16": (not get("fp16")) if get("bf16") is None else get("bf16"),
-        "checkpointing": bool(get("gradient_checkpointing")),
-        "samples": samples,
-        "epochs": get("num_train_epochs"),
-        "max_steps": get("max_steps"),
+        "bf16": (not get["fp16"]) if get["bf16"] is None else get["bf16"],
+        "checkpointing": bool(get["gradient_checkpointing"]),
     }
     if not recipe.rewards:
-        return Setting(**shared, **_SUPERVISED)
-    generation = get("generation_batch_size")
-    steps = get("steps_per_generation") or accumulation
-    per_gpu = generation // launch["gpus"] if generation else micro * steps
-    if per_gpu * launch["gpus"] % get("num_generations"):
+        return Setting(**shared)
+    per_gpu = micro * (get["steps_per_generation"] or accumulation)
+    if get["generation_batch_size"]:
+        per_gpu = get["generation_batch_size"] // gpus
+    if per_gpu * gpus % get["num_generations"]:
         raise RecipeError(
-            f"One generation holds {per_gpu * launch['gpus']} completions, which num_generations="
-            f"{get('num_generations')} does not divide. Change trainer.num_generations, "
-            "trainer.per_device_train_batch_size or --gpus."
+            f"One generation holds {per_gpu * gpus} completions, which num_generations={get['num_generations']} does "
+            "not divide. Change trainer.num_generations, trainer.per_device_train_batch_size or --gpus."
         )
-    mode = f"vllm {get('vllm_mode')}"
+    engine = f"vllm {get['vllm_mode']}" if get["use_vllm"] else "transformers"
+    layers = config.get_text_config().num_hidden_layers
+    layers = len(resolve_layers(get["attention_layers"], tuple(range(layers)), layers))
     return Setting(
         **shared,
+        completion_tokens=get["max_completion_length"],
         generation_batch=per_gpu,
-        num_iterations=get("num_iterations"),
-        num_generations=get("num_generations"),
-        completion_tokens=get("max_completion_length"),
-        reading_layers=_count_layers(get("attention_layers"), num_layers),
-        maps=get("overlay_steps") > 0,
-        objective=get("objective_weight") > 0,
-        byte_budget=get("attention_byte_budget"),
-        engine=mode if get("use_vllm") else "transformers",
-        vllm_share=get("vllm_gpu_memory_utilization") if get("use_vllm") and mode == "vllm colocate" else 0.0,
-        vllm_sleeps=bool(get("vllm_enable_sleep_mode")),
-        gather_to_generate=bool(get("ds3_gather_for_generation")),
-        reference="none" if not get("beta") else "adapter off" if recipe.model.lora is not None else "copy",
+        num_iterations=get["num_iterations"],
+        num_generations=get["num_generations"],
+        objective_layers=layers if get["objective_weight"] > 0 else 0,
+        engine=engine,
+        vllm_share=get["vllm_gpu_memory_utilization"] if engine == "vllm colocate" else 0.0,
+        vllm_sleeps=bool(get["vllm_enable_sleep_mode"]),
+        gather_to_generate=bool(get["ds3_gather_for_generation"]) and engine == "transformers",
+        reference="none" if not get["beta"] else "adapter off" if recipe.model.lora is not None else "copy",
     )
 
 
-_SUPERVISED = {
-    "generation_batch": 0,
-    "num_iterations": 1,
-    "num_generations": 1,
-    "completion_tokens": 0,
-    "reading_layers": 0,
-    "maps": False,
-    "byte_budget": 0,
-    "engine": "none",
-    "vllm_share": 0.0,
-    "vllm_sleeps": False,
-    "gather_to_generate": False,
-    "reference": "none",
-}
+def count_tokens(recipe: Recipe, config: Any) -> TokenCount:
+    """Visual tokens of every row, at most those of `model.size`; text of the first rows at 4 bytes per token.
+
+    Without data, or without the `num_visual_tokens` column, one image at the processor's pixel limit is assumed.
+
+    Raises:
+        RecipeError: the data that the recipe names cannot be read.
+    """
+    from sayo.training.setup import load_data
+
+    limit, vision = (recipe.model.size or {}).get("longest_edge"), config.vision_config
+    token_pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+    most = math.ceil(limit / token_pixels) if limit else ASSUMED_VISUAL
+    if recipe.data.path == NO_DATA:
+        return TokenCount(most, ASSUMED_TEXT, most, ASSUMED_TEXT, source="assumed: one image at its pixel limit")
+    # The system prompt is counted below: mapping all rows would rewrite every image.
+    rows = load_data(recipe.data.model_copy(update={"system_prompt": None}), recipe.data.split)
+    counts = rows["num_visual_tokens"] if "num_visual_tokens" in rows.column_names else []
+    counts = [[min(count, most) if limit else count for count in row] for row in counts if row is not None] or [[most]]
+    visual = [sum(row) for row in counts]
+    column = "prompt" if "prompt" in rows.column_names else "messages"
+    prompts = rows.select_columns([column]).select(range(min(SAMPLED_PROMPTS, len(rows))))[column]
+    system = len((recipe.data.system_prompt or "").encode())
+    text = [(system + sum(map(_text_bytes, prompt))) // BYTES_PER_TOKEN + CHAT_TOKENS for prompt in prompts]
+    means = round(sum(visual) / len(visual)), round(sum(text) / len(text))
+    source = f"{len(rows):,} rows of {recipe.data.path}"
+    return TokenCount(max(visual), max(text), *means, max(map(len, counts)), len(rows), source)
 
 
-class _Trainer:
-    """A trainer key's value in the recipe, else the default of its field (the config itself would probe devices)."""
-
-    def __init__(self, recipe: Recipe):
-        self._values = recipe.trainer
-        self._fields = {item.name: item for item in dataclasses.fields(trainer_config_class(recipe))}
-
-    def __call__(self, key: str) -> Any:
-        if key in self._values:
-            return self._values[key]
-        item = self._fields[key]
-        return item.default_factory() if item.default is dataclasses.MISSING else item.default
-
-
-def _count_layers(spec: Any, num_layers: int) -> int:
-    from sayo.attention.layers import resolve_layers
-
-    try:
-        return len(resolve_layers(spec, tuple(range(num_layers)), num_layers))
-    except ValueError as error:
-        raise RecipeError(f"`trainer.attention_layers: {spec}`: {error}") from None
+def _text_bytes(message: dict) -> int:
+    content = message["content"]
+    return len((content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)).encode())

@@ -6,45 +6,41 @@ import shlex
 
 import pytest
 
-from sayo.preflight.bench import make_setting
-from sayo.preflight.ways import ways
+from benchmarks.memory import make_setting
+from sayo.preflight.advice import changes, out_of_memory_advice, typed
 from sayo.recipes import ModelSection, load_recipe, recipes_dir
 
-HUNGRY = make_setting({}).change(
-    gpus=8,
-    sharding="ddp",
-    micro_batch=8,
-    generation_batch=32,
-    num_generations=8,
-    completion_tokens=256,
-    engine="transformers",
-    reference="copy",
-)
-CHANGES = {
+HUNGRY = {"gpus": 8, "micro_batch": 8, "accumulation": 4, "generation_batch": 32, "num_generations": 8}
+HUNGRY |= {"completion_tokens": 256, "engine": "transformers", "reference": "copy"}
+SETTINGS = {
     "plain": HUNGRY,
-    "vllm": HUNGRY.change(engine="vllm colocate", vllm_share=0.3, gpus=1),
-    "zero3": HUNGRY.change(sharding="zero3", gather_to_generate=True),
+    "vllm": {**HUNGRY, "engine": "vllm colocate", "vllm_share": 0.3, "gpus": 1},
+    "zero3": {**HUNGRY, "sharding": "zero3", "gather_to_generate": True},
 }
 
 
-@pytest.mark.parametrize("setting", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_every_change_can_be_typed(setting):
-    model = ModelSection("random", size={"shortest_edge": 1024, "longest_edge": 2**20})
-    found = list(ways(setting, model, token_pixels=32**2))
-    assert len(found) >= 7
-    for way in found:
-        words = shlex.split(way.change)
-        if words[0] == "--config_file":
-            assert (recipes_dir().parent / words[1]).is_file() and way.setting.sharding in words[1]
+    model = ModelSection(name_or_path="random", size={"shortest_edge": 1024, "longest_edge": 2**20})
+    keys = [change for change, _ in changes(make_setting(**setting), model)]
+    for change in keys:
+        words = shlex.split(typed(change))
+        if "sharding" in change:
+            assert words[0] == "--config_file" and (recipes_dir().parent / words[1]).is_file()
             continue
         recipe = load_recipe("sayo_qwen3_vl_8b", ["data.path=none/yet", *words])
-        for key, value in way.section.items():
-            assert getattr(recipe.model, key) == value
-    assert found[-1].change.startswith("'model.lora=") and found[0].change == "trainer.gradient_checkpointing=true"
+        for key, value in change.items():
+            section, _, name = key.partition(".")
+            assert {**recipe.trainer, **vars(recipe.model)}[name] == value, section
+    assert len(keys) >= 7 and "model.lora" in keys[-1] and "trainer.gradient_checkpointing" in keys[0]
 
 
 def test_what_is_turned_already_is_not_named_again():
-    setting = HUNGRY.change(
-        checkpointing=True, micro_batch=1, generation_batch=1, gpus=1, completion_tokens=32, reference="none"
-    )
-    assert list(ways(setting, ModelSection("random", lora={"r": 4}), token_pixels=1)) == []
+    least = {"checkpointing": True, "micro_batch": 1, "generation_batch": 1, "completion_tokens": 32}
+    assert list(changes(make_setting(**least), ModelSection(name_or_path="random", lora={"r": 4}))) == []
+
+
+def test_advice_for_a_run_out_of_memory_names_keys_in_order(toy):
+    recipe = load_recipe("toy", [f"model.name_or_path={toy.policy}", f"data.path={toy.prepared}"])
+    lines = out_of_memory_advice(recipe, 2, "ZeRO-2").splitlines()
+    assert "gradient_checkpointing=true" in lines[1] and "zero3.yaml" in lines[3]

@@ -1,7 +1,7 @@
 """Kill training runs with -9 at random moments, restart them until they end, compare them with an uninterrupted run.
 
-    python scripts/check_resume.py                      # 20 kills for each of: one process, DDP, ZeRO-2, ZeRO-3
-    python scripts/check_resume.py --quick --check      # 3 kills each; exit status 1 on any difference
+    python -m benchmarks.resume --out benchmarks/results/resume_cpu.json     # 20 kills for each way to launch
+    python -m benchmarks.resume --quick --check --mode single       # 3 kills
 
 The run is made so that hardly any moment is easy: generation blocks of several optimizer steps, each block used twice,
 saves and log lines inside the blocks, a reference model that moves, a learning rate that falls, several epochs. What
@@ -11,6 +11,8 @@ third kill waits for a save to begin. Everything runs on CPU, on the toy world.
 Compared bit by bit: completions, rewards and advantages of every step, weights, optimizer, random states, logged
 metrics (but for wall-clock times), and the tracker's run id.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -23,14 +25,12 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import psutil
-import typer
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.harness import ROOT, finish, make_toy_data, options_of, sayo, write
+
 MODES = ("single", "ddp", "zero2", "zero3")
 LAST_STEP = 14
 SETTINGS = {
@@ -54,7 +54,6 @@ SETTINGS = {
     "log_completions": "true",
 }
 CLOCK = ("step_time", "scoring_time", "runtime", "per_second", "seconds")
-console = Console(stderr=True)
 
 
 @dataclass
@@ -72,48 +71,12 @@ class Outcome:
     seconds: float = 0.0
 
 
-def main(
-    kills: Annotated[int, typer.Option(help="Kills for each way to launch.")] = 20,
-    quick: Annotated[bool, typer.Option("--quick", help="3 kills for each way to launch.")] = False,
-    mode: Annotated[
-        list[str] | None, typer.Option(help=f"Ways to launch: {', '.join(MODES)}; all by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the moments and the victims.")] = 0,
-    work: Annotated[Path | None, typer.Option(help="Folder to work in; a temporary one by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 on any difference.")] = False,
-) -> None:
-    """Check that killed runs end like uninterrupted ones."""
-    folder = work or Path(tempfile.mkdtemp(prefix="check_resume_"))
-    policy, data = make_toy(folder / "toy")
-    outcomes = []
-    for name in mode or MODES:
-        outcome = check_mode(name, folder / name, policy, data, 3 if quick else kills, seed)
-        outcomes.append(outcome)
-        for difference in outcome.differences[:10]:
-            console.print(f"[red]{name}: {difference}[/]", highlight=False)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"seed": seed, "modes": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
-    if work is None:
-        shutil.rmtree(folder)
-    Console().print(table_of(outcomes))
-    if check and any(outcome.differences or outcome.orphans for outcome in outcomes):
-        raise typer.Exit(1)
-
-
 def make_toy(folder: Path) -> tuple[Path, Path]:
     """A toy policy and ten pictures' worth of prepared questions."""
-    from sayo.cli import app
-
-    world, policy, data = folder / "world", folder / "policy", folder / "data"
+    policy, data = folder / "policy", folder / "prepared"
     if not (data / "summary.json").is_file():
-        files = ["--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
-        files += ["--images", world / "images", "--processor", policy, "--out", data]
-        make_world = ["toy", "world", "--out", world, "--num-images", 10]
-        for words in (make_world, ["toy", "policy", "--out", policy], ["prepare", "gqa", *files]):
-            if app([str(word) for word in words], standalone_mode=False):
-                raise SystemExit(f"`sayo {' '.join(map(str, words))}` failed")
+        sayo("toy", "policy", "--out", policy)
+        make_toy_data(folder, policy, 10)
     return policy, data
 
 
@@ -149,7 +112,7 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, se
         outcome.compared += 1
         outcome.differences += [f"run {outcome.runs}: {difference}" for difference in found]
         shutil.rmtree(run_dir)
-        console.print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences")
+        print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences", file=sys.stderr)
     outcome.seconds = round(time.time() - start, 1)
     return outcome
 
@@ -221,80 +184,80 @@ def is_saving(run_dir: Path, launched: float) -> bool:
 
 def compare(whole: Path, killed: Path) -> list[str]:
     """Every difference between two finished runs, one line each."""
-    import pandas as pd
+    import pyarrow.parquet as pq
     import torch
     from safetensors.torch import load_file
 
-    found = []
-    tables = [sorted(path.name for path in (run / "completions").iterdir()) for run in (whole, killed)]
-    if tables[0] != tables[1]:
-        found.append(f"completions of other steps: {tables}")
-    for name in set(tables[0]) & set(tables[1]):
-        rows = [pd.read_parquet(run / "completions" / name).to_dict("list") for run in (whole, killed)]
-        found += different(*rows, name)
-    found += different(load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors"), "weights")
-    logs = [json.loads((run / "trainer_state.json").read_text()) for run in (whole, killed)]
-    found += different(*map(without_clock, logs), "trainer_state")
-    last = [run / f"checkpoint-{LAST_STEP}" for run in (whole, killed)]
-    files = [sorted(str(p.relative_to(folder)) for p in folder.rglob("*.pt*") if p.is_file()) for folder in last]
-    if files[0] != files[1]:
-        found.append(f"other files in the last checkpoint: {files}")
-    for name in set(files[0]) & set(files[1]):
-        # Our own files, written a minute ago: DeepSpeed's need pickle.
-        states = [torch.load(folder / name, map_location="cpu", weights_only=False) for folder in last]
-        found += different(*map(without_clock, states), name)
-    return found
+    def load(path: Path) -> Any:
+        if path.suffix == ".parquet":
+            return pq.read_table(path).to_pydict()
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        return torch.load(path, map_location="cpu", weights_only=False)  # ours; DeepSpeed needs pickle
+
+    last = f"checkpoint-{LAST_STEP}"
+    patterns = ("completions/*", "model.safetensors", "trainer_state.json", f"{last}/**/*.pt*")
+    files = [
+        {str(path.relative_to(run)) for p in patterns for path in run.glob(p) if path.is_file()}
+        for run in (whole, killed)
+    ]
+    differences = [f"{name}: in one of the runs only" for name in files[0] ^ files[1]]
+    for name in sorted(files[0] & files[1]):
+        differences += different(load(whole / name), load(killed / name), name)
+    return differences
 
 
-def different(one, other, name: str) -> list[str]:
-    """Names of the parts in which two nested values differ; NaN equals NaN."""
+def different(first: Any, second: Any, name: str) -> list[str]:
+    """Names of the parts in which two nested values differ, but for what measures wall-clock time."""
+    from torch.utils._pytree import keystr, tree_leaves_with_path
+
+    sides = [{keystr(path): leaf for path, leaf in tree_leaves_with_path(value)} for value in (first, second)]
+    paths = [path for path in sides[0].keys() | sides[1].keys() if not any(word in path for word in CLOCK)]
+    missing = object()
+    pairs = {path: (sides[0].get(path, missing), sides[1].get(path, missing)) for path in paths}
+    return [f"{name}{path}: {str(a)[:80]} and {str(b)[:80]}" for path, (a, b) in pairs.items() if not same(a, b)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit by bit; NaN equals NaN."""
     import numpy as np
     import torch
 
-    if type(one) is not type(other):
-        return [f"{name}: {type(one).__name__} and {type(other).__name__}"]
-    if isinstance(one, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
-        return [] if same and torch.equal(one.nan_to_num(), other.nan_to_num()) else [f"{name}: tensors differ"]
-    if isinstance(one, np.ndarray) and one.dtype == object:
-        one, other = one.tolist(), other.tolist()
-    if isinstance(one, np.ndarray):
-        return [] if one.dtype == other.dtype and np.array_equal(one, other) else [f"{name}: arrays differ"]
-    if isinstance(one, dict):
-        keys = [] if one.keys() == other.keys() else [f"{name}: keys differ: {one.keys() ^ other.keys()}"]
-        return keys + [
-            line for key in one if key in other for line in different(one[key], other[key], f"{name}/{key}")
-        ]
-    if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return [f"{name}: {len(one)} and {len(other)} entries"]
-        pairs = enumerate(zip(one, other, strict=True))
-        return [line for i, pair in pairs for line in different(*pair, f"{name}/{i}")]
-    if isinstance(one, (bool, int, float, str, bytes, type(None))):
-        return [] if one == other or (one != one and other != other) else [f"{name}: {one!r} and {other!r}"]
-    return []  # objects of DeepSpeed's: their tensors are compared where they appear
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, (bool, int, float, str, bytes, type(None))):
+        return a == b or (a != a and b != b)
+    return True  # objects of DeepSpeed's: their tensors are compared where they appear
 
 
-def without_clock(value):
-    """Nested values without what measures wall-clock time."""
-    if isinstance(value, dict):
-        kept = [key for key in value if not (isinstance(key, str) and any(word in key for word in CLOCK))]
-        return {key: without_clock(value[key]) for key in kept}
-    return [without_clock(item) for item in value] if isinstance(value, list) else value
-
-
-def table_of(outcomes: list[Outcome]) -> Table:
-    table = Table(title="killed with -9 and restarted, against an uninterrupted run")
-    for name in ("launch", "kills", "in a save", "victims", "runs compared", "differences", "orphans", "seconds"):
-        table.add_column(name, justify="left" if name in ("launch", "victims") else "right")
-    for one in outcomes:
-        victims = ", ".join(f"{name} {count}" for name, count in sorted(one.victims.items()))
-        numbers = (one.compared, len(one.differences), one.orphans, one.seconds)
-        table.add_row(one.mode, str(one.kills), str(one.in_save), victims, *map(str, numbers))
-    return table
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="for each way to launch")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--work", type=Path, help="folder to work in; a temporary one by default")
+    options = parser.parse_args()
+    folder = options.work or Path(tempfile.mkdtemp(prefix="sayo_resume_"))
+    policy, data = make_toy(folder / "toy")
+    rows = []
+    for mode in options.mode:
+        outcome = check_mode(mode, folder / mode, policy, data, 3 if options.quick else options.kills, options.seed)
+        rows.append(asdict(outcome))
+        write(options.out, rows, seed=options.seed)
+    if options.work is None:
+        shutil.rmtree(folder)
+    shown = [{**row, "differences": len(row["differences"]), "victims": str(row["victims"])} for row in rows]
+    missed = [difference for row in rows for difference in row["differences"]]
+    missed += [f"{row['mode']}: {row['orphans']} orphans" for row in rows if row["orphans"]]
+    title = "Killed with -9 and restarted, against an uninterrupted run"
+    finish(options, title, rows, missed, shown=shown, seed=options.seed)
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    main()

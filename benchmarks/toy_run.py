@@ -1,7 +1,7 @@
-"""The arms of the toy bench, and the job that trains and judges one of them.
+"""One arm of the toy bench, trained and judged in a process of its own.
 
-An arm is a recipe with overrides, started from one of `STARTS`; nothing here is trained by other code than
-`sayo train`, nor judged by other code than `sayo evaluate --data`.
+An arm is a recipe with overrides, started from one of `STARTS` (`toy_arms.yaml`); nothing is trained by other code
+than `sayo train`, nor judged by other code than `sayo evaluate --data`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 QUANTITIES = ("accuracy", "tas", "vas", "region_score", "region_ratio", "image_mass", "mean_length")
 CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/region_ratio")
@@ -25,12 +27,7 @@ CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/region_ratio")
 
 @dataclass(frozen=True)
 class Start:
-    """A policy that arms start from: supervised, one seed, the same for all seeds of the arms.
-
-    Attributes:
-        base: the start that it is tuned from itself, or "policy", the untrained one.
-        look_back: on data in Look-Back's form, made from the same questions.
-    """
+    """See `toy_arms.yaml`."""
 
     recipe: str
     base: str
@@ -40,14 +37,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table.
-
-    Attributes:
-        overrides: of the recipe; None trains nothing.
-        start: name in `STARTS`, or another arm, whose trained policy of the same seed is taken.
-        recipe: of the training; the evaluation reads the same layer and allows as many tokens.
-        steering: arguments of `AttentionSteering` while it is judged, or None for none.
-    """
+    """See `toy_arms.yaml`."""
 
     label: str
     overrides: tuple[str, ...] | None = None
@@ -56,55 +46,10 @@ class Arm:
     steering: dict[str, Any] | None = None
 
 
-def _sayo(rows: str, select: str) -> tuple[str, ...]:
-    options = "rewards.attention.options"
-    return "rewards=toy/attention", f"{options}.rows={rows}", f"{options}.select={select}"
-
-
-ACCURACY, BOTH = ("rewards=toy/accuracy",), ("rewards=toy/both",)
-# Two cells to each side, VRGA's neighbourhood, would be a whole picture of 4 x 4 tokens, as would its border
-VRGA = {"radius": 0, "border_share": 0.0}
-OBJECTIVE = ("trainer.objective_weight=0.1", "trainer.objective_warmup_steps=10")
-
-STARTS = {
-    "cold_start": Start("toy_cold_start", "policy"),
-    "avar_sft": Start("avar_sft_toy", "policy"),
-    "look_back_cold_start": Start("toy_look_back_cold_start", "cold_start", look_back=True),
-    # Half the steps, the decay of the learning rate in proportion: perception is not there yet.
-    "weak_start": Start(
-        "toy_cold_start", "policy", ("trainer.max_steps=350", "trainer.lr_scheduler_kwargs.num_decay_steps=122")
-    ),
-}
-ARMS = {
-    "cold start": Arm("cold start"),
-    "accuracy": Arm("accuracy reward", ACCURACY),
-    "of_token top": Arm("attention reward: of_token, top 30% (published)", _sayo("of_token", "top_entropy")),
-    "of_token all": Arm("attention reward: of_token, all", _sayo("of_token", "all")),
-    "attention": Arm("attention reward: deciding, top 30%", _sayo("deciding", "top_entropy")),
-    "deciding weighted": Arm("attention reward: deciding, entropy-weighted", _sayo("deciding", "entropy_weighted")),
-    "deciding all": Arm("attention reward: deciding, all", _sayo("deciding", "all")),
-    "attention credit": Arm(
-        "attention reward: deciding, top 30%, causal credit",
-        (*_sayo("deciding", "top_entropy"), "advantage_shaper=causal_credit"),
-    ),
-    "both": Arm("accuracy + attention (deciding, top 30%)", BOTH),
-    "both credit": Arm("accuracy + attention, causal credit", (*BOTH, "advantage_shaper=causal_credit")),
-    "both objective": Arm("accuracy + attention + objective", (*BOTH, *OBJECTIVE)),
-    "gated": Arm("accuracy + attention of right answers", ("rewards=toy/gated",)),
-    "accuracy objective": Arm("accuracy + objective", (*ACCURACY, *OBJECTIVE)),
-    "avar": Arm("AVAR: its SFT, then its reward", ("rewards=toy/visual_share",), start="avar_sft"),
-    "avar sft": Arm("AVAR: its SFT alone", start="avar_sft"),
-    "look-back": Arm("Look-Back: its SFT, then its reward", (), "look_back_cold_start", "toy_look_back"),
-    "look-back sft": Arm("Look-Back: its SFT alone", None, "look_back_cold_start", "toy_look_back"),
-    "vppo": Arm("VPPO (accuracy reward)", (*ACCURACY, "advantage_shaper=vppo")),
-    "at-rl": Arm("AT-RL-style (accuracy reward)", (*ACCURACY, "advantage_shaper=at_rl_style")),
-    "steered start": Arm("cold start, VRGA steering", steering=VRGA),
-    "steered both": Arm("accuracy + attention, VRGA steering", start="both", steering=VRGA),
-    "weak start": Arm("weak start", start="weak_start"),
-    "weak accuracy": Arm("weak start: accuracy reward", ACCURACY, "weak_start"),
-    "weak both": Arm("weak start: accuracy + attention", BOTH, "weak_start"),
-    "weak objective": Arm("weak start: accuracy + objective", (*ACCURACY, *OBJECTIVE), "weak_start"),
-}
+_FILE = yaml.safe_load(Path(__file__).with_name("toy_arms.yaml").read_text())
+STARTS = {name: Start(**entry) for name, entry in _FILE["starts"].items()}
+STEERING = {name: Arm(**entry) for name, entry in _FILE["steering"].items()}
+ARMS = {name: Arm(**entry) for name, entry in _FILE["arms"].items()} | STEERING
 
 
 @dataclass(frozen=True)
@@ -131,6 +76,10 @@ def start_dir(name: str, settings: Settings) -> Path:
     return demo if (demo / "config.json").is_file() else Path(settings.runs, "starts", name)
 
 
+def arm_dir(name: str, seed: int, settings: Settings) -> Path:
+    return Path(settings.runs, f"{name.replace(' ', '_')}_{seed}")
+
+
 def make_start(name: str, settings: Settings) -> None:
     """Train a start unless it is there; everything that is printed goes to `log.txt` beside it."""
     folder = start_dir(name, settings)
@@ -149,8 +98,7 @@ def make_start(name: str, settings: Settings) -> None:
 
 def run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
     """The result of one arm and seed: stored if measured with these very settings, else new."""
-    folder = Path(settings.runs, f"{name.replace(' ', '_')}_{seed}")
-    fingerprint = _fingerprint(name, seed, settings)
+    folder, fingerprint = arm_dir(name, seed, settings), _fingerprint(name, seed, settings)
     stored = folder / "result.json"
     if stored.is_file() and (result := json.loads(stored.read_text()))["fingerprint"] == fingerprint:
         return result
@@ -169,10 +117,10 @@ def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str
     policy_dir, costs = _start_of(arm, seed, settings), {}
     if arm.overrides is not None:
         steps = settings.steps or recipe.trainer["max_steps"]
-        own = (*arm.overrides, f"trainer.max_steps={steps}", "trainer.save_strategy=no")
+        overrides = (*arm.overrides, f"trainer.max_steps={steps}", "trainer.save_strategy=no")
         started = time.process_time()
         with counted_passes(policy_dir) as count:
-            _train(arm.recipe, own, policy_dir, Path(settings.root, "prepared"), folder, seed)
+            _train(arm.recipe, overrides, policy_dir, Path(settings.root, "prepared"), folder, seed)
         seconds = (time.process_time() - started) / steps
         policy_dir = folder
         costs = {"passes_per_step": count["passes"] / steps, "cpu_seconds_per_step": seconds, "curve": _curve(folder)}
@@ -182,9 +130,7 @@ def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str
 
 
 def _start_of(arm: Arm, seed: int, settings: Settings) -> Path:
-    if arm.start in ARMS:
-        return Path(settings.runs, f"{arm.start.replace(' ', '_')}_{seed}")
-    return start_dir(arm.start, settings)
+    return arm_dir(arm.start, seed, settings) if arm.start in ARMS else start_dir(arm.start, settings)
 
 
 def _train(recipe: str, overrides: tuple[str, ...], model: Path, data: Path, folder: Path, seed: int) -> None:
@@ -209,14 +155,8 @@ def _evaluate(
     from sayo.training.setup import load_data
 
     torch.set_num_threads(1)
-    answerer = LocalModel.from_pretrained(
-        str(policy_dir),
-        num_samples=settings.samples,
-        temperature=1.0,
-        max_new_tokens=trainer["max_completion_length"],
-        layers=trainer["attention_layers"],
-        seed=seed,
-    )
+    reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"], "seed": seed}
+    answerer = LocalModel.from_pretrained(str(policy_dir), num_samples=settings.samples, temperature=1.0, **reading)
     rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
     with _steering(arm, answerer.model, answerer.processor):
         summary = evaluate(answerer, rows, folder / "evaluation" / "after", overwrite=True)
@@ -225,11 +165,13 @@ def _evaluate(
 
 
 def _steering(arm: Arm, policy: Any, processor: Any) -> AbstractContextManager:
-    if arm.steering is None:
-        return nullcontext()
-    from sayo.steering import AttentionSteering
+    from sayo.steering import AttentionSteering, ScoreScaling
 
-    return AttentionSteering(policy, processor, **arm.steering)
+    for name, options in (arm.steering or {}).items():
+        if name == "ScoreScaling":
+            return ScoreScaling(policy, **options)
+        return AttentionSteering(policy, processor, **options)
+    return nullcontext()
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:
@@ -265,18 +207,10 @@ def _fingerprint(name: str, seed: int, settings: Settings) -> str:
     from sayo.recipes import load_recipe
 
     arm = ARMS[name]
-    recipe = load_recipe(arm.recipe, arm.overrides or ())
     weights = (_start_of(arm, seed, settings) / "model.safetensors").read_bytes()
-    shared = (name, seed, settings.steps, settings.questions, settings.samples, arm.steering)
-    sections = {**recipe.rewards, "shaper": recipe.advantage_shaper} if recipe.advantage_shaper else recipe.rewards
-    # Only what a recipe says counts, so that a new key with a default leaves results valid.
-    content = json.dumps([shared, recipe.trainer, {key: _said(entry) for key, entry in sections.items()}])
+    recipe = load_recipe(arm.recipe, arm.overrides or ()).model_dump(mode="json")
+    content = json.dumps([name, seed, vars(settings) | {"root": "", "runs": ""}, arm.steering, recipe], sort_keys=True)
     return hashlib.sha256(content.encode() + hashlib.sha256(weights).digest()).hexdigest()[:16]
-
-
-def _said(section: Any) -> dict[str, Any]:
-    """The keys of a recipe's section that differ from their defaults."""
-    return {item.name: value for item in fields(section) if (value := getattr(section, item.name)) != item.default}
 
 
 def _log_to(path: Path) -> None:

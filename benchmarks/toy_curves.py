@@ -1,16 +1,19 @@
 """Draw when the objective helps and when it costs: training curves of the toy bench, from a good and a weak start.
 
-python scripts/toy_curves.py     # after scripts/toy_bench.py
+python -m benchmarks.toy_curves     # after benchmarks.toy
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
+from matplotlib.figure import Figure
+
+from benchmarks.harness import ROOT
 
 METHODS = {  # arm (after "weak " or not), label, colour (Okabe and Ito's), line
     "accuracy": ("accuracy reward", "#0072b2", "-"),
@@ -40,14 +43,13 @@ def draw(axes: Any, rows: dict[str, Any], names: dict[str, str], metric: str) ->
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main(
-    table: Annotated[Path, typer.Option(help="Table of scripts/toy_bench.py.")] = Path("benchmarks/toy_bench.json"),
-    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("docs/figures/objective.png"),
-) -> None:
-    """Draw accuracy and target attention score over the steps of GRPO; bands are standard deviations over seeds."""
-    from matplotlib.figure import Figure
-
-    rows = {row["arm"]: row for row in json.loads(table.read_text())["rows"]}
+def main() -> None:
+    """Accuracy and target attention score over the steps of GRPO; bands are standard deviations over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, default=ROOT / "benchmarks/results/toy_bench.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/figures/objective.png")
+    options = parser.parse_args()
+    rows = {row["arm"]: row for row in json.loads(options.table.read_text())["rows"]}
     figure = Figure(figsize=(7.5, 4.6), dpi=200, layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (start, names) in zip(grid.T, STARTS.items(), strict=True):
@@ -57,13 +59,12 @@ def main(
             axes.set_ylabel(label, fontsize=8)
         column[0].set_title(start, fontsize=9)
         column[-1].set_xlabel(f"GRPO step (mean of the last {WINDOW})", fontsize=8)
-    figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
-    typer.echo(out)
+    handles = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out)
+    print(options.out)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

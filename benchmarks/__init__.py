@@ -1,0 +1,1 @@
+"""Everything that measures: run from the checkout as `python -m benchmarks.NAME`; results in `benchmarks/results`."""

@@ -1,0 +1,255 @@
+"""What reading attention costs, as ratios within one run against the same passes and TRL's GRPO step without it.
+
+    python -m benchmarks.capture --quick
+    python -m benchmarks.capture --out benchmarks/results/capture_cpu.json --check
+    python -m benchmarks.capture --shape 4B          # a GPU: Qwen3-VL of that shape, random weights, bfloat16
+
+Parts: `scoring` is TRL's scoring pass (log-probs of the completion), `update` that pass with the loss's forward and
+backward, `step` a whole GRPO step by real trainers, `memory` the peak that is added, `peers` the same by eager
+`output_attentions` and during generate.
+
+The prompts of passes are token ids without a picture: a vision tower would only add to what the reading is compared
+with. Times on a CPU are process times. There, the ratio of a pass is taken inside it, (whole pass) / (pass - reading),
+so that other load on the machine cancels out; `paired` is the ratio of separate passes in turn, with its noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.harness import finish, options_of, own_process, write
+from benchmarks.models import SHAPES, make_model
+from sayo.attention import AttentionCapture, CapturedMasses
+
+TARGETS = {("scoring", "last"): 1.03, ("scoring", "all"): 1.25, ("step", "scored"): 1.02, ("update", "last"): 1.02}
+MEMORY_TARGET = 0.01  # of what eager weights need at the same length
+# What glibc keeps of freed memory is noise of 100 MiB in resident memory; so every array is mapped and unmapped.
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+def build(options: argparse.Namespace, kernel: str = "sdpa") -> Any:
+    shape = SHAPES[options.shape]._replace(depth=1, vision_hidden=64, vision_intermediate=64)
+    return make_model("qwen3_vl", shape, device=options.device, kernel=kernel).eval()
+
+
+def make_batch(model: Any, length: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Ids of one sequence and its key groups: the first 60 % stands for the image, a tenth of it for the region."""
+    words = model.config.get_text_config().vocab_size
+    ids = torch.randint(200, words, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    image, region = torch.zeros(2, *ids.shape, device=model.device)
+    image[:, 4 : int(0.6 * length)] = 1
+    region[:, 4 : 4 + length // 16] = 0.5
+    return ids, {"image": image, "region": region}
+
+
+def log_probs(model: Any, ids: torch.Tensor, rows: int) -> torch.Tensor:
+    """Log-probs of the last `rows` tokens, as TRL makes them: the head in chunks, run again in the backward pass."""
+
+    def head(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = model.lm_head(states).float()
+        return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+    states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -rows - 1 : -1]
+    chunks = zip(states.split(512, dim=1), ids[:, -rows:].split(512, dim=1), strict=True)
+    return torch.cat([checkpoint(head, *chunk, use_reentrant=False) for chunk in chunks], dim=1)
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    """Process time on a CPU, wall time on a GPU."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+class ReadingClock:
+    """Process time spent inside readings, on a CPU."""
+
+    def __init__(self, device: str):
+        self.spent, read = 0.0, CapturedMasses.read
+
+        def timed(reading: CapturedMasses, *args: Any, **kwargs: Any) -> None:
+            start = time.process_time()
+            read(reading, *args, **kwargs)
+            self.spent += time.process_time() - start
+
+        if device == "cpu":
+            CapturedMasses.read = timed
+
+
+def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namespace, clock: ReadingClock) -> dict:
+    """`run(context)` in turn without and with an open capture."""
+    plain, read, inside = [], [], []
+    for _ in range(options.repeats):
+        plain.append(seconds(lambda: run(nullcontext()), options.device))
+        clock.spent = 0.0
+        read.append(seconds(lambda: run(capturing()), options.device))
+        inside.append(read[-1] / (read[-1] - clock.spent))
+    paired = statistics.median(with_ / without for with_, without in zip(read, plain, strict=True))
+    ratio = statistics.median(inside) if options.device == "cpu" else paired
+    return {"ratio": ratio, "paired": paired, "seconds": min(plain)}
+
+
+def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
+    """The scoring pass, or (`update`, at lengths whose graph fits into memory) scoring pass + loss."""
+    model, clock = build(options), ReadingClock(options.device)
+    longest = options.update_length if part == "update" else max(options.lengths)
+    for length in [length for length in options.lengths if length <= longest] or options.lengths[:1]:
+        ids, groups = make_batch(model, length)
+        for share in (0.3, 1.0):
+            rows = int(share * (length - 1))
+
+            def run(context: Any, ids: torch.Tensor = ids, rows: int = rows) -> None:
+                with torch.no_grad(), context:
+                    log_probs(model, ids, rows)
+                if part == "update":
+                    log_probs(model, ids, rows).mean().backward()
+                    model.zero_grad(set_to_none=True)
+
+            for layers in ("last", "all") if part == "scoring" else ("last",):
+                capture = AttentionCapture(model, layers=layers)
+
+                def capturing(capture=capture, rows: int = rows, groups: dict = groups) -> Any:
+                    return capture.reading(slice(-rows - 1, None), groups)
+
+                case = {"part": part, "case": layers, "length": length, "rows": share}
+                yield {**case, **ratio_of_passes(run, capturing, options, clock)}
+
+
+def peers(options: argparse.Namespace, new_tokens: int = 32, repeats: int = 2) -> Iterator[dict]:
+    """Eager weights in the scoring pass, and attention read during generate: SAYO's way and ours."""
+    model = build(options)
+
+    def generate(**more: Any) -> None:
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens, pad_token_id=0, return_dict_in_generate=True, **more,
+        )  # fmt: skip
+
+    def captured() -> None:
+        with AttentionCapture(model):
+            generate()
+
+    @torch.no_grad()
+    def score(**more: Any) -> None:
+        model(input_ids=ids, use_cache=False, logits_to_keep=1, **more)
+
+    cases = [
+        ("eager weights, scoring pass", score, lambda: score(output_attentions=True), "eager"),
+        ("eager weights during generate", generate, lambda: generate(output_attentions=True), "eager"),
+        ("capture during generate", generate, captured, "sdpa"),
+    ]
+    for length in (512, 2048):
+        ids, _ = make_batch(model, length)
+        for name, plain, reading, kernel in cases:
+            without, read = [], []
+            for _ in range(repeats):
+                without.append(seconds(plain, options.device))
+                model.set_attn_implementation({"text_config": kernel})
+                read.append(seconds(reading, options.device))
+                model.set_attn_implementation({"text_config": "sdpa"})
+            yield {"part": "peers", "case": name, "length": length, "ratio": min(read) / min(without)}
+
+
+def memory(options: argparse.Namespace) -> Iterator[dict]:
+    """Peak memory added, each case in its own process."""
+    shared = ("--shape", options.shape, "--device", options.device)
+
+    def peak(case: str, length: int) -> int:
+        return own_process("benchmarks.capture", "--peak-of", case, *shared, "--lengths", length, **FREED_AT_ONCE)
+
+    for length in sorted({1024, options.eager_length, max(options.lengths)}):
+        plain, has_eager = peak("plain", length), length == options.eager_length
+        added = {case: peak(case, length) - plain for case in ("last", "all", "eager")[: 2 + has_eager]}
+        for case, value in added.items():
+            row = {"part": "memory", "case": case, "length": length, "added_mib": value / 2**20}
+            is_read = has_eager and case != "eager"
+            yield {**row, "ratio": value / added["eager"], "target": MEMORY_TARGET} if is_read else row
+
+
+def peak_memory(options: argparse.Namespace) -> int:
+    """Bytes that one pass needs at its peak beyond what was there before: resident (Linux) or GPU memory."""
+    case, length = options.peak_of, options.lengths[0]
+    model = build(options, "eager" if case == "eager" else "sdpa")
+    ids, groups = make_batch(model, length)
+    rows = slice(-int(0.3 * length) - 1, None)
+    captures = case in ("last", "all")
+    context = AttentionCapture(model, layers=case).reading(rows, groups) if captures else nullcontext()
+    if options.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: loading the model has one of its own
+        before = _resident("VmRSS")
+    with torch.no_grad(), context:
+        model.model(input_ids=ids, use_cache=False, output_attentions=case == "eager")
+    return (torch.cuda.max_memory_allocated() if options.device == "cuda" else _resident("VmHWM")) - before
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def step(options: argparse.Namespace) -> Iterator[dict]:
+    from benchmarks.grpo_step import compare
+
+    size = {"side": 64, "steps": 2, "rounds": 1} if options.quick else {"side": 256, "steps": 4, "rounds": 2}
+    yield from compare(SHAPES["toy" if options.quick else options.shape], options.device, **size)
+
+
+PARTS = {
+    "memory": memory,
+    "scoring": lambda options: passes(options, "scoring"),
+    "update": lambda options: passes(options, "update"),
+    "step": step,
+    "peers": peers,
+}
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="100M")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096, 8192])
+    parser.add_argument("--eager-length", type=int, default=4096, help="where eager's memory is measured")
+    parser.add_argument("--update-length", type=int, default=2048, help="longest that fits into memory with a graph")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--peak-of", choices=["plain", "last", "all", "eager"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_of:
+        print(json.dumps(peak_memory(options)))
+        return
+    if options.quick:
+        options.lengths, options.repeats, options.parts = [256], 1, ["scoring", "step"]
+    rows: list[dict] = []
+    for part in options.parts:
+        for row in PARTS[part](options):
+            target = TARGETS.get((part, row["case"]))
+            if target and not (options.quick and part == "step"):  # a toy's step is mostly Python
+                row["target"] = target
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            write(options.out, rows, shape=options.shape, repeats=options.repeats)
+    missed = [f"{row['part']} {row['case']}" for row in rows if row.get("ratio", 0) > row.get("target", float("inf"))]
+    finish(options, "Cost of reading attention", rows, missed, shape=options.shape, repeats=options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What all measuring scripts share: their options, the machine they ran on, one JSON file, and a table at the end.
+
+Every script takes `--quick` (under a minute), `--out FILE.json`, and `--check` (exit status 1 on a missed target).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "pyarrow")
+
+
+def options_of(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every script takes; the description is the script's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small part, under a minute")
+    parser.add_argument("--out", type=Path, help="JSON file to write, e.g. benchmarks/results/NAME_cpu.json")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    return parser
+
+
+def machine() -> dict[str, Any]:
+    """Date, device, load and versions."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[1], 2),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def write(out: Path | None, rows: Iterable[dict], **more: Any) -> None:
+    """Write the rows and how they came about; written after every case, a long run that is cut off keeps its rows."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = out.with_suffix(".part")
+        part.write_text(json.dumps({**machine(), **more, "rows": list(rows)}, indent=1) + "\n")
+        os.replace(part, out)
+
+
+def finish(
+    options: argparse.Namespace,
+    title: str,
+    rows: Sequence[dict],
+    missed: Sequence[str],
+    shown: Any = None,
+    **more: Any,
+) -> None:
+    """Write, print the rows (or those `shown` instead) as a table, then the missed targets, and leave."""
+    from rich.console import Console
+
+    write(options.out, rows, missed=list(missed), **more)
+    Console(width=170).print(table_of(title, shown or rows))
+    print(f"missed: {', '.join(missed)}" if missed else "all targets met")
+    sys.exit(1 if options.check and missed else 0)
+
+
+def table_of(title: str, rows: Sequence[dict]) -> Any:
+    """One column per key that holds a plain value."""
+    from rich.table import Table
+
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, str | int | float))
+    table = Table(*(key.replace("_", " ") for key in keys), title=title)
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in keys))
+    return table
+
+
+def own_process(module: str, *arguments: Any, **environment: str) -> Any:
+    """The JSON that a script prints last, from a process of its own; its progress goes to stderr."""
+    command, variables = [sys.executable, "-m", module, *map(str, arguments)], {**os.environ, **environment}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed with status {done.returncode}; its error is above.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sayo(*words: Any) -> None:
+    """Run a `sayo` command line in this process; its output is dropped.
+
+    Raises:
+        RuntimeError: with the output, when it fails.
+    """
+    from typer.testing import CliRunner
+
+    from sayo.cli import app
+
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exit_code:
+        raise RuntimeError(result.output)
+
+
+def make_toy_data(folder: Path, policy: Path, num_images: int) -> Path:
+    """Toy pictures with questions, prepared for a policy; returns the prepared folder."""
+    world, prepared = folder / "world", folder / "prepared"
+    sayo("toy", "world", "--out", world, "--num-images", num_images)
+    files = ("--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json")
+    sayo("prepare", "gqa", *files, "--images", world / "images", "--processor", policy, "--out", prepared)
+    return prepared
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return (
+        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "" if value is None else str(value)
+    )

@@ -1,0 +1,214 @@
+"""How fast data are prepared: rows/s and peak memory of `sayo prepare` on generated GQA and COCO files.
+
+    python -m benchmarks.prepare --quick
+    python -m benchmarks.prepare --out benchmarks/results/prepare_cpu.json --check
+
+Beside it, in the same run and on the same files: what the SAYO release does for each question (decode, resize to
+448 x 448 with PIL, encode as PNG; on a part of the questions), and the floor (read the image bytes of each question,
+write them with the same columns, compression, row groups and fsync as parquet; no annotation is read, all other values
+are fixed, no image header is looked at).
+
+Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred different ones under 20,000 names. Ten
+questions follow each other about one picture, as in GQA's train_all files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+from benchmarks.harness import ROOT, finish, options_of
+from benchmarks.prepare_files import PER_IMAGE, SIZE, write_coco, write_gqa, write_images
+
+FASTER_THAN_RELEASE, SHARE_OF_FLOOR, PEAK_MIB = 20.0, 0.5, 1024
+SETTINGS = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
+
+
+def release_way(images: Path, questions: int, target: Path) -> None:
+    """What the SAYO release does for each question: decode, resize to a square, encode as PNG."""
+    from datasets import Dataset
+
+    rows = []
+    for index in range(questions):
+        picture = Image.open(images / f"{index // PER_IMAGE}.jpg").convert("RGB").resize((448, 448))
+        data = io.BytesIO()
+        picture.save(data, format="PNG")
+        rows.append({"id": str(index), "question": "What?", "solution": "wood", "image": {"bytes": data.getvalue()}})
+    Dataset.from_list(rows).to_parquet(target)
+
+
+def floor(images: Path, questions: int, per_image: int, rows: Path, target: Path) -> None:
+    """Read the image bytes of each question (once a picture) and write them: the columns of `rows`, fixed values."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = pq.ParquetFile(next(rows.glob("data/*.parquet")))
+    schema, fixed = first.schema_arrow, next(first.iter_batches(1)).to_pylist()[0]
+    options = {"write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
+    last, data = -1, b""
+    for shard in range(-(-questions // 2000)):
+        with pq.ParquetWriter(target / f"{shard}.parquet", schema, **options) as writer:
+            for start in range(shard * 2000, min((shard + 1) * 2000, questions), 100):
+                batch = []
+                for index in range(start, min(start + 100, questions)):
+                    if index // per_image != last:
+                        last = index // per_image
+                        data = (images / f"{last}.jpg").read_bytes()
+                    batch.append({**fixed, "id": str(index), "images": [{"bytes": data, "path": f"{last}.jpg"}]})
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+        with (target / f"{shard}.parquet").open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def measure(module: str, *arguments: object) -> dict[str, float]:
+    """Wall seconds, CPU seconds and peak MiB of a module run as a command, over the process and its children."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    began, peak, used = time.perf_counter(), 0, _cpu_seconds()
+    with tempfile.TemporaryFile() as errors:
+        process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            try:
+                family = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(member.memory_info().rss for member in family if member.is_running()))
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        if process.returncode != 0:
+            errors.seek(0)
+            sys.exit(f"{command} ended with status {process.returncode}: {errors.read()[-2000:].decode()}")
+    return {"seconds": seconds, "cpu_seconds": _cpu_seconds() - used, "peak_mib": round(peak / 2**20)}
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(kind: str, data: str, rows: int | None, *command: object, out: Path | None = None, processes: int = 1) -> dict:
+    """One row of the table; rows None: those that `out` says were kept."""
+    cost = measure(*command)
+    rows = rows or json.loads((out / "summary.json").read_text())["kept"]
+    speed = {"rows_per_s": rows / cost["seconds"], "rows_per_cpu_s": rows / cost["cpu_seconds"]}
+    print(f"  {kind} {data}: {rows} rows in {cost['seconds']:.1f} s", file=sys.stderr)
+    numbers = {name: round(value, 2) for name, value in {**cost, **speed}.items()}
+    return {"kind": kind, "data": data, "processes": processes, "rows": rows, **numbers}
+
+
+def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
+    """All runs; the data set's floor has as many questions a picture as its own rows have."""
+    write_images(root / "images", images)
+    write_gqa(root, questions, images)
+    write_coco(root, images)
+    (root / "qwen3").mkdir()
+    (root / "qwen3" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    (root / "qwen3" / "preprocessor_config.json").write_text(json.dumps(SETTINGS))
+    sources = {
+        "gqa": ("--questions", root / "questions.json", "--scene-graphs", root / "graphs.json"),
+        "coco": ("--instances", root / "instances.json"),
+    }
+    results, command = [], ("benchmarks.prepare", "--sayo")
+    for name, files in sources.items():
+        for processes in (1, 2):
+            out = root / f"{name}{processes}"
+            words = ("prepare", name, *files, "--images", root / "images", "--out", out, "--num-proc", processes)
+            results.append(run("sayo", name, None, *command, *words, out=out, processes=processes))
+        part, mapped = _first_shards(out, root / f"{name}-part", 5), root / f"{name}-mapped"
+        words = ("map", part, "--processor", root / "qwen3", "--out", mapped)
+        results.append(run("map", name, None, *command, *words, out=mapped))
+        per_image = max(1, results[-2]["rows"] // images)
+        rows, target = min(results[-2]["rows"], per_image * images), root / f"floor-{name}"
+        target.mkdir()
+        baseline = ("benchmarks.prepare", "--baseline", "floor", root / "images", rows, per_image, out, target)
+        results.append(run("floor", name, rows, *baseline))
+    baseline = ("benchmarks.prepare", "--baseline", "release", root / "images", release, root / "release.parquet")
+    return [*results, run("release", "both", release, *baseline)]
+
+
+def _first_shards(out: Path, part: Path, most: int) -> Path:
+    """A data set of the first shards of another: mapping masks takes long."""
+    (part / "data").mkdir(parents=True)
+    for shard in sorted((out / "data").glob("*.parquet"))[:most]:
+        os.link(shard, part / "data" / shard.name)
+    return part
+
+
+def ratios(results: list[dict]) -> list[dict]:
+    """For each data set: one process against the release's way, one and two processes against the floor.
+
+    Against the floor in rows/s and in rows per CPU second, because other work on the machine stretches the wall time
+    of each run by another factor; against the release's way, where that would flatter us most, in CPU time only.
+    """
+    speed = {(row["data"], row["kind"], row["processes"]): row for row in results}
+    found = []
+    for name in ("gqa", "coco"):
+        single, double, least = speed[name, "sayo", 1], speed[name, "sayo", 2], speed[name, "floor", 1]
+        ratio = {
+            "times_release": single["rows_per_cpu_s"] / speed["both", "release", 1]["rows_per_cpu_s"],
+            "share_of_floor": single["rows_per_s"] / least["rows_per_s"],
+            "share_of_floor_two_processes": double["rows_per_s"] / least["rows_per_s"],
+            "share_of_floor_in_cpu_time": single["rows_per_cpu_s"] / least["rows_per_cpu_s"],
+        }
+        found.append({"kind": "ratios", "data": name, **{key: round(value, 2) for key, value in ratio.items()}})
+    return found
+
+
+def missed_targets(rows: list[dict]) -> list[str]:
+    missed = [f"peak of {row['kind']} {row['data']}" for row in rows if row.get("peak_mib", 0) > PEAK_MIB]
+    for row in rows:
+        if row["kind"] == "ratios":
+            best = max(row["share_of_floor"], row["share_of_floor_two_processes"])
+            missed += [f"{row['data']}: release"] * (row["times_release"] < FASTER_THAN_RELEASE)
+            missed += [f"{row['data']}: floor"] * (best < SHARE_OF_FLOOR)
+    return missed
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--folder", type=Path, help="where the generated files go (4 GB); default: a temporary one")
+    parser.add_argument("--baseline", nargs="+", help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--sayo", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.sayo:
+        return _sayo(options.sayo)
+    if options.baseline:
+        kind, images, count, *rest = options.baseline
+        if kind == "release":
+            return release_way(Path(images), int(count), Path(rest[0]))
+        return floor(Path(images), int(count), int(rest[0]), Path(rest[1]), Path(rest[2]))
+    questions, images, release = (6_000, 600, 40) if options.quick else (200_000, 20_000, 400)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        rows = bench(Path(folder), questions, images, release)
+    rows += ratios(rows)
+    data = {"gqa_questions": questions, "images": images, "size": SIZE, "release_measured_on": release}
+    targets = {"times_release": FASTER_THAN_RELEASE, "share_of_floor": SHARE_OF_FLOOR, "peak_mib": PEAK_MIB}
+    finish(options, "Preparing data", rows, missed_targets(rows), data=data, targets=targets)
+
+
+def _sayo(words: list[str]) -> None:
+    """`sayo prepare` and `sayo map` without the imports of the other commands."""
+    import typer
+
+    from data_prep.cli import map_rows, prepare_app
+
+    app = typer.Typer()
+    app.add_typer(prepare_app, name="prepare")
+    app.command("map")(map_rows)
+    app(words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What is read from a recipe: the tokens of its data, and a policy of the same parameters as the real one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig
+
+from benchmarks.models import SHAPES, make_config
+from sayo.preflight.estimate import UnmodelledFamilyError, estimate
+from sayo.preflight.policy import MetaPolicy, load_config
+from sayo.preflight.setting import NO_DATA, count_tokens
+from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe
+from sayo.training.setup import load_data, load_processor
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+CONFIG = make_config("qwen3_vl", SHAPES["12M"])
+
+
+def recipe_of(toy, *changes):
+    return load_recipe("toy", [f"model.name_or_path={toy.policy}", f"data.path={toy.prepared}", *changes])
+
+
+def meta(config=CONFIG, **section) -> MetaPolicy:
+    return MetaPolicy(ModelSection(name_or_path="random", **section), config)
+
+
+@pytest.fixture(scope="module")
+def config(toy):
+    return AutoConfig.from_pretrained(toy.policy)
+
+
+def test_visual_tokens_are_those_of_the_data(toy, config):
+    counted = count_tokens(recipe_of(toy), config)
+    per_sample = [sum(row) for row in load_data(DataSection(path=str(toy.prepared)), "train")["num_visual_tokens"]]
+    assert counted.samples == len(per_sample)
+    assert (counted.visual, counted.mean_visual) == (max(per_sample), round(np.mean(per_sample)))
+    smaller = count_tokens(recipe_of(toy, "model.size={shortest_edge: 256, longest_edge: 1024}"), config)
+    assert smaller.visual == 4  # a visual token of the toy policy is 16 x 16 pixels
+
+
+def test_text_tokens_are_close_to_the_processors(toy, config):
+    recipe = recipe_of(toy, "data.max_samples=1")
+    row = load_data(DataSection(path=str(toy.prepared)), "train")[0]
+    content = [{"type": "image"}, {"type": "text", "text": row["prompt"][0]["content"]}]
+    processor = load_processor(recipe.model)
+    message = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    ids = processor(images=row["images"], text=[text])["input_ids"][0]
+    counted = count_tokens(recipe, config)
+    assert counted.visual + counted.text == pytest.approx(len(ids), abs=6)
+    longer = count_tokens(recipe_of(toy, "data.system_prompt='what is the colour of the disc'"), config)
+    assert longer.mean_text > counted.mean_text
+
+
+def test_without_data_the_assumption_is_stated(toy, config):
+    recipe = recipe_of(toy, f"data.path='{NO_DATA}'", "model.size={longest_edge: 16384}")
+    counted = count_tokens(recipe, config)
+    assert (counted.visual, counted.samples) == (16384 // 16**2, None) and counted.source.startswith("assumed")
+
+
+def test_data_that_cannot_be_read_are_an_error(toy, config, tmp_path):
+    with pytest.raises(RecipeError, match=r"data\.path"):
+        count_tokens(recipe_of(toy, f"data.path={tmp_path}/nothing"), config)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_parameter_counts_are_the_real_models(family):
+    config = make_config(family, SHAPES["12M"])
+    policy, real = meta(config, dtype="float32"), transformers.AutoModelForImageTextToText.from_config(config)
+    assert policy.parameters == policy.trainable == real.num_parameters()
+    assert policy.weight_bytes == policy.trainable_bytes == 4 * real.num_parameters()
+    assert all(parameter.is_meta for parameter in policy.model.parameters())
+    frozen = meta(config, dtype="float32", freeze_vision=True)
+    assert policy.trainable - frozen.trainable == sum(p.numel() for p in real.model.visual.parameters())
+
+
+def test_lora_counts_are_pefts():
+    real = transformers.AutoModelForImageTextToText.from_config(CONFIG, dtype=torch.bfloat16)
+    real = get_peft_model(real, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    policy = meta(lora=LORA)
+    assert (policy.trainable, policy.parameters) == real.get_nb_trainable_parameters()
+    assert policy.trainable_bytes == 4 * policy.trainable  # peft keeps adapters in float32 beside bfloat16 weights
+
+
+def test_tied_embeddings_count_once(toy, config):
+    real = transformers.AutoModelForImageTextToText.from_pretrained(toy.policy)
+    assert meta(config, dtype="float32").parameters == real.num_parameters()
+
+
+def test_four_bits_shrink_the_layers_only():
+    plain, packed = meta(), meta(load={"quantization_config": {"load_in_4bit": True}})
+
+    def size(policy: MetaPolicy, part: str) -> float:
+        return sum(p.numel() * policy.bytes_each(n, p) for n, p in policy.model.named_parameters() if part in n)
+
+    assert size(packed, "embed_tokens") == size(plain, "embed_tokens")
+    assert 0.5625 / 2 <= size(packed, "language_model.layers") / size(plain, "language_model.layers") < 0.29
+
+
+def test_unreachable_hub_says_what_to_do():
+    with pytest.raises(RecipeError, match=r"config.json: connect to the hub once, or name a local folder"):
+        load_config("nobody/no-such-model")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe", "qwen3_5", "glm4v"])
+def test_other_families_get_the_static_part_and_a_clear_word(family, toy, tmp_path):
+    from tiny_models import build
+
+    build(family).config.save_pretrained(tmp_path)
+    with pytest.raises(UnmodelledFamilyError, match=rf"not those of '{family}'.*weights .* GiB, gradients .* GiB"):
+        estimate(recipe_of(toy, f"model.name_or_path={tmp_path}"))
