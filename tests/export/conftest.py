@@ -54,8 +54,7 @@ def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
 
 def write_run(run: Path, source: Path, base: Path) -> Path:
     """`run/checkpoint-2`, a copy of `source`, with the trainer's log and the resolved recipe."""
-    checkpoint = run / "checkpoint-2"
-    shutil.copytree(source, checkpoint)
+    checkpoint = shutil.copytree(source, run / "checkpoint-2")
     (checkpoint / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
     (run / "recipe.yaml").write_text(RECIPE.format(base=base))
     return checkpoint
