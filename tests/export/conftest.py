@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -88,8 +89,6 @@ def make_lora(tmp_path: Path) -> Callable[..., Path]:
     """`make_lora(base, **peft options)` -> a LoRA checkpoint whose adapter changes the logits."""
 
     def build(base: Path, **options) -> Path:
-        from peft import LoraConfig, get_peft_model
-
         torch.manual_seed(3)
         model = AutoModelForImageTextToText.from_pretrained(base)
         config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], **options)
@@ -106,12 +105,6 @@ def make_lora(tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
-@pytest.fixture
-def lora_checkpoint(base: Path, make_lora) -> Path:
-    """A LoRA checkpoint."""
-    return make_lora(base)
-
-
 @pytest.fixture(scope="session")
 def logits_of() -> Callable[..., np.ndarray]:
     """Logits of a saved model on one picture and question, through the public loaders only."""
@@ -120,8 +113,6 @@ def logits_of() -> Callable[..., np.ndarray]:
         processor = AutoProcessor.from_pretrained(folder)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         if adapter is not None:
-            from peft import PeftModel
-
             model = PeftModel.from_pretrained(model, adapter)
         picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (80, 64, 3), dtype=np.uint8))
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, GenerationConfig
 
@@ -93,12 +96,17 @@ def test_processor_is_kept_and_generation_ends_where_its_tokenizer_says(full_che
 
 
 @ONE_FAMILY
-def test_processor_falls_back_to_the_base(full_checkpoint, tmp_path):
-    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+def test_weights_alone_need_the_base_for_their_processor_and_have_a_short_card(full_checkpoint, base, tmp_path):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "trainer_state.json"):
         (full_checkpoint / name).unlink()
-    result = export_checkpoint(full_checkpoint, tmp_path / "out")
+    (full_checkpoint.parent / "recipe.yaml").unlink()
+    with pytest.raises(ExportError, match="no usable processor"):
+        export_checkpoint(full_checkpoint, tmp_path / "out")
+    result = export_checkpoint(full_checkpoint, tmp_path / "out", base_model=str(base))
     assert any("was taken" in note for note in result.notes)
     assert AutoProcessor.from_pretrained(tmp_path / "out").image_processor is not None
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert not any(word in card for word in ("reinforcement", "Resolved recipe", "Attention layers"))
 
 
 def first(tensors, part: str) -> str:
@@ -143,19 +151,24 @@ def test_damaged_checkpoint_is_refused_and_nothing_is_written(full_checkpoint, t
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_adapter_with_a_missing_tensor_is_refused(lora_checkpoint, tmp_path):
-    edit(lora_checkpoint / "adapter_model.safetensors", lambda tensors: tensors.pop(first(tensors, "lora_B")))
-    with pytest.raises(ExportError, match="1 missing"):
-        export_checkpoint(lora_checkpoint, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@ONE_FAMILY
+def test_command(base, make_lora, sayo_command, tmp_path):
+    checkpoint = make_lora(base)
+    result = sayo_command("export", checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "difference from the source, reloaded" in result.output, result.output
+    edit(checkpoint / "adapter_model.safetensors", lambda tensors: tensors.pop(first(tensors, "lora_B")))
+    for folder, message in (
+        (checkpoint, "1 missing"),
+        (checkpoint.parent, "checkpoint-2"),
+        (tmp_path / "no", "not a folder"),
+    ):
+        result = sayo_command("export", folder, "--out", tmp_path / "another")
+        assert result.exit_code == 2 and message in result.output and not (tmp_path / "another").exists()
 
 
 def test_another_base_is_refused(full_checkpoint, base, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    tensors = load_file(base / WEIGHTS)
-    tensors.pop(first(tensors, "layers.2"))
-    save_file(tensors, other / WEIGHTS)
+    other = shutil.copytree(base, tmp_path / "other")
+    edit(other / WEIGHTS, drop_tensor)
     with pytest.raises(ExportError, match="tensor names differ"):
         export_checkpoint(full_checkpoint, tmp_path / "out", base_model=str(other))
 
@@ -198,18 +211,7 @@ def test_killed_export_leaves_no_folder(full_checkpoint, tmp_path):
 
 
 @ONE_FAMILY
-def test_command(lora_checkpoint, sayo_command, tmp_path):
-    result = sayo_command("export", lora_checkpoint, "--out", tmp_path / "out")
-    assert result.exit_code == 0 and "difference from the source, reloaded" in result.output, result.output
-    result = sayo_command("export", lora_checkpoint.parent, "--out", tmp_path / "another")
-    assert result.exit_code == 2 and "checkpoint-2" in result.output
-    assert sayo_command("export", tmp_path / "nowhere", "--out", tmp_path / "another").exit_code == 2
-
-
-@ONE_FAMILY
 def test_card_is_right_for_a_vision_language_model(full_checkpoint, tmp_path):
-    from huggingface_hub import ModelCard
-
     evaluation = full_checkpoint.parent / "evaluation"
     for moment, accuracy in (("before", 0.5), ("after", 0.875)):
         (evaluation / moment).mkdir(parents=True)
@@ -238,21 +240,10 @@ def test_card_is_right_for_a_vision_language_model(full_checkpoint, tmp_path):
 
 
 def test_quick_start_of_the_card_runs(full_checkpoint, tmp_path, monkeypatch, capsys):
-    """The code block is executed as it stands, on a machine without a GPU."""
-    from PIL import Image
-
+    """The code block runs unchanged on a machine without a GPU."""
     export_checkpoint(full_checkpoint, tmp_path / "out")
     code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64), "red").save("picture.jpg")
     exec(compile(code.replace("512", "4"), "card", "exec"), {})
     assert capsys.readouterr().out.endswith("\n")
-
-
-@ONE_FAMILY
-def test_card_without_a_recipe_says_nothing_about_it(full_checkpoint, tmp_path):
-    (full_checkpoint.parent / "recipe.yaml").unlink()
-    (full_checkpoint / "trainer_state.json").unlink()
-    export_checkpoint(full_checkpoint, tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert not any(word in card for word in ("reinforcement", "Resolved recipe", "Attention layers"))
