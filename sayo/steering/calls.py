@@ -118,7 +118,7 @@ class Steering:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise AttentionNotCaptured(
-                "The model was called without input_ids, which are needed to find image tokens."
+                "The model was called without input_ids, which show where the image tokens are."
             )
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())

@@ -15,8 +15,7 @@ import numpy as np
 
 CELL = 16
 """Side in pixels of the cells that scenes are laid out on (a visual token of the toy policy)."""
-SIDE = 4
-"""Cells along a side of a scene."""
+SIDE = 4  # cells along a side of a scene
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),

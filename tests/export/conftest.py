@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,12 +52,11 @@ def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
     return folder
 
 
-def write_run(run: Path, source: Path, base: Path) -> Path:
-    """`run/checkpoint-2`, a copy of `source`, with the trainer's log and the resolved recipe."""
-    checkpoint = shutil.copytree(source, run / "checkpoint-2")
-    (checkpoint / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
-    (run / "recipe.yaml").write_text(RECIPE.format(base=base))
-    return checkpoint
+def as_checkpoint(folder: Path, base: Path) -> Path:
+    """Add the trainer's log to `folder` and the resolved recipe to its parent, the run."""
+    (folder / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
+    (folder.parent / "recipe.yaml").write_text(RECIPE.format(base=base))
+    return folder
 
 
 @pytest.fixture(scope="session", params=("qwen3_vl", "qwen2_5_vl"))
@@ -72,16 +70,10 @@ def base(family: str, tmp_path_factory) -> Path:
     return write_policy(tmp_path_factory.mktemp("base") / f"base_{family}", family)
 
 
-@pytest.fixture(scope="session")
-def trained(family: str, tmp_path_factory) -> Path:
-    """The same architecture with other weights."""
-    return write_policy(tmp_path_factory.mktemp("trained") / "trained", family, seed=1)
-
-
 @pytest.fixture
-def full_checkpoint(base: Path, trained: Path, tmp_path: Path) -> Path:
-    """A checkpoint of full fine-tuning."""
-    return write_run(tmp_path / "run", trained, base)
+def full_checkpoint(family: str, base: Path, tmp_path: Path) -> Path:
+    """A checkpoint of full fine-tuning: the same architecture with other weights."""
+    return as_checkpoint(write_policy(tmp_path / "run" / "checkpoint-2", family, seed=1), base)
 
 
 @pytest.fixture
@@ -97,10 +89,10 @@ def make_lora(tmp_path: Path) -> Callable[..., Path]:
             for name, parameter in model.named_parameters():
                 if "lora_B" in name or "modules_to_save" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-        adapter = tmp_path / "adapter"
+        adapter = tmp_path / "lora" / "checkpoint-2"
         model.save_pretrained(adapter)
         AutoProcessor.from_pretrained(base).save_pretrained(adapter)
-        return write_run(tmp_path / "lora_run", adapter, base)
+        return as_checkpoint(adapter, base)
 
     return build
 

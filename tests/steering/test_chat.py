@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import load_dataset
 from steering.reference import generate
 from tiny_models import teacher_forced
 from transformers import AutoModelForImageTextToText
@@ -18,14 +17,13 @@ from sayo.steering.calls import template_tail
 
 
 @pytest.fixture(scope="module")
-def chat(toy, tmp_path_factory):
+def chat(toy, toy_rows):
     model = AutoModelForImageTextToText.from_pretrained(toy.policy).eval()
     with torch.no_grad():  # as initialised, attention is nearly uniform
         for name, parameter in model.named_parameters():
             if "q_proj" in name or "k_proj" in name:
                 parameter.mul_(3)
-    rows = load_dataset("parquet", data_files=str(toy.prepared / "data/test-*.parquet"), split="train")
-    return model, load_auto_processor(toy.policy), rows.select(range(6))
+    return model, load_auto_processor(toy.policy), toy_rows.select(range(6))
 
 
 def test_the_row_of_the_last_question_token(chat):
@@ -53,15 +51,16 @@ def test_generation_and_the_pass_behind_it_are_one_call(chat):
     assert torch.allclose(logits, chosen, atol=1e-4) and (plain - chosen).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("steered", [AttentionSteering, ScoreScaling])
-def test_evaluation(chat, steered, tmp_path):
+@pytest.mark.parametrize(
+    "steering",
+    [lambda *policy: AttentionSteering(*policy, gamma=4.0), lambda model, _: ScoreScaling(model, 2.0)],
+    ids=["VRGA", "AVAR"],
+)
+def test_evaluation(chat, steering, tmp_path):
     model, processor, rows = chat
     answerer = LocalModel(model, processor, num_samples=2, temperature=1.0, max_new_tokens=4, layers="all")
     plain = evaluate(answerer, rows, tmp_path / "plain")
-    steering = (
-        AttentionSteering(model, processor, gamma=4.0) if steered is AttentionSteering else ScoreScaling(model, 2.0)
-    )
-    with steering:
+    with steering(model, processor):
         changed = evaluate(answerer, rows, tmp_path / "steered")
     again = evaluate(answerer, rows, tmp_path / "again")
     assert changed["region_ratio"] != plain["region_ratio"] == again["region_ratio"]
