@@ -33,15 +33,20 @@ def write_coco(out: Path, num_images: int, seed: int) -> None:
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     for split, scenes in split_scenes(num_images, seed).items():
         content = {
+            "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
             "images": [
-                {"file_name": f"{i}.png", "height": scene.height, "width": scene.width, "id": i} for i, scene in scenes
+                {"license": 1, "file_name": f"{i}.png", "height": scene.height, "width": scene.width, "id": i}
+                for i, scene in scenes
             ],
             "annotations": [
                 {**annotation, "image_id": i, "id": i * 100 + k}
                 for i, scene in scenes
                 for k, annotation in enumerate(_annotations(scene))
             ],
-            "categories": [{"id": i, "name": name} for name, i in CATEGORIES.items()],
+            "categories": [
+                {"supercategory": "clutter" if name == "dot" else name.split()[1], "id": i, "name": name}
+                for name, i in CATEGORIES.items()
+            ],
         }
         (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
