@@ -39,3 +39,24 @@ def toy(tmp_path_factory, sayo_command) -> SimpleNamespace:
         result = sayo_command(*words)
         assert result.exit_code == 0, result.output
     return SimpleNamespace(world=root / "world", policy=root / "policy", prepared=root / "prepared")
+
+
+@pytest.fixture(scope="session")
+def toy_policy(toy):
+    """Model (eval mode, float32) and processor of `toy.policy`."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from sayo.processors import load_auto_processor
+
+    model = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32).eval()
+    return model, load_auto_processor(toy.policy)
+
+
+@pytest.fixture(scope="session")
+def toy_rows(toy):
+    """The test split of `toy.prepared`, as training and evaluation load it."""
+    from sayo.recipes import DataSection
+    from sayo.training.setup import load_data
+
+    return load_data(DataSection(path=str(toy.prepared)), "test")

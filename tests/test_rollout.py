@@ -13,8 +13,6 @@ from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from sayo import rollout
 from sayo.attention import AttentionCapture
 from sayo.attention.spans import WordsNotFound
-from sayo.processors import load_auto_processor
-from sayo.recipes import DataSection
 from sayo.rollout import (
     Completions,
     completion_mask,
@@ -28,25 +26,17 @@ from sayo.rollout import (
     token_texts,
 )
 from sayo.toyworld.vocabulary import make_tokenizer
-from sayo.training.setup import load_data
 
 BYTE_LEVEL = make_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def policy(toy):
-    model = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32).eval()
-    return model, load_auto_processor(toy.policy)
+def rows(toy_rows):
+    return [toy_rows[index] for index in range(6)]
 
 
-@pytest.fixture(scope="module")
-def rows(toy):
-    prepared = load_data(DataSection(path=str(toy.prepared)), "test")
-    return [prepared[index] for index in range(6)]
-
-
-def test_a_batch_is_read_as_the_eager_kernel_attends(policy, rows, toy):
-    model, processor = policy
+def test_a_batch_is_read_as_the_eager_kernel_attends(toy_policy, rows, toy):
+    model, processor = toy_policy
     inputs = processor_inputs(processor, rows, "cpu")
     completions = generate(model, processor, inputs, max_new_tokens=5)
     captures = [AttentionCapture(model, maps=True), AttentionCapture(model, layers=0)]
@@ -81,8 +71,8 @@ def test_a_batch_is_read_as_the_eager_kernel_attends(policy, rows, toy):
             assert np.allclose(trace.masses["region"][0], expected[:, tokens] @ shares, atol=1e-5)
 
 
-def test_the_question_is_a_group_of_its_words(policy, rows, monkeypatch):
-    model, processor = policy
+def test_the_question_is_a_group_of_its_words(toy_policy, rows, monkeypatch):
+    model, processor = toy_policy
     inputs = processor_inputs(processor, rows, "cpu")
     completions = generate(model, processor, inputs, max_new_tokens=3)
 
@@ -100,8 +90,8 @@ def test_the_question_is_a_group_of_its_words(policy, rows, monkeypatch):
     assert "<|image_pad|>" not in words(0)
 
 
-def test_reading_on_top_of_the_cache_equals_reading_everything(policy, rows):
-    model, processor = policy
+def test_reading_on_top_of_the_cache_equals_reading_everything(toy_policy, rows):
+    model, processor = toy_policy
     inputs = processor_inputs(processor, rows[:1], "cpu")
     torch.manual_seed(0)
     completions = generate(model, processor, inputs, max_new_tokens=12, temperature=1.0, keep_cache=True)
@@ -119,15 +109,15 @@ def test_reading_on_top_of_the_cache_equals_reading_everything(policy, rows):
     assert seen == [13, inputs["input_ids"].shape[1] + 12]
     (cached, cached_entropy), (whole, entropy) = results
     assert torch.allclose(cached_entropy, entropy, atol=2e-5) and (entropy > 0).all()
-    for one, other in zip(cached, whole, strict=True):
-        assert all(torch.allclose(one.masses[name], other.masses[name], atol=2e-5) for name in groups)
+    for first, second in zip(cached, whole, strict=True):
+        assert all(torch.allclose(first.masses[name], second.masses[name], atol=2e-5) for name in groups)
     assert cached[0].maps is None and torch.allclose(cached[1].maps, whole[1].maps, atol=2e-5)
     assert cached[1].maps.shape[2] == model.config.text_config.num_attention_heads
 
 
-def test_no_distribution_of_all_tokens_at_once(policy, rows, monkeypatch):
+def test_no_distribution_of_all_tokens_at_once(toy_policy, rows, monkeypatch):
     """Entropies are computed in blocks of rows; how long the blocks are changes nothing."""
-    model, processor = policy
+    model, processor = toy_policy
     inputs = processor_inputs(processor, rows[:3], "cpu")
     completions = generate(model, processor, inputs, max_new_tokens=7, temperature=1.0)
     captures = [AttentionCapture(model)]
@@ -142,13 +132,13 @@ def test_no_distribution_of_all_tokens_at_once(policy, rows, monkeypatch):
     assert max(sizes) == 3
 
 
-def test_a_given_response_stays_text(policy):
+def test_a_given_response_stays_text(toy_policy):
     given_text = "<|image_pad|> and <|im_end|>"
-    response = given_response(policy[1].tokenizer, given_text, "cpu")
-    assert "".join(token_texts(policy[1].tokenizer, response.ids[0].tolist())) == given_text
-    assert policy[0].config.image_token_id not in response.ids and response.mask.all()
+    response = given_response(toy_policy[1].tokenizer, given_text, "cpu")
+    assert "".join(token_texts(toy_policy[1].tokenizer, response.ids[0].tolist())) == given_text
+    assert toy_policy[0].config.image_token_id not in response.ids and response.mask.all()
     with pytest.raises(ValueError, match="no tokens"):
-        given_response(policy[1].tokenizer, "", "cpu")
+        given_response(toy_policy[1].tokenizer, "", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -222,10 +212,10 @@ def test_offsets_come_from_the_ids() -> None:
     assert token_offsets(unknown_decoder, [1, 2, 3, 4, 0], skip_special_tokens=True) == expected
 
 
-def test_a_cache_can_be_read_on_twice(policy, rows):
-    model, processor = policy
+def test_a_cache_can_be_read_on_twice(toy_policy, rows):
+    model, processor = toy_policy
     inputs = processor_inputs(processor, rows[:1], "cpu")
     completions = generate(model, processor, inputs, max_new_tokens=4, keep_cache=True)
     capture = AttentionCapture(model)
-    one, two = (read_traces(model, processor, inputs, completions, rows[:1], [capture])[0][0] for _ in range(2))
-    assert np.allclose(one.masses["image"], two.masses["image"]) and np.allclose(one.entropy, two.entropy)
+    first, second = (read_traces(model, processor, inputs, completions, rows[:1], [capture])[0][0] for _ in range(2))
+    assert np.allclose(first.masses["image"], second.masses["image"]) and np.allclose(first.entropy, second.entropy)

@@ -224,6 +224,26 @@ def batch(
     return inputs | _token_types(name, inputs, completion)
 
 
+def prompts(name: str, **options: Any) -> dict[str, torch.Tensor]:
+    """A left-padded batch that ends where the completion would start, as `generate` gets it."""
+    inputs = batch(name, completion=0, **options)
+    if name.startswith("paligemma"):
+        inputs["token_type_ids"].zero_()
+    return inputs
+
+
+def teacher_forced(name: str, inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Inputs of one forward over the prompts of `inputs` and their completions."""
+    length = sequences.shape[1] - inputs["input_ids"].shape[1]
+    ones = ("attention_mask", *(["token_type_ids"] if name.startswith("paligemma") else []))
+    padded = {
+        key: torch.nn.functional.pad(inputs[key], (0, length), value=int(key in ones))
+        for key in ("attention_mask", "mm_token_type_ids", "token_type_ids")
+        if key in inputs
+    }
+    return {**inputs, "input_ids": sequences, **padded}
+
+
 def visual_ids(name: str, pictures: list[np.ndarray]) -> list[int]:
     """The image part of a prompt: as many image ids as the model makes visual tokens, one run per image."""
     lengths = _visual_lengths(name, tuple(picture.shape[:2] for picture in pictures))

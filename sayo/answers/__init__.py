@@ -1,1 +1,1 @@
-"""Answers of responses: taken out of the text (`extract`) and compared with the accepted ones (`compare`)."""
+"""Extracting answers from responses (`extract`) and comparing them with the accepted ones (`compare`)."""

@@ -1,4 +1,4 @@
-"""Whether an answer is one of the accepted ones: the same words, the same choice, or the same value."""
+"""Whether an answer matches an accepted one: the same words, the same choice, or the same value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 from sayo.answers.mathematics import math_equal
 
-_MAX_CHARACTERS = 2000  # no accepted answer is longer; comparing more would only cost time
+_MAX_CHARACTERS = 2000  # no accepted answer is longer
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _ONES += ["seventeen", "eighteen", "nineteen"]
@@ -30,10 +30,9 @@ _ANOTHER_LABEL = re.compile(r"(?:^|[\s(])[A-Z][).:]")
 
 
 def answer_matches(answer: str, accepted: list[str]) -> bool:
-    """Whether `answer` agrees with one of the accepted answers.
+    """Whether `answer` matches one of `accepted` by words (`normalize`), `choice_equal` or `math_equal`.
 
-    In this order, for each accepted answer: the same words (`normalize`), the same choice (`choice_equal`), the same
-    value (`math_equal`). Never raises; an empty answer or one of more than 2000 characters matches nothing.
+    Never raises; an empty answer or one of more than 2000 characters matches nothing.
     """
     if len(answer) > _MAX_CHARACTERS:
         return False
@@ -50,10 +49,10 @@ def _agrees(answer: str, gold: str) -> bool:
 
 
 def normalize(text: str) -> str:
-    """Case, white space, articles, sentence punctuation, markup and number words (0 to 99) made equal.
+    """Normalise case, white space, articles, sentence punctuation, markup and number words (0 to 99).
 
-    "The red T-shirt." -> "red t-shirt"; "Two Cats" -> "2 cats"; "1,000" -> "1000". Signs that carry meaning stay:
-    "-5", "1.5", "3/4", "x-y", "50%", brackets inside the text.
+    "The red T-shirt." -> "red t-shirt"; "Two Cats" -> "2 cats"; "1,000" -> "1000". Meaningful signs are kept: "-5",
+    "1.5", "3/4", "x-y", "50%", brackets inside the text.
     """
     text = _digits(_clean(text).casefold())
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
@@ -64,9 +63,9 @@ def normalize(text: str) -> str:
 
 
 def choice_equal(gold: str, answer: str) -> bool:
-    """Whether two answers name the same choice: "B", "(B)", "b.", "B. cat" (and "cat" when the gold says "B. cat").
+    """Whether two answers name the same choice: "B", "(B)", "b.", "B. cat" (and "cat" if the gold is "B. cat").
 
-    A text that both give must agree ("B. dog" is not "B. cat"), and several labels are not an answer.
+    If both contain the choice's text, it must agree ("B. dog" is not "B. cat"). Several labels match nothing.
     """
     gold_choice, answer_choice = _CHOICE.match(gold), _CHOICE.match(answer)
     if gold_choice is None:
@@ -82,7 +81,7 @@ def choice_equal(gold: str, answer: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    """One form of each character; no white space, markup, quotes or LaTeX text command around the whole."""
+    """Unify characters and strip surrounding white space, markup, quotes and LaTeX text commands."""
     text = unicodedata.normalize("NFC", text).translate(_SYMBOLS).strip(" \t\r\n*_`~\"'")
     whole = _WHOLE_TEXT.fullmatch(text)
     return whole[1].strip() if whole else text

@@ -1,4 +1,4 @@
-r"""The text of a completion, and what is marked in it: `<answer>`, `\boxed{}`, and Look-Back's `<think>`, `<back>`."""
+r"""The text of a completion and its markup: `<answer>`, `\boxed{}`, and Look-Back's `<think>` and `<back>`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
 
 
 class TaggedAnswer(NamedTuple):
-    """What `<answer>...</answer>` tags a text holds.
+    """The `<answer>...</answer>` tags of a text.
 
     Attributes:
-        content: inside of the last complete pair, None without one.
-        start: where that pair starts in the text.
-        tags: number of opening and closing tags together; 2 for a well-formed answer.
+        content: content of the last complete pair; None if there is none.
+        start: character position of that pair.
+        tags: number of opening and closing tags in total; 2 for a well-formed answer.
     """
 
     content: str | None
@@ -27,7 +27,7 @@ class TaggedAnswer(NamedTuple):
 
 
 def completion_text(completion: Any) -> str:
-    """Text of a completion as TRL hands it over: a string, or messages whose last assistant turn counts.
+    """Text of a TRL completion: a string, or the last assistant message of a conversation.
 
     A message's content may be a string, a list of content blocks (`{"type": "text", "text": ...}`) or None.
     """
@@ -35,15 +35,10 @@ def completion_text(completion: Any) -> str:
         return completion
     for message in reversed(completion or []):
         if message.get("role", "assistant") == "assistant":
-            return _content_text(message.get("content"))
+            content = message.get("content")
+            blocks = content if isinstance(content, list) else [{"text": content}]
+            return "".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
     return ""
-
-
-def _content_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    return "".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
 
 
 def tagged_answer(text: str) -> TaggedAnswer:
@@ -57,7 +52,7 @@ def tagged_answer(text: str) -> TaggedAnswer:
 
 
 def _pairs(tags: Iterable[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[str]]]:
-    """Each closing tag (group 1 is a slash) with the last opening one before it, if that is not closed yet."""
+    """Match each closing tag (group 1 is a slash) with the last opening tag before it, if still open."""
     pairs, opened = [], None
     for tag in tags:
         if tag[1] and opened is not None:
@@ -67,7 +62,7 @@ def _pairs(tags: Iterable[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""Inside of the last `\boxed{...}` with balanced braces, or None (also when that last one never closes)."""
+    r"""Content of the last `\boxed{...}` with balanced braces; None if there is none or it never closes."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -80,14 +75,11 @@ def boxed_answer(text: str) -> str | None:
 
 
 def extract_answer(text: str, whole_text: bool = False) -> str | None:
-    r"""The answer of a response: the last `<answer>...</answer>`, else the last `\boxed{...}`.
+    r"""The stripped answer of a response: the last `<answer>...</answer>`, else the last `\boxed{...}`, else None.
 
     Args:
         text: the response.
-        whole_text: without either, take the whole text (for prompts that ask for the bare answer) instead of None.
-
-    Returns:
-        The stripped answer (`""` for an empty tag), or None when the response gives none.
+        whole_text: instead of None, return the whole text (for prompts that ask for the bare answer).
     """
     tagged = tagged_answer(text).content
     boxed = boxed_answer(text if tagged is None else tagged)
@@ -98,7 +90,7 @@ def extract_answer(text: str, whole_text: bool = False) -> str | None:
 
 
 def accepted_answers(solution: Any, answers: Any = None) -> list[str]:
-    """The non-empty reference answers of one sample, as text, without tags; empty when there is none."""
+    """The non-empty reference answers of one sample as text, without tags; may be empty."""
     accepted = []
     for reference in (*_listed(solution), *_listed(answers)):
         if reference is None or (isinstance(reference, float) and math.isnan(reference)):  # NaN: missing in a table
@@ -114,13 +106,13 @@ def _listed(value: Any) -> list:
 
 
 class LookBackFormat(NamedTuple):
-    r"""What a response does with `<back>`.
+    r"""How well a response follows Look-Back's format.
 
     Attributes:
-        strict: exactly think, back, think, with nothing but white space around and between them, all non-empty, and
-            then a non-empty `\boxed{}`.
+        strict: exactly think, back and think, all non-empty, with only white space around and between them, followed
+            by a non-empty `\boxed{}`.
         lenient: at least one complete, non-empty back span, and a non-empty `\boxed{}`.
-        spans: half-open character spans of the insides of complete back spans.
+        spans: half-open character spans of the contents of complete back tags.
     """
 
     strict: bool
@@ -129,7 +121,7 @@ class LookBackFormat(NamedTuple):
 
 
 def parse_look_back(text: str) -> LookBackFormat:
-    """Read the tags of a response (linear in its length). A truncated span is no span."""
+    """Parse the tags of a response (linear in its length). Truncated spans do not count."""
     tags = list(_LOOK_BACK_TAG.finditer(text))
     spans = [(opened.end(), closed.start()) for opened, closed in _pairs(tag for tag in tags if tag[2] == "back")]
     boxed = bool((boxed_answer(text) or "").strip())

@@ -1,11 +1,11 @@
-r"""Mathematical equality by math-verify, behind a gate that keeps prose, dates and hangs away from it.
+r"""Mathematical equality by math-verify, behind a gate that rejects prose, dates and slow expressions.
 
-math-verify is built to dig an expression out of a paragraph: it reads "10 cats", "11 = 10" and "3 or 10" as 10, adds
-"3 4" up to 7, drops `\text{...}` and calls "12:30" two fifths. A reward built on that can be fooled, so an answer
-reaches math-verify only when *all* of it is one expression, and then in LaTeX mode, which parses the string whole.
+math-verify extracts expressions from paragraphs: it reads "10 cats", "11 = 10" and "3 or 10" as 10, adds "3 4" up to
+7, drops `\text{...}` and reads "12:30" as two fifths. A reward built on that can be hacked, so an answer reaches
+math-verify only if *all* of it is one expression, and then in LaTeX mode, which parses the whole string.
 
-math-verify bounds its time with SIGALRM, which works in the main thread only. The gate therefore also refuses what
-can take long (towers of powers, big factorials, sums, integrals), and elsewhere math-verify runs without its alarm.
+math-verify limits its time with SIGALRM, which works only in the main thread. The gate therefore also rejects what can
+be slow (towers of powers, big factorials, sums, integrals); in other threads math-verify runs without its alarm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, 
 
 _MAX_CHARACTERS = 200
 _SECONDS = 2
-# Units are ours to judge: math-verify's list takes "apple", "less" and a bare "m" for units.
+# Units are handled here: math-verify's list treats "apple", "less" and a bare "m" as units.
 _LATEX = (LatexExtractionConfig(normalization_config=LatexNormalizationConfig(malformed_operators=True, nits=True)),)
 
 _UNITS = {  # a single letter is a unit only after a space: "5m" is algebra, "5 m" a length
@@ -69,8 +69,8 @@ _HEAVY = re.compile(
 def math_equal(gold: str, answer: str) -> bool:
     """Whether two strings are, each as a whole, expressions of the same value.
 
-    A unit may be missing on one side ("5 cm" and "5"), but two units must agree. A percentage equals the same number
-    ("50%" and "50", as charts label them) and its value ("0.5"). `x = 5` and `5` answer each other. Never raises.
+    One unit may be missing ("5 cm" and "5"), but two units must agree. A percentage equals the same number ("50%" and
+    "50", as in chart labels) and its value ("0.5"). `x = 5` equals `5`. Never raises.
     """
     (gold, gold_unit), (answer, answer_unit) = _split_unit(gold), _split_unit(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
@@ -88,7 +88,7 @@ def math_equal(gold: str, answer: str) -> bool:
 
 
 def _split_unit(text: str) -> tuple[str, str]:
-    """`(expression, canonical unit or "")`, with delimiters and text wrappers taken off."""
+    """`(expression, canonical unit or "")`, without delimiters and text wrappers."""
     if len(text) > 2 * _MAX_CHARACTERS:
         return "", ""
     text = _DELIMITER.sub(" ", _TEXT.sub(r" \1 ", text.translate(_SIGNS))).strip(" .,;")
@@ -111,7 +111,7 @@ def _is_expression(text: str) -> bool:
     if not text or len(text) > _MAX_CHARACTERS or _HEAVY.search(text):
         return False
     bare = _COMMAND.sub(" ", _ENVIRONMENT.sub("", text))
-    # A lone letter is a choice or a name, not mathematics; a relation between two values ("11 = 10") is no value.
+    # A lone letter is a choice or a name, not mathematics; a relation between two values ("11 = 10") is not a value.
     if "=" in bare and not re.search(r"[A-Za-z]", bare):
         return False
     return bool(re.search(r"[\d\\+*/^=<>]", text)) and not _NOT_ONE_EXPRESSION.search(bare)
@@ -121,7 +121,7 @@ def _same(gold: str, answer: str) -> bool:
     alarm = _SECONDS if threading.current_thread() is threading.main_thread() else None
     try:
         return bool(verify(_parse(gold, alarm), _parse(answer, alarm), timeout_seconds=alarm))
-    except Exception:  # sympy raises almost anything on odd input; what cannot be compared is not equal
+    except Exception:  # sympy raises almost anything on malformed input
         return False
 
 

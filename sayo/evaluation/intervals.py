@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import comb
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,8 @@ def sign_test(wins: int, losses: int) -> float:
     With one right-or-wrong answer per question this is McNemar's exact test on the discordant pairs.
     """
     total, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(comb(total, k) for k in range(fewer + 1)) / 2**total)
+    ways = accumulate(range(fewer), lambda count, k: count * (total - k) // (k + 1), initial=1)  # binomials, exactly
+    return min(1.0, 2 * sum(ways) / 2**total)
 
 
 def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:

@@ -1,4 +1,4 @@
-"""What a run left behind, gathered for the model card; the card's words and tables are in `card.md.j2`."""
+"""The model card: collects what a training run left behind and renders `card.md.j2`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from transformers import ProcessorMixin
 from sayo.export.checkpoint import Checkpoint, display_name
 from sayo.training.config import RegionGRPOConfig
 
-HUB_ID = re.compile(r"^(?!runs/)[\w.-]+/[\w.-]+$")  # runs/demo is a run, also when its folder no longer exists
+HUB_ID = re.compile(r"^(?!runs/)[\w.-]+/[\w.-]+$")  # runs/demo is a run even if its folder no longer exists
 SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
-METRICS = (  # of the training log, in the order in which they are shown
+METRICS = (  # of the training log, in the order of the card
     *("reward", "rewards/*/mean", "attention/tas", "attention/region_ratio", "attention/region_mass"),
     *("completions/mean_length", "entropy", "kl"),
 )
 
 
 def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name: str) -> None:
-    """Write `folder/README.md`: how to use the model, and how it was trained. Only what is known is said.
+    """Write `folder/README.md`: how to use the model and how it was trained, leaving out what is unknown.
 
     `name` is the hub id or folder under which the quick start loads the model.
     """
@@ -81,13 +81,13 @@ def _metrics(history: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
 
 
 def _held_out(folder: Path) -> dict[str, dict[str, Any]]:
-    """Moment ("before", "after" training) -> summary of the evaluation that the run's folder holds."""
+    """ "before" and "after" training -> summary of the evaluation in the run's folder."""
     files = {moment: folder / moment / "summary.json" for moment in ("before", "after")}
     return {moment: json.loads(file.read_text()) for moment, file in files.items() if file.is_file()}
 
 
 def _public(tree: Any) -> Any:
-    """The recipe without folders of the machine and without anything that could be a secret."""
+    """The recipe without secrets and without absolute paths."""
     if isinstance(tree, dict):
         return {k: _public(v) for k, v in tree.items() if not (SECRET.search(str(k)) and isinstance(v, str))}
     if isinstance(tree, list):

@@ -9,10 +9,11 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, e.g. runs/toy/checkpoint-40.")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
     base_model: Annotated[
-        str | None, typer.Option(help="Base model (folder or hub id), where the checkpoint does not name it.")
+        str | None, typer.Option(help="Base model (folder or hub id), if the checkpoint does not name it.")
     ] = None,
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the weights; auto: the source's own.")
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the weights; auto keeps the source's."),
     ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")] = False,
     push_to_hub: Annotated[
@@ -20,11 +21,11 @@ def export(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
 ) -> None:
-    """Turn a training checkpoint into an ordinary model folder and check it against its source.
+    """Turn a training checkpoint into an ordinary model folder and verify it against its source.
 
-    Merges LoRA in fp32, writes weights, processor, generation config and model card, loads the result again and
-    compares logits. Writes nothing when anything is missing, extra or different. Shards of DeepSpeed and FSDP contain
-    pickles: export only checkpoints that you wrote yourself.
+    Merges LoRA in fp32, writes weights, processor, generation config and model card, reloads the result and compares
+    logits. Writes nothing if a weight is missing, unexpected or different. DeepSpeed and FSDP shards contain pickles:
+    export only checkpoints that you wrote yourself.
     """
     from sayo.export.package import export_checkpoint, push_folder
 

@@ -1,7 +1,7 @@
-"""`export_checkpoint`: a folder that the Auto classes of transformers load, proven equal to its source.
+"""`export_checkpoint`: writes a folder that transformers' Auto classes load, verified against its source.
 
-The folder is written beside its destination and renamed when everything has been checked, so a killed or refused
-export leaves no half-written model under the name that was asked for.
+The folder is written beside its destination and renamed once everything has been verified, so a killed or refused
+export leaves no incomplete model at the destination.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class ExportResult:
         kind: kind of the checkpoint (`full`, `adapter`, `zero`, `fsdp`).
         dtype: dtype of the written weights.
         num_tensors: number of tensors written.
-        merge_difference: largest logit difference, in fp32, that merging the adapter made; None without a merge.
-        logit_difference: largest logit difference between the reloaded folder and the source, rounding to `dtype`
-            included. 0.0 when nothing was merged or cast.
-        notes: what the user should know (a processor taken from the base, names that could not be compared, ...).
+        merge_difference: largest fp32 logit difference caused by merging the adapter; None without a merge.
+        logit_difference: largest logit difference between the reloaded folder and the source, including rounding to
+            `dtype`. 0.0 if nothing was merged or cast.
+        notes: warnings for the user (processor taken from the base, names that could not be compared, ...).
     """
 
     out: Path
@@ -60,16 +60,16 @@ def export_checkpoint(
     """Write `checkpoint` to the folder `out`: safetensors, config, processor, generation config and model card.
 
     Args:
-        checkpoint: a checkpoint of full fine-tuning, of LoRA (merged into its base in fp32 and cast back to the
-            base's dtype), or of DeepSpeed or FSDP shards.
-        base_model: folder or hub id of the base; needed where the checkpoint does not name one that can be found.
-        dtype: dtype to write, such as `"bfloat16"`; `"auto"` is the base's (adapter) or the checkpoint's own.
-        overwrite: replace a folder that is not empty, once the new one has been checked.
-        repository: hub id that the model card's quick start names; without one it names the folder.
+        checkpoint: full weights, a LoRA adapter (merged into its base in fp32, then cast back to the base's dtype),
+            or DeepSpeed or FSDP shards.
+        base_model: folder or hub id of the base, if the checkpoint does not name one or it has moved.
+        dtype: dtype to write, such as `"bfloat16"`; `"auto"` keeps the base's (adapter) or the checkpoint's.
+        overwrite: replace a folder that is not empty once the new one has been verified.
+        repository: hub id for the model card's quick start, which otherwise names the folder.
 
     Raises:
-        ExportError: missing or extra weights, tensor names other than the base's, values that are not finite, logits
-            that differ from the source's, or an `out` that must not be written. Nothing is written or removed then.
+        ExportError: missing or unexpected weights, tensor names that differ from the base's, values that are not
+            finite, logits that differ from the source's, or an unsuitable `out`. Nothing is written or removed then.
     """
     out = Path(out).absolute()
     source = Checkpoint.open(checkpoint, base_model)
@@ -85,9 +85,7 @@ def export_checkpoint(
 
 
 def push_folder(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload `folder` to the model repository `owner/name`, created if it does not exist; returns its address.
-
-    Uses the login and the endpoint (`HF_ENDPOINT`) of `huggingface_hub`.
+    """Upload `folder` to the hub model `owner/name` (created if missing) with the stored login; returns its URL.
 
     Raises:
         ExportError: the hub refused, or the repository's name is not valid.
@@ -104,21 +102,17 @@ def push_folder(folder: Path, repository: str, private: bool = False) -> str:
 
 
 def _check_destination(out: Path, source: Checkpoint, overwrite: bool) -> None:
-    """Refuse an `out` that would harm the checkpoint, its base or other files."""
+    """Refuse an `out` that would destroy the checkpoint, its base or other files."""
     folder = source.folder.resolve()
-    if out.resolve() == folder or out.resolve() in folder.parents:
-        raise ExportError(f"{out} holds the checkpoint itself; choose another folder.")
-    if source.base is not None and out.resolve() == Path(source.base).resolve():
-        raise ExportError(f"{out} is the base model itself; choose another folder.")
-    if out.is_file():
-        raise ExportError(f"{out} is a file; choose another name.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise ExportError(f"{out} is not empty. Choose another folder, or replace it with --overwrite.")
+    if out.resolve() in (folder, *folder.parents, source.base and Path(source.base).resolve()):
+        raise ExportError(f"{out} holds the checkpoint or its base model itself; choose another folder.")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
+        raise ExportError(f"{out} exists. Choose another folder, or replace the folder with --overwrite.")
 
 
 @contextmanager
 def _finished_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name on success and disappears on failure."""
+    """A folder beside `out` that is renamed to it on success and removed on failure."""
     partial, old = (out.parent / f".{out.name}.{state}" for state in ("partial", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
     partial.mkdir(parents=True)
@@ -134,7 +128,7 @@ def _finished_folder(out: Path) -> Iterator[Path]:
 
 
 def _share(folder: Path) -> None:
-    """safetensors writes files that only their owner can read; a model is for sharing."""
+    """Make files readable for others, as the umask allows; safetensors restricts them to their owner."""
     mask = os.umask(0)
     os.umask(mask)
     for file in folder.iterdir():
@@ -142,31 +136,31 @@ def _share(folder: Path) -> None:
 
 
 def _load_processor(source: Checkpoint, result: ExportResult) -> ProcessorMixin:
-    """The checkpoint's processor, with its pixel limits, or the base model's where the checkpoint has none."""
+    """The checkpoint's processor with its pixel limits, or the base model's if the checkpoint has none."""
     reasons = []
-    for folder, revision in ((source.folder, None), (source.base, source.revision)):
+    for folder, revision in ((source.folder, "main"), (source.base, source.revision)):
         if folder is None:
             continue
         try:
-            processor = AutoProcessor.from_pretrained(folder, revision=revision or "main")
+            processor = AutoProcessor.from_pretrained(folder, revision=revision)
         except (OSError, ValueError, ImportError) as error:
             reasons.append(f"{folder}: {error}")
             continue
-        if hasattr(processor, "image_processor"):  # AutoProcessor may settle for a bare tokenizer
+        if hasattr(processor, "image_processor"):  # AutoProcessor may fall back to a bare tokenizer
             if folder is not source.folder:
                 result.notes.append(f"the checkpoint has no processor; that of {display_name(folder)} was taken")
             return processor
     reason = " | ".join(reasons) or "no image processor"
-    raise ExportError(f"no usable processor ({reason}). Name the model it started from with --base-model.")
+    raise ExportError(f"no usable processor ({reason}). Pass the base model with --base-model.")
 
 
 def _write_model(
     source: Checkpoint, processor: ProcessorMixin, partial: Path, dtype: str, result: ExportResult
 ) -> None:
-    """Full weights with their processor; reloaded and compared with the source."""
+    """Write weights and processor, reload them and compare with the source."""
     if source.kind == "adapter":
         model = load_base(source)
-        target = model.dtype  # the base's own; merging itself is done in fp32
+        target = model.dtype  # the base's; merging itself is done in fp32
         model = attach_adapter(model.to(torch.float32), source.folder)
     else:
         model = load_full(source.folder) if source.kind == "full" else load_shards(source)
@@ -184,15 +178,14 @@ def _write_model(
     _save(model, partial, source, result)
     processor.save_pretrained(partial)
     reloaded = verify.check_reload(model, load_full(partial), expected, inputs)
-    result.logit_difference = verify.largest_difference(reference, reloaded)
+    result.logit_difference = float((reference - reloaded).abs().max())
 
 
 def _save(model: PreTrainedModel, partial: Path, source: Checkpoint, result: ExportResult) -> None:
     """Save under the base model's tensor names.
 
-    A checkpoint written under ZeRO-3 may carry names such as `model.model.*` (transformers 5.23 keeps an unfiltered
-    mapping), which saving would repeat. So the family's own names are tried first, then the loaded ones; the base
-    decides.
+    Under ZeRO-3, transformers 5.23 may save names such as `model.model.*` (it keeps an unfiltered mapping), which
+    saving again would repeat. So the family's own names are tried first, then the loaded ones.
     """
     base_names = tensor_names(source.base, source.revision) if source.base is not None else None
     for conversions in (None, getattr(model, "_weight_conversions", None)):
@@ -205,23 +198,21 @@ def _save(model: PreTrainedModel, partial: Path, source: Checkpoint, result: Exp
     else:
         raise ExportError(
             f"the tensor names differ from those of the base model {display_name(source.base)}: {difference}. "
-            "If that is not the model it was trained from, name the right one with --base-model."
+            "If training started from another model, pass that one with --base-model."
         )
     result.num_tensors = len(names)
     if base_names is None:
-        result.notes.append("tensor names were not compared: the base model's files are not on this machine")
+        result.notes.append("tensor names were not compared: the base model is not on this machine")
 
 
 def _align(model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """Let generation end where the tokenizer's turns end, and undo what training switched off."""
-    tokenizer, generation = processor.tokenizer, model.generation_config
-    vocabulary = model.config.get_text_config().vocab_size
+    """Add the tokenizer's end of turn to the generation config, and turn the KV cache on again."""
+    tokenizer, generation, text = processor.tokenizer, model.generation_config, model.config.get_text_config()
     old = generation.eos_token_id
     ends = [tokenizer.eos_token_id, *(old if isinstance(old, list) else [old])]
-    generation.eos_token_id = [end for end in dict.fromkeys(ends) if end is not None and end < vocabulary] or None
+    generation.eos_token_id = [end for end in dict.fromkeys(ends) if end is not None and end < text.vocab_size] or None
     if tokenizer.pad_token_id is not None:
         generation.pad_token_id = tokenizer.pad_token_id
-    if generation.bos_token_id is not None and generation.bos_token_id >= vocabulary:
+    if generation.bos_token_id is not None and generation.bos_token_id >= text.vocab_size:
         generation.bos_token_id = None
-    generation.use_cache = True
-    model.config.get_text_config().use_cache = True
+    generation.use_cache = text.use_cache = True

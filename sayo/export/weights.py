@@ -1,4 +1,4 @@
-"""Checkpoint files -> the model that was trained, in memory on the CPU. Every missing or extra weight is an error."""
+"""Loads checkpoint files into the trained model, on the CPU. A missing or unexpected weight is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
-from sayo.export.checkpoint import ADAPTER_WEIGHTS, FSDP_SHARDS, WEIGHTS, Checkpoint, ExportError, stored_names
+from sayo.export.checkpoint import ADAPTER_WEIGHTS, FSDP_SHARDS, WEIGHTS, Checkpoint, ExportError
 
 
 @contextmanager
@@ -26,35 +26,31 @@ def _readable(what: object) -> Iterator[None]:
         raise ExportError(f"cannot load {what}: {error}") from error
 
 
-def load_full(model: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """A model folder or hub id, loaded strictly, in the dtype of its files.
+def load_full(model: str | Path, revision: str = "main") -> PreTrainedModel:
+    """Load a model folder or hub id strictly, in the dtype of its files.
 
     Raises:
         ExportError: files that cannot be read, or weights that do not fit the config.
     """
-    with _readable(model):
+    with _readable(model):  # mismatched sizes are ignored here so that `check_names` can list them
         loaded, info = AutoModelForImageTextToText.from_pretrained(
-            model,
-            dtype="auto",
-            revision=revision or "main",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that `check_names` can name them
+            model, dtype="auto", revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
         )
     check_names(model, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return loaded
 
 
 def load_shards(checkpoint: Checkpoint) -> PreTrainedModel:
-    """DeepSpeed or sharded FSDP states gathered into a model of the config's dtype.
+    """Gather DeepSpeed or FSDP shards into a model of the config's dtype.
 
-    DeepSpeed's shards, and the index of FSDP's, are pickles and are unpickled here: only export checkpoints that you
-    wrote yourself.
+    DeepSpeed shards and the FSDP index are pickles and are unpickled here: export only checkpoints that you wrote
+    yourself.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     source = checkpoint.folder if (checkpoint.folder / "config.json").is_file() else checkpoint.base
     if source is None:
-        raise ExportError(f"{checkpoint.folder} has no config.json: name the model it started from with --base-model.")
+        raise ExportError(f"{checkpoint.folder} has no config.json: pass the base model with --base-model.")
     with _readable(checkpoint.folder):
         config = AutoConfig.from_pretrained(source)
         gather = get_fp32_state_dict_from_zero_checkpoint if checkpoint.kind == "zero" else _gather_fsdp
@@ -80,10 +76,9 @@ def _gather_fsdp(folder: Path) -> dict[str, Tensor]:
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Give the floating-point weights another dtype, in place.
+    """Cast the floating-point weights in place, keeping in fp32 what `from_pretrained` keeps in fp32.
 
-    Not `model.to(dtype)`, which would also round the rotary frequencies: `from_pretrained` keeps those in fp32, and
-    so it does with the modules that a family names in `_keep_in_fp32_modules`.
+    These are the rotary frequencies and a family's `_keep_in_fp32_modules`; `model.to(dtype)` would round them.
     """
     kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
     stored = model.state_dict()
@@ -93,27 +88,27 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def load_base(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model that an adapter belongs to.
+    """Load the base model of an adapter.
 
     Raises:
         ExportError: no base is known, or the base is quantized (an adapter cannot be merged into it exactly).
     """
     if checkpoint.base is None:
-        raise ExportError(f"{checkpoint.folder}/adapter_config.json names no base model: name it with --base-model.")
-    with _readable(f"{checkpoint.base} (another base is named with --base-model)"):
-        config = AutoConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision or "main")
+        raise ExportError(f"{checkpoint.folder}/adapter_config.json names no base model: pass it with --base-model.")
+    with _readable(f"{checkpoint.base} (pass another base with --base-model)"):
+        config = AutoConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision)
     if getattr(config, "quantization_config", None) is not None:
         raise ExportError(
             f"{checkpoint.base} is quantized; an adapter is merged into full-precision weights. "
-            "Name the unquantized model with --base-model, or load the checkpoint as it is with peft."
+            "Pass the unquantized model with --base-model, or load the checkpoint as it is with peft."
         )
     return load_full(checkpoint.base, checkpoint.revision)
 
 
 def attach_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
-    """`base` with the adapter of folder `adapter`; refuses an adapter that lacks or adds a tensor."""
+    """Attach the adapter in folder `adapter` to `base`; refuses missing and unexpected tensors."""
     with _readable(f"the adapter {adapter} on its base model"):
-        stored = stored_names(adapter / ADAPTER_WEIGHTS)
+        stored = load_file(adapter / ADAPTER_WEIGHTS).keys()
         model = PeftModel.from_pretrained(base, adapter, low_cpu_mem_usage=False)
     wanted = set(get_peft_model_state_dict(model))
     check_names(adapter, wanted - stored, stored - wanted)
@@ -121,11 +116,7 @@ def attach_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
 
 
 def check_names(what: object, missing: Collection, unexpected: Collection, reshaped: Collection = ()) -> None:
-    """Refuse a load of `what` in which a weight was missing, unexpected or of another shape.
-
-    Raises:
-        ExportError: names up to three weights of each kind.
-    """
+    """Raise an ExportError that names up to three weights of each kind, unless there are none."""
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(problems.values()):
         parts = "; ".join(f"{len(names)} {problem} ({first_names(names)})" for problem, names in problems.items())

@@ -1,6 +1,6 @@
-"""Measures of visual attention: pure functions of plain arrays or of an `AttentionTrace`, one family per file."""
+"""Measures of visual attention: pure functions of arrays or of an `AttentionTrace`, one family per file."""
 
-from sayo.metrics.avar import bounded, vas
+from sayo.metrics.avar import vas
 from sayo.metrics.lookback import attention_trend, lift, token_span
 from sayo.metrics.perception import anchor_weights, dependency_filter, token_dependency, trajectory_scale
 from sayo.metrics.reflection import half_means, late_attention
@@ -10,7 +10,6 @@ from sayo.metrics.sinks import sink_free_mass, sink_tokens
 __all__ = [
     "anchor_weights",
     "attention_trend",
-    "bounded",
     "dependency_filter",
     "half_means",
     "late_attention",

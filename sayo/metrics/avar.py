@@ -1,7 +1,7 @@
 """AVAR's visual attention score (VAS): attention on the image against attention on the system prompt.
 
-Source: "From Narrow to Panoramic Vision" (arXiv 2603.03825). The paper averages ratios; its release divides sums; the
-two differ several-fold, so the order is an argument and belongs into every result.
+Source: "From Narrow to Panoramic Vision" (arXiv 2603.03825). The paper averages ratios, its release divides sums; the
+two differ several-fold, so the order is an argument and must be reported with every result.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ def vas(image_mass: np.ndarray, system_mass: np.ndarray, order: Order = "mean_of
     """Visual attention score.
 
     Args:
-        image_mass, system_mass: `(L, H, U)` attention mass of U query rows on the visual and the system tokens. With
-            heads already averaged (an `AttentionTrace`), H = 1: insert the axis.
+        image_mass, system_mass: `(L, H, U)` attention mass of U query rows on the visual and the system tokens. For
+            an `AttentionTrace`, whose heads are averaged, insert an axis H = 1.
         order: what is averaged before the division.
             `"mean_of_ratios"`: nothing (the paper); `"heads_first"`: heads; `"layers_and_heads_first"`: layers and
             heads (the release's docstring); `"ratio_of_sums"`: everything (the release's code).
         eps: added to the denominator.
 
     Raises:
-        ValueError: shapes differ or are not `(L, H, U)`, or there is no row; unknown order.
+        ValueError: shapes differ, are not `(L, H, U)` or are empty; unknown order.
     """
     image, system = np.asarray(image_mass, dtype=np.float64), np.asarray(system_mass, dtype=np.float64)
     if image.shape != system.shape or image.ndim != 3 or image.size == 0:
@@ -36,8 +36,3 @@ def vas(image_mass: np.ndarray, system_mass: np.ndarray, order: Order = "mean_of
     if order == "ratio_of_sums":
         return float(image.sum() / (system.sum() + eps))
     return float((image.mean(axis=axes[order]) / (system.mean(axis=axes[order]) + eps)).mean())
-
-
-def bounded(share: np.ndarray | float) -> np.ndarray | float:
-    """`x / (1 + x)` in [0, 1): a VAS of 10 to 19, as panoramic models have, would drown an accuracy reward of 1."""
-    return share / (1.0 + share)

@@ -11,17 +11,17 @@ import numpy as np
 
 
 def attention_trend(masses: Mapping[str, np.ndarray], prefix: np.ndarray) -> dict[str, np.ndarray]:
-    """Share of each key group in the attention that is left without the prefix, per step.
+    """Share of each key group in the attention outside the prefix, per step.
 
-    The prefix (everything before the first visual token) holds the attention sink; leaving it out of the denominator
-    makes the shares independent of it. They sum to less than 1 where keys belong to no group.
+    The prefix (everything before the first visual token) contains the attention sink; excluding it makes the shares
+    independent of the sink. They sum to less than 1 if some keys are in no group.
 
     Args:
         masses: group -> `(L, T)` attention mass, heads averaged ("image", "query", "generated").
         prefix: `(L, T)` mass on the prefix.
 
     Returns:
-        group -> `(T,)` mean over layers of `mass / (1 - prefix)`; 0 where a layer attends to the prefix only.
+        group -> `(T,)` mean over layers of `mass / (1 - prefix)`; 0 for a layer that attends only to the prefix.
     """
     left = 1.0 - np.asarray(prefix, dtype=np.float64)
     return {
@@ -33,14 +33,14 @@ def attention_trend(masses: Mapping[str, np.ndarray], prefix: np.ndarray) -> dic
 def token_span(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Half-open token span that covers a character span.
 
-    By offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`.
+    Computed from offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`.
 
     Args:
         characters: half-open character span of the decoded response.
         offsets: `(start, end)` characters of each response token, ascending, as a fast tokenizer returns them.
 
     Returns:
-        `(first, last + 1)` of the tokens that share a character with the span; an empty span where none does.
+        `(first, last + 1)` of the tokens that overlap the span; an empty span if there are none.
     """
     start, end = characters
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
@@ -48,17 +48,17 @@ def token_span(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) 
 
 
 def lift(series: np.ndarray, spans: Sequence[tuple[int, int]], window: int = 20) -> list[float | None]:
-    """How much more a span looks than the steps before it: mean over the span / mean over the `window` steps before.
+    """Mean image attention of a span relative to the `window` steps before it.
 
-    A lift above 1 does not prove that the tag did it: compare with spans of text-only verification.
+    A lift above 1 does not prove that the tag caused it: compare with spans of text-only verification.
 
     Args:
         series: `(T,)` share of attention on the image.
         spans: half-open token spans `(start, end)`.
 
     Returns:
-        One number per span; None where nothing precedes the span, the span is empty, or the steps before it do not
-        look at the image at all.
+        One number per span; None if the span is empty, no step precedes it, or the preceding steps have no attention
+        on the image.
     """
     series = np.asarray(series, dtype=np.float64)
     lifts: list[float | None] = []

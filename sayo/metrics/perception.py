@@ -1,7 +1,7 @@
 """Which tokens depend on the image: VPPO's dependency under a masked image, and AT-RL-style anchor weights.
 
 Sources: VPPO (arXiv 2510.09285), `verl/workers/actor/dp_actor.py` of the public release; AT-RL (arXiv 2602.11455),
-which has no public code: its weighting here is a reconstruction, so call results "AT-RL-style".
+which has no public code: its weighting is reconstructed here, so call results "AT-RL-style".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def token_dependency(
 ) -> np.ndarray:
     """VPPO's S_t >= 0: the one-sample ("k3") estimate of KL(with image || with a masked image) at each sampled token.
 
-    `e^d - d - 1` with `d = logp_masked - logp`. A token whose probability *rises* without the image scores as well.
+    `e^d - d - 1` with `d = logp_masked - logp`. A token whose probability *rises* without the image also scores.
 
     Args:
         logp, logp_masked: `(...)` log-probabilities of the sampled tokens with the image and with the masked image.
@@ -38,10 +38,10 @@ def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
 
     Args:
         dependency: `(B,)` mean dependency of *all* trajectories of the step, gathered over ranks and micro-batches
-            (with a part of them the objective would depend on how the batch is cut).
+            (otherwise the objective would depend on how the batch is split).
 
     Returns:
-        `(B,)` factors; all 1 when the dependencies are equal.
+        `(B,)` factors; all 1 if the dependencies are equal.
     """
     dependency = np.asarray(dependency, dtype=np.float64)
     if len(dependency) == 0 or np.ptp(dependency) <= 1e-6:
@@ -51,14 +51,14 @@ def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
 
 
 def anchor_weights(connectivity: np.ndarray, low: float = 0.5, high: float = 1.5) -> np.ndarray:
-    """AT-RL-style weight of each token's advantage: grows with its attention on the image, 1 on average.
+    """AT-RL-style weight of each token's advantage: increases with its attention on the image, 1 on average.
 
     Args:
         connectivity: `(T,)` attention mass on the image without sinks.
         low, high: range before the weights are divided by their mean.
 
     Returns:
-        `(T,)` weights; all 1 when nothing differs.
+        `(T,)` weights; all 1 if the connectivities are equal.
     """
     c = np.asarray(connectivity, dtype=np.float64)
     if len(c) == 0 or np.ptp(c) <= 1e-12:

@@ -1,7 +1,7 @@
 """Reflection-V's measure: does a long response keep looking at the image?
 
-Source: Reflection-V (arXiv 2509.12132). Its reward is not in the public release; the form here (second half against
-first half) is known from descriptions only.
+Source: Reflection-V (arXiv 2509.12132). Its reward is not in the public release; this form (second half against first
+half) follows its descriptions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def late_attention(series: np.ndarray, floor: float = 0.0, eps: float = 1e-8) ->
 
     Args:
         series: `(T,)` attention mass on the image per response token.
-        floor: the first half counts as at least this much. Without it the ratio is gamed by looking *less* at first;
-            with it, nothing is gained by going below the floor, and the value is bounded by `m2 / floor`.
+        floor: lower bound of the first half. Without it, the ratio can be hacked by looking *less* at first; with
+            it, going below the floor gains nothing, and the value is bounded by `m2 / floor`.
     """
     first, second = half_means(series)
     return second / (max(first, floor) + eps)

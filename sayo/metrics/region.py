@@ -82,13 +82,13 @@ def top_count(length: int, share: float) -> int:
 def pooled_attention(
     trace: AttentionTrace, rows: Rows, select: Select = "top_entropy", top_share: float = 0.3
 ) -> RegionAttention:
-    """Pool a trace into the four numbers that every region score is made of.
+    """Pool a trace into the four numbers that all region scores are computed from.
 
     Masses are averaged over heads (by the capture), then over the captured layers, then over the selected tokens;
     the division by the number of keys comes last (all of these means commute; only ratios do not).
 
     Raises:
-        ValueError: the trace has no token or no region, or its masses are not finite.
+        ValueError: no token, no region, or masses that are not finite.
     """
     if not trace.has_region:
         raise ValueError("this sample has no region; skip it (rewards return None)")
@@ -114,11 +114,11 @@ def region_ratio(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
 def region_score(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
     """SAYO's training reward `r_v = tanh(log x)` with `x = (a + eps) / (v + eps)`, in (-1, 1). Broadcasts.
 
-    Computed by its closed form `(x^2 - 1) / (x^2 + 1)`. Its largest value is reached when all image attention sits
-    on the region, where `x = |V| / |T|`: small regions can earn more.
+    Computed by its closed form `(x^2 - 1) / (x^2 + 1)`. The maximum is reached when all image attention is on the
+    region, where `x = |V| / |T|`: smaller regions have a higher maximum.
 
     Raises:
-        ValueError: eps is not positive (the score of an image without attention would be 0 / 0).
+        ValueError: eps is not positive (an image without attention would score 0 / 0).
     """
     if eps <= 0:
         raise ValueError(f"eps must be positive, got {eps}")

@@ -1,4 +1,4 @@
-"""Attention sinks inside the image: cells that every query attends to, whatever it asks."""
+"""Attention sinks inside the image: cells that every query attends to, regardless of the question."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sayo.metrics.region import RegionAttention, Select, token_weights
 def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
     """`(N,)` bool: the `ceil(share * N)` visual tokens with the most attention on average over all rows.
 
-    An average over the rows of *one* response cannot tell a sink from an object that is looked at all the time: pool
-    rows of several questions about images of the same size where possible.
+    An average over the rows of *one* response cannot distinguish a sink from an object that is looked at all the time:
+    pool rows of several questions about images of the same size if possible.
 
     Args:
         maps: `(..., N)` attention on the visual tokens.
@@ -27,7 +27,7 @@ def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
 
 
 def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`(...)` attention mass on the visual tokens other than sinks, to be reported beside every raw mass.
+    """`(...)` attention mass on the visual tokens that are not sinks, to be reported with every raw mass.
 
     Args:
         maps: `(..., N)` attention on the visual tokens.
@@ -41,11 +41,11 @@ def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | No
 def pooled_sinks(traces: Sequence[AttentionTrace], share: float = 0.02) -> dict[int, np.ndarray]:
     """Number of visual tokens -> `(N,)` bool: the sinks of images of that size, over all rows of all traces.
 
-    Pooled by size because a sink stays where it is while objects move; a size that only one question has cannot tell
-    the two apart, so what is reported without sinks is then too low rather than too high.
+    Pooled by size because sinks have fixed positions while objects do not. With only one question of a size, an object
+    may be taken for a sink, so values without sinks are then too low rather than too high.
 
     Args:
-        traces: with maps; those without are left out, as are empty ones.
+        traces: those without maps and empty ones are ignored.
     """
     by_size: dict[int, list[np.ndarray]] = {}
     for trace in traces:
@@ -62,15 +62,15 @@ def sink_free_attention(
     select: Select = "top_entropy",
     top_share: float = 0.3,
 ) -> RegionAttention | None:
-    """`metrics.region.pooled_attention` with the sinks left out of the image and of the region.
+    """`metrics.region.pooled_attention` with the sinks excluded from image and region.
 
     Args:
-        trace: with maps, at least one token.
+        trace: with maps and at least one token.
         sinks: `(N,)` bool.
-        region: `(N,)` coverage weights of the region; zeros without one.
+        region: `(N,)` coverage weights of the region; zeros without a region.
 
     Returns:
-        None where every visual token of the region is a sink.
+        None if every visual token of the region is a sink.
     """
     keep = (~sinks).astype(np.float64)
     if region.any() and not (keep * region).any():

@@ -1,8 +1,8 @@
 """VRGA's measures of a visual head, and the steps of its training-free intervention.
 
 Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184); defaults of the public release's `modeling_qwen2_5_vl.py`,
-with its errors corrected: the query row and the image slice are the caller's exact ones, the neighbourhood has two
-dimensions, and threshold statistics come from the tokens outside the border. RRAR is `region.region_ratio`.
+with its errors corrected: the caller passes the exact query row and image slice, the neighbourhood is two-dimensional,
+and threshold statistics are computed outside the border. RRAR is `region.region_ratio`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 
 
 def image_focus(image_mass: np.ndarray, num_visual: int, num_keys: int) -> np.ndarray:
-    """R_img: attention per visual token against attention per visible key; 1 means that the image gets its share.
+    """R_img: attention per visual token relative to attention per visible key; 1: the image gets its share.
 
     Args:
         image_mass: `(...)` attention mass on all visual tokens, of rows that sum to 1.
         num_visual: |V|.
-        num_keys: M, the keys that the query can see (padding does not count).
+        num_keys: M, the number of keys that the query can see (without padding).
     """
     return np.asarray(image_mass, dtype=np.float64) / num_visual * num_keys
 
@@ -28,7 +28,7 @@ def image_entropy(image_rows: np.ndarray, normalize: bool = True, eps: float = 1
 
     Args:
         image_rows: `(..., N)` attention on the visual tokens.
-        normalize: divide by the image mass first (the paper); False: the release's gate. A row without any image
+        normalize: divide by the image mass first (the paper); False: the release's gate. A row without image
             attention has entropy 0.
     """
     p = np.asarray(image_rows, dtype=np.float64)
@@ -39,7 +39,7 @@ def image_entropy(image_rows: np.ndarray, normalize: bool = True, eps: float = 1
 
 
 def entropy_focus_ratio(entropy: np.ndarray, focus: np.ndarray) -> np.ndarray:
-    """EFR = H_img / R_img; low for a head that looks at the image, and at one place. Infinite without attention."""
+    """EFR = H_img / R_img; low for a head that looks at one place in the image. Infinite without attention."""
     entropy, focus = np.broadcast_arrays(np.asarray(entropy, float), np.asarray(focus, float))
     return np.divide(entropy, focus, out=np.full(entropy.shape, np.inf), where=focus > 0)
 
@@ -49,7 +49,7 @@ def visual_heads(
 ) -> np.ndarray:
     """`(L, H)` bool, H_v: low EFR and high focus, by percentiles over all heads; never empty.
 
-    When no head has both, the heads of high focus alone (as the release does).
+    If no head has both, the heads with high focus (as in the release).
     """
     finite = efr[np.isfinite(efr)]
     focused = focus >= np.percentile(focus, focus_percentile)
@@ -58,7 +58,7 @@ def visual_heads(
 
 
 def background_heads(focus: np.ndarray, below: float = 0.01, first: int = 63) -> np.ndarray:
-    """`(L, H)` bool, H_b: early heads (the first 63, layer by layer) that hardly look at the image."""
+    """`(L, H)` bool, H_b: early heads (the first 63, layer by layer) that almost ignore the image."""
     early = np.arange(focus.size).reshape(focus.shape) < first
     return early & (focus < below)
 
@@ -73,7 +73,7 @@ def steering_gate(
 def subtract_background(visual: np.ndarray, background: np.ndarray, weight: float = 1.0) -> np.ndarray:
     """`(N,)` reference map `Norm(max(visual - weight * background, 0))`, both maps scaled to sum 1 first.
 
-    A background that covers everything (or is empty) leaves the visual map as it is.
+    The visual map is unchanged if the background covers everything or is empty.
 
     Raises:
         ValueError: the visual map has no attention.
@@ -89,7 +89,7 @@ def subtract_background(visual: np.ndarray, background: np.ndarray, weight: floa
 
 
 def border_tokens(columns: int, rows: int, share: float = 0.2) -> np.ndarray:
-    """`(columns * rows,)` bool: the border where attention sinks sit, at most `share` of the tokens.
+    """`(columns * rows,)` bool: the border where attention sinks occur, at most `share` of the tokens.
 
     Filled in the release's order: the top-left 2 x 2, the rest of the first row, the rest of the first column.
     """
@@ -106,8 +106,8 @@ def focus_tokens(
 ) -> np.ndarray:
     """T_q: indices of the visual tokens that the question asks about, ascending.
 
-    Above mean + `deviations` standard deviations (unbiased) of the tokens outside the border; when fewer than
-    `max(1, ceil(min_share * N))` pass, that many of the largest. (The release's constant of 10 would take a whole
+    Above mean + `deviations` standard deviations (unbiased) of the tokens outside the border; if fewer than
+    `max(1, ceil(min_share * N))` pass, that many of the largest. (The release's constant of 10 would select all of a
     small image.)
 
     Args:
@@ -127,7 +127,7 @@ def focus_tokens(
 
 
 def neighbourhood(tokens: np.ndarray, columns: int, rows: int, radius: int = 2) -> np.ndarray:
-    """Indices of all tokens within `radius` cells (a square window that stays in the grid) of the given ones."""
+    """Indices of all tokens within `radius` cells (a square window clipped to the grid) of the given ones."""
     y, x = np.divmod(np.asarray(tokens, dtype=int), columns)
     grid_y, grid_x = np.divmod(np.arange(columns * rows), columns)
     near = (np.abs(grid_y[:, None] - y) <= radius) & (np.abs(grid_x[:, None] - x) <= radius)

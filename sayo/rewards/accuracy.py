@@ -17,16 +17,16 @@ def accuracy_reward(
     log_extra: Callable[[str, list], None] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    r"""1.0 for a right answer, 0.0 for a wrong or missing one, None where there is nothing to compare with.
+    r"""1.0 for a right answer, 0.0 for a wrong or missing one, None without a reference answer.
 
-    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}` (`answers.extract.extract_answer`); what
-    counts as equal is written in `answers.compare.answer_matches`.
+    The answer is the last `<answer>...</answer>`, else the last `\boxed{...}` (`answers.extract.extract_answer`), and
+    is compared by `answers.compare.answer_matches`.
 
     Args:
         completions: B completions (messages or strings).
-        solution: B reference answers (numbers are accepted; answer tags or `\boxed` around them are taken off).
+        solution: B reference answers (numbers are accepted; surrounding answer tags or `\boxed` are removed).
         answers: B lists of further accepted answers, or None.
-        whole_text: a response without tags or box is its own answer.
+        whole_text: a response without tags or box is itself the answer.
         log_extra: TRL's hook; receives the column `extracted_answer` for the completions table.
     """
     answers = answers if answers is not None else [None] * len(completions)

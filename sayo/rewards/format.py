@@ -1,4 +1,4 @@
-"""Is the answer in tags, and the response of the wanted length? SAYO's format reward."""
+"""Is the answer in tags and the response within the length window? SAYO's format reward."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def format_reward(
     require_reasoning: bool = False,
     **kwargs: Any,
 ) -> list[float]:
-    """1 for a well-formed answer, less when the response is shorter or longer than the window.
+    """1 for a well-formed answer, less if the response is shorter or longer than the window.
 
     `[one non-empty <answer>...</answer>] * (outside * max / n above the window) * (outside * n / min below it)`. The
     step at the window's edge (1.0 at `n = max`, 0.6 just above) is the release's.
-    Source: SAYO, `train/reward/format_rewards.py` of the public release; stricter here: a second tag pays nothing.
+    Source: SAYO, `train/reward/format_rewards.py` of the public release; stricter here: a second tag scores 0.
 
     Args:
         completions: B completions (messages or strings).
-        completion_ids: B lists of token ids, end of sequence included, as TRL passes them; their lengths are `n`.
-        min_tokens, max_tokens: the window, inclusive; None for no bound on that side.
+        completion_ids: B lists of token ids including the end of sequence, as TRL passes them; their lengths are `n`.
+        min_tokens, max_tokens: the window, inclusive; None for no bound.
         outside: factor at the window's edge.
-        require_reasoning: pay only when a word stands before the answer.
+        require_reasoning: score 0 unless a word precedes the answer.
 
     Raises:
-        ValueError: there is a window but no `completion_ids`.
+        ValueError: a window without `completion_ids`.
     """
     if completion_ids is None:
         if min_tokens or max_tokens:

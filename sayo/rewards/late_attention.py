@@ -28,19 +28,20 @@ def late_attention_reward(
     """`min(1, m2 / max(m1, floor))` of a right answer, 0 for a wrong or a short one.
 
     `m1`, `m2`: mean attention mass on the image over the first and the second half of the response. Reflection-V
-    (arXiv 2509.12132) did not publish its reward; the ratio is known from descriptions, `floor` is the absolute term
-    that stops it from being earned by looking less at first. Set it to the base model's `reflection/first_half`.
+    (arXiv 2509.12132) did not publish its reward; the ratio is known from descriptions, and `floor` prevents reward
+    hacking by looking less in the first half. Set it to the base model's `reflection/first_half`.
 
     Args:
         completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
         attention: B traces.
         rows: which row reads token t.
-        min_tokens: shorter responses earn 0 (halves of a few tokens mean nothing).
-        trim: tokens left out at both ends.
-        log_metric: TRL's hook; gets `reflection/first_half` and `reflection/second_half` per long-enough response.
+        min_tokens: shorter responses score 0 (halves of a few tokens are meaningless).
+        trim: number of tokens to drop at both ends.
+        log_metric: TRL's hook; receives `reflection/first_half` and `reflection/second_half` per sufficiently long
+            response.
 
     Returns:
-        None where there is no image, no response token or no reference answer.
+        None without an image, a response token or a reference answer.
 
     Raises:
         ValueError: `min_tokens` leaves fewer than two tokens after trimming.

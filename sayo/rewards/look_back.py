@@ -1,7 +1,7 @@
-r"""Does the response stop to look back at the image? Look-Back's format.
+r"""Does the response look back at the image explicitly? Look-Back's format.
 
 Source: Look-Back (arXiv 2507.03019): `<think>...</think> <back>...</back> <think>...</think> \boxed{...}`. Its reward
-was never released; this one pays the format once, never by the number of spans.
+was not released; this one scores the format once, regardless of the number of spans.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from sayo.answers.extract import completion_text, parse_look_back
 
 
 def look_back_reward(completions: list, strict: bool = True, min_words: int = 10, **kwargs: Any) -> list[float]:
-    """1.0 for a response in the Look-Back format whose first span holds at least `min_words` words, else 0.0.
+    """1.0 for a response in the Look-Back format whose first span has at least `min_words` words, else 0.0.
 
     Args:
         completions: B completions (messages or strings).
-        strict: the whole format; False: any complete span and a boxed answer.
-        min_words: so that an empty ritual earns nothing.
+        strict: require the whole format; False: any complete span and a boxed answer.
     """
     rewards = []
     for completion in completions:

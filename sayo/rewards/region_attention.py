@@ -1,4 +1,4 @@
-"""Does the response look at the region that holds the answer? SAYO's attention reward."""
+"""Does the response look at the region that contains the answer? SAYO's attention reward."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def region_attention_reward(
 
     Args:
         completions: B completions (only their number is used).
-        attention: B traces, None where nothing was read.
-        rows: which row reads token t: its own (the published choice) or the one that chose it.
+        attention: B traces, or None.
+        rows: which row reads token t: its own (as published) or the one that predicted it.
         select: which response tokens count (see `metrics.region.token_weights`).
         top_share: share of the tokens for `"top_entropy"`.
         eps: floor of both means.
-        positive: return the target attention score `(1 + r_v) / 2` in (0, 1). For a gated reward: where the gate pays
-            a wrong answer 0, a right one should not earn less.
+        positive: return the target attention score `(1 + r_v) / 2` in (0, 1), so that in a gated reward a right
+            answer never scores less than a wrong one, which scores 0.
     """
     if len(attention) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(attention)} attention traces; one each is needed")

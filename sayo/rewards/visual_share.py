@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows
-from sayo.metrics.avar import Order, bounded, vas
+from sayo.metrics.avar import Order, vas
 from sayo.rewards.accuracy import accuracy_reward
 
 
@@ -24,23 +24,23 @@ def visual_share_reward(
 ) -> list[float | None]:
     """AVAR's VARS: 0 for a wrong answer, else image mass / system mass over the response, squashed to [0, 1).
 
-    The published ratio is unbounded (10 to 19 for models that look a lot), so it drowns an accuracy reward of 1;
-    `bound` maps it by `x / (1 + x)`. Source: AVAR (arXiv 2603.03825), weight 0.3 beside accuracy.
+    The published ratio is unbounded (10 to 19 for panoramic models) and would dominate an accuracy reward of 1;
+    `bound` maps it to `x / (1 + x)`. Source: AVAR (arXiv 2603.03825), weight 0.3 beside accuracy.
 
     Args:
         completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
-        attention: B traces that hold the groups `"image"` and `anchor`.
+        attention: B traces with the groups `"image"` and `anchor`.
         rows: which row reads token t.
         anchor: key group of the denominator: `"system"` (the words of the system prompt), or `"prefix"` (every token
             before the image) for prompts without one.
-        order: what is averaged before the division (heads already are; see `metrics.avar.vas`).
+        order: what is averaged before the division (heads always are; see `metrics.avar.vas`).
         bound: False: the published form.
 
     Returns:
-        None where there is no image, no anchor token, no response token or no reference answer.
+        None without an image, an anchor token, a response token or a reference answer.
 
     Raises:
-        KeyError: `anchor` was not read: an unknown group, or words that the chat template did not write.
+        KeyError: `anchor` was not captured: an unknown group, or a system prompt that the chat template omitted.
     """
     correct = accuracy_reward(completions, solution, answers, whole_text)
     rewards: list[float | None] = []
@@ -52,5 +52,5 @@ def visual_share_reward(
             rewards.append(0.0)
         else:
             share = vas(*(trace.mass(group, rows)[:, None] for group in ("image", anchor)), order, eps)
-            rewards.append(bounded(share) if bound else share)
+            rewards.append(share / (1.0 + share) if bound else share)
     return rewards

@@ -1,4 +1,4 @@
-"""VRGA's re-aiming: heads that look at the question's region are made to look at it more, in every later row."""
+"""VRGA's steering: heads that look at the region in question look at it more in every response token's row."""
 
 from __future__ import annotations
 
@@ -22,37 +22,36 @@ from sayo.steering.grids import TokenGrid, grids_of_cells, grids_of_positions
 class AttentionSteering(Steering):
     """Visual region-guided attention (VRGA) while the body generates: training-free, per sample, batched.
 
-    From the row of the last question token, read in every layer and head, the visual heads H_v (low entropy-focus
-    ratio, high focus) are found; their mean map minus that of early heads that hardly look gives the tokens T_q that
-    the question is about. In every row after the prompt the attention of the chosen heads on T_q is multiplied by
-    `1 + gamma` and the row scaled back to sum 1, as a bias of `log(1 + gamma)` in the kernel's mask: exact, and
-    nothing is patched. The prompt's own rows stay as they are.
+    The row of the last question token, read in every layer and head, gives the visual heads H_v (low entropy-focus
+    ratio, high focus); their mean map minus that of early heads that ignore the image gives the tokens T_q that the
+    question is about. In every row after the prompt, the attention of the chosen heads on T_q is multiplied by
+    `1 + gamma` and the row renormalised, exactly, by a bias of `log(1 + gamma)` in the kernel's mask. The prompt's
+    rows do not change.
 
     Source: "Deeper Thought, Weaker Aim" (arXiv 2603.14184) and its public release, with these corrections: the query
-    row is the last question token's, `<|vision_start|>` does not count as a visual token, neighbourhoods have two
-    dimensions and end at the image's edge, every sample of a batch has its own images and heads, and state ends with
-    the call.
+    row is the last question token's, `<|vision_start|>` is not a visual token, neighbourhoods are two-dimensional and
+    end at the image's edge, every sample of a batch has its own images and heads, and state ends with the call.
 
     Args:
         model: any transformers vision-language model, wrapped or not, with the sdpa or the eager kernel.
-        processor: its chat template says which token is the question's last. None: the last token of the prompt.
-        gamma: boost of T_q; 0 changes nothing, to the bit.
-        variant: `"boost"`, or `"hard"` (the release's second one): the steered heads see no other visual tokens at
-            all; T_q is then what the focused heads look at more than twice as much as on average. A sample in which
-            nothing stands out so far is left as it is.
-        heads: `"visual"`, the heads of H_v (the paper); `"gated"`, in each row all heads that look at the image enough
-            in that row (the release).
-        cells: per prompt, the cells of each of its images (`VisualLayout.cells`). Needed unless the model has
-            M-RoPE positions (Qwen, GLM), which say where visual tokens lie.
+        processor: its chat template determines the last question token. None: the last token of the prompt.
+        gamma: boost of T_q; 0 is bit-identical to no steering.
+        variant: `"boost"`, or `"hard"` (the release's second variant): steered heads see no visual tokens except T_q,
+            which is then what the focused heads look at more than twice as much as on average. A sample without such
+            tokens is not steered.
+        heads: `"visual"`, the heads of H_v (the paper); `"gated"`, all heads that look at the image enough in the
+            current row (the release).
+        cells: per prompt, the cells of each image (`VisualLayout.cells`). Required unless the model has M-RoPE
+            positions (Qwen, GLM).
         background_weight: the paper's lambda.
         deviations: the paper's tau, in standard deviations above the mean of the map.
-        radius: T_q grows by so many cells around each; the release's 2 (3 if hard) by default, 0 in the paper.
-        border_share: at most this share of each view's tokens is left out as a border where sinks sit.
-        layers: decoder layers that are read and steered; see `AttentionCapture`.
+        radius: number of cells by which T_q is dilated; by default the release's 2 (3 if hard); 0 in the paper.
+        border_share: at most this share of each view's tokens is excluded as a border of attention sinks.
+        layers: decoder layers to read and steer; see `AttentionCapture`.
 
     Raises:
-        ValueError: unknown option, or a kernel that takes no bias; while running, a prompt that does not end like the
-            chat template's, or cells that do not fit the visual tokens.
+        ValueError: unknown option, or a kernel without an additive bias; while running, a prompt that does not end
+            like the chat template, or cells that do not fit the visual tokens.
 
     Example:
         >>> with AttentionSteering(model, processor):
@@ -87,12 +86,12 @@ class AttentionSteering(Steering):
         if kernel != "sdpa" and not kernel.endswith("eager"):
             raise ValueError(
                 f"The kernel {kernel!r} takes no additive bias: load the model with attn_implementation='sdpa' (or "
-                "'eager', where transformers has no sdpa for it)."
+                "'eager' if the model does not support sdpa)."
             )
 
     def _start(self, prompt: Prompt) -> None:
         if not prompt.real[:, -1].all():
-            raise ValueError("The prompts are padded on the right: pad them on the left, as generation needs it.")
+            raise ValueError("The prompts are padded on the right: pad them on the left, as generation requires.")
         self._has_images = bool(prompt.image.any())
         self._question_row = prompt.ids.shape[1] - 1 - len(self._tail)
         self._grids = self._find_grids(prompt)
@@ -127,8 +126,7 @@ class AttentionSteering(Steering):
         return query, key, with_bias(mask, bias.to(query.dtype), kernel)
 
     def _read(self, rows, module, query, key, attention_mask, kernel, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of some rows on every visual token, `(B, H, r, N)`, 0 beyond a sample's own, and the number of
-        keys that each row sees, `(B, r)`."""
+        """`(B, H, r, N)` attention of some rows on the visual tokens (0 on padding), and `(B, r)` visible keys."""
         image = self._on_keys(self._prompt.image.float(), key.shape[2])
         shift = key.shape[2] - int(self._positions[-1]) - 1
         index = self._prompt.image_index + min(shift, 0)
@@ -158,7 +156,7 @@ class AttentionSteering(Steering):
     # The choice of tokens and heads
 
     def _choice(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """T_q, `(B, P)` bool, and the steered heads, `(B, L, H)` bool; made once for a call."""
+        """T_q, `(B, P)` bool, and the steered heads, `(B, L, H)` bool; chosen once per call."""
         if self._chosen is None:
             maps = torch.stack([self._maps[layer] for layer in self.layers], dim=1).float().cpu().numpy()
             num_keys = torch.stack([self._num_keys[layer] for layer in self.layers], dim=1).cpu().numpy()
@@ -176,7 +174,7 @@ class AttentionSteering(Steering):
     def _choose(
         self, maps: np.ndarray, num_keys: np.ndarray, grids: Sequence[TokenGrid]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """T_q `(N,)` bool and heads `(L, H)` bool of one sample, from `(L, H, N)` maps of the question's last row."""
+        """T_q `(N,)` bool and heads `(L, H)` bool of one sample; `maps` `(L, H, N)` are the last question token's."""
         num_visual = maps.shape[-1]
         focus = vrga.image_focus(maps.sum(axis=-1), num_visual, num_keys)
         nothing = np.zeros(num_visual, dtype=bool)
@@ -192,7 +190,7 @@ class AttentionSteering(Steering):
             if not visual.sum() > 0:
                 return nothing, heads
             reference = vrga.subtract_background(visual, background, self.background_weight)
-            border = np.ones(num_visual, dtype=bool)  # separators, which lie in no grid, count as border
+            border = np.ones(num_visual, dtype=bool)  # separators, which are in no grid, count as border
             for grid in grids:
                 border[grid.tokens] = grid.border(self.border_share)
             tokens = vrga.focus_tokens(reference, border, self.deviations)
@@ -214,9 +212,8 @@ class AttentionSteering(Steering):
             return [[] for _ in counts]
         if positions is None or positions.dim() != 3:
             raise ValueError(
-                "This model does not say where its visual tokens lie: pass cells=[[layout.cells(*image.size) for "
-                "image in row['images']] for row in rows] with layout = VisualLayout.from_processor(processor, "
-                "model.config)."
+                "This model has no M-RoPE positions: pass cells=[[layout.cells(*image.size) for image in "
+                "row['images']] for row in rows] with layout = VisualLayout.from_processor(processor, model.config)."
             )
         grids = []
         for row, image in enumerate(prompt.image):

@@ -1,4 +1,4 @@
-"""What every steering shares: it opens the tap, knows the prompt of the running call, and forgets it afterwards."""
+"""Base class of steering: hooks the attention kernels and keeps track of the prompts of the running call."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Prompt:
     Attributes:
         ids: `(B, P)` int64.
         real: `(B, P)` bool, False on padding.
-        image: `(B, P)` bool, the visual tokens.
-        image_index: `(B, N)` int64, their positions; 0 where a sample has fewer than the longest.
-        inputs: further arguments of the forward that ran the prompts.
+        image: `(B, P)` bool, True on visual tokens.
+        image_index: `(B, N)` int64, positions of the visual tokens, padded with 0.
+        inputs: all arguments of the forward that ran the prompts.
     """
 
     ids: torch.Tensor
@@ -35,27 +35,27 @@ class Prompt:
     image_index: torch.Tensor
     inputs: Mapping[str, Any]
 
-    def per_row(self, values: Sequence, what: str) -> list:
-        """Repeat what belongs to a prompt for each of its sequences (`num_return_sequences`, beams)."""
+    def per_row(self, values: Sequence, name: str) -> list:
+        """Repeat each prompt's value for its sequences (`num_return_sequences`, beams)."""
         times, rest = divmod(len(self.ids), len(values))
         if rest or not times:
-            raise ValueError(f"{what} has {len(values)} entries for a batch of {len(self.ids)} sequences.")
+            raise ValueError(f"{name} has {len(values)} entries for a batch of {len(self.ids)} sequences.")
         return [value for value in values for _ in range(times)]
 
 
 class Steering:
-    """Context manager that changes what the chosen layers' kernels receive while the body generates.
+    """Context manager that changes the inputs of the chosen layers' attention kernels while the body generates.
 
-    A forward without a filled cache begins a call; its tokens are the prompts. Later forwards belong to the call when
-    they continue from the cache, or run the same prompts again with more behind them (`use_cache=False`, a
-    teacher-forced pass over prompts + completions). Nothing outlives the `with` block or the call. Beams are moved
-    between the rows of one prompt only, which share everything that is kept here.
+    A forward with an empty cache starts a call; its tokens are the prompts. Later forwards belong to the call if they
+    continue from the cache, or run the same prompts with more tokens appended (`use_cache=False`, a teacher-forced
+    pass over prompts + completions). No state outlives the `with` block or the call. Beam search reorders only the
+    rows of one prompt, which share all state.
 
     Args:
         model: any transformers vision-language model, wrapped or not.
-        layers: which decoder layers are steered; see `AttentionCapture`.
-        tail: the tokens with which the chat template ends every prompt. With them, a longer forward that begins with
-            the same prompts is told from the next turn of a chat, which ends with them again.
+        layers: the decoder layers to steer; see `AttentionCapture`.
+        tail: the tokens with which the chat template ends every prompt. They distinguish a teacher-forced pass, which
+            starts with the same prompts, from the next turn of a chat, which ends with the tail again.
 
     Raises:
         ValueError: no layers with attention weights, or an unknown layer.
@@ -71,7 +71,7 @@ class Steering:
 
     def __enter__(self):
         if self._stack is not None:
-            raise RuntimeError("This steering is open already: make a second one to nest them.")
+            raise RuntimeError("This steering is already open: create a second one to nest them.")
         modules = {layer: module for layer, module in attention_layers(self._model).items() if layer in self.layers}
         self._check_kernel(modules[self.layers[0]].config._attn_implementation)
         with ExitStack() as stack:
@@ -89,22 +89,19 @@ class Steering:
     # For subclasses
 
     def _start(self, prompt: Prompt) -> None:
-        """A call begins."""
+        """Called when a call starts."""
 
     def _check_kernel(self, kernel: str) -> None:
         """Raise if the kernel cannot be steered."""
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        """The query, key and mask that the kernel gets instead of its own.
-
-        Adds `layer` to `_adjusted`: steering that never took place must not go unnoticed.
-        """
+        """Return the query, key and mask for the kernel, and add `layer` to `_adjusted`, which is checked."""
         raise NotImplementedError
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
 
-        Sliding caches drop the oldest keys, static ones have room for later ones.
+        Sliding caches drop the oldest keys; static caches have empty slots at the end.
         """
         num_tokens = int(self._positions[-1]) + 1
         full = nn.functional.pad(weights, (0, max(num_tokens, num_keys) - weights.shape[1]))
@@ -120,7 +117,9 @@ class Steering:
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
-            raise AttentionNotCaptured("The model was called without input_ids, so its image tokens cannot be found.")
+            raise AttentionNotCaptured(
+                "The model was called without input_ids, which show where the image tokens are."
+            )
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         if past == 0 and not self._continues(ids):
@@ -129,14 +128,14 @@ class Steering:
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
             raise AttentionNotCaptured(
-                "The cache holds tokens that the steering has not seen: open it before the prompt is run, and keep "
-                "the batch together."
+                "The cache holds tokens that the steering has not seen: enter it before the prompt is run, and do not "
+                "change the batch."
             )
         self._positions = torch.arange(past, past + ids.shape[1])
         self._adjusted = set()
 
     def _continues(self, ids: torch.Tensor) -> bool:
-        """Whether a forward without a cache runs the call's prompts again, with more behind them."""
+        """Whether a forward without a cache runs the call's prompts again with more tokens appended."""
         length = 0 if self._prompt is None else self._prompt.ids.shape[1]
         if not 0 < length < ids.shape[1] or not torch.equal(ids[:, :length], self._prompt.ids):
             return False
@@ -151,14 +150,14 @@ class Steering:
     def _read_prompt(self, ids: torch.Tensor, kwargs: dict) -> Prompt:
         if not self._ends_with_tail(ids):
             raise ValueError(
-                "A prompt does not end as the processor's chat template ends one, so its last question token is "
-                "unknown: pad prompts on the left, use add_generation_prompt=True, run a prompt in one piece, or "
-                "leave the processor out (then the last token of the prompt counts as the question's last)."
+                "A prompt does not end like the processor's chat template, so its last question token is unknown: pad "
+                "prompts on the left, use add_generation_prompt=True, do not split prompts, or omit the processor "
+                "(then the last token of the prompt counts as the question's last)."
             )
         mask = kwargs.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.dim() == 2:
             real = mask.bool()
-        else:  # static caches get their masks ready-made: what is left padding shows in the ids
+        else:  # static caches get a ready-made 4-d mask: find the left padding in the ids
             pad = self._inner.config.get_text_config().pad_token_id
             real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
         image_token_id = getattr(self._inner.config, "image_token_id", None)
@@ -170,7 +169,7 @@ class Steering:
             if layer not in self._adjusted:
                 raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
 
-    # The rest of `attention.kernel.Listener`: nothing is read, and the forward hook asks what was adjusted.
+    # The rest of `attention.kernel.Listener` is not needed: nothing is read, and `_after` checks the layers.
 
     def read(self, *_: object, **__: object) -> None: ...
 
@@ -178,13 +177,13 @@ class Steering:
 
 
 def template_tail(processor: Any) -> list[int]:
-    """The tokens that the chat template puts behind the last user's words, the generation prompt included.
+    """The tokens that the chat template puts after the last user message, including the generation prompt.
 
     Raises:
         ValueError: the processor has no chat template.
     """
     if getattr(processor, "chat_template", None) is None:
-        raise ValueError("The processor has no chat template: leave it out.")
+        raise ValueError("The processor has no chat template: omit it.")
     ids = []
     for text in ("Alpha", "7"):
         messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]

@@ -1,4 +1,4 @@
-"""Visual tokens on their two-dimensional grids, one per image and view: borders and neighbourhoods."""
+"""Two-dimensional grids of visual tokens, one per image and view: borders and neighbourhoods."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TokenGrid:
 
 
 def grids_of_cells(images: Sequence[VisualCells]) -> list[TokenGrid]:
-    """One grid per image and view; tokens without a footprint (separators, padding) are in none."""
+    """One grid per image and view; tokens without a footprint (separators, padding) are not part of any grid."""
     grids, first = [], 0
     for cells in images:
         seen = ~np.isnan(cells.footprints[:, 0])
@@ -51,11 +51,11 @@ def grids_of_cells(images: Sequence[VisualCells]) -> list[TokenGrid]:
 
 
 def grids_of_positions(positions: np.ndarray, tokens: np.ndarray) -> list[TokenGrid]:
-    """One grid per image of one sample, from the height and width positions that M-RoPE gives to visual tokens.
+    """One grid per image of one sample, from the M-RoPE height and width positions of its visual tokens.
 
     Args:
         positions: `(2, N)` row and column position of each visual token.
-        tokens: `(N,)` their places in the sequence; an image is a run without a gap.
+        tokens: `(N,)` their positions in the sequence; consecutive ones form an image.
 
     Raises:
         ValueError: the positions of a run do not form a grid.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from sayo.attention.layers import LayerSpec
@@ -12,47 +11,32 @@ from sayo.steering.calls import Prompt, Steering
 class ScoreScaling(Steering):
     """Scale the scores of image keys by `1 + image` and of system keys by `1 - system` while the body generates.
 
-    Source: AVAR, "From Narrow to Panoramic Vision" (arXiv 2603.03825), as ClearSight's VAF (arXiv 2503.13107). A key
-    times c gives c times its score, before the mask, any soft-capping and the softmax, so any kernel can be used and
-    nothing is approximated; the cache keeps the plain keys. Scores are scaled, not weights: a negative score of an
-    image key is pushed further down. The paper does not say which rows it scales: here all, the prompt's too.
+    Source: AVAR, "From Narrow to Panoramic Vision" (arXiv 2603.03825), as ClearSight's VAF (arXiv 2503.13107). Scaling
+    a key scales its score before mask, soft-capping and softmax, so this is exact with any kernel; the cache keeps the
+    unscaled keys. Scores are scaled, not weights: a negative score of an image key becomes more negative. The paper
+    does not say which rows it scales; here it is all rows, including the prompt's. System keys are all tokens before
+    the first visual token.
 
     Args:
         model: any transformers vision-language model, wrapped or not.
         image: the paper's alpha_img.
         system: the paper's alpha_sys (0, 0.05, 0.4 and 0.6 in the paper).
         layers: decoder layers; see `AttentionCapture`.
-        system_tokens: `(B, P)` weights or bools over the padded prompts, e.g. `turn_groups(...)["system"]`; by
-            default everything before the first visual token.
 
     Raises:
-        ValueError: unknown layers; while running, weights of another shape than the prompts.
+        ValueError: unknown layers.
 
     Example:
         >>> with ScoreScaling(model, image=0.15, system=0.4):
         ...     output = model.generate(**inputs, max_new_tokens=64)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        image: float = 0.15,
-        system: float = 0.0,
-        layers: LayerSpec = "all",
-        system_tokens: torch.Tensor | None = None,
-    ):
+    def __init__(self, model: nn.Module, image: float = 0.15, system: float = 0.0, layers: LayerSpec = "all"):
         super().__init__(model, layers)
-        self.image, self.system, self.system_tokens = image, system, system_tokens
+        self.image, self.system = image, system
 
     def _start(self, prompt: Prompt) -> None:
-        system = prompt.real & ((prompt.image.cumsum(dim=1) == 0) & prompt.image.any(dim=1, keepdim=True))
-        if self.system_tokens is not None:
-            system = torch.stack(prompt.per_row(list(self.system_tokens), "system_tokens")).to(prompt.ids.device)
-            if system.shape != prompt.ids.shape:
-                raise ValueError(
-                    f"system_tokens {tuple(system.shape)} must have one weight per token of the padded prompts "
-                    f"{tuple(prompt.ids.shape)}."
-                )
+        system = prompt.real & (prompt.image.cumsum(dim=1) == 0) & prompt.image.any(dim=1, keepdim=True)
         self._excess = self.image * prompt.image.float() - self.system * system.float()  # factor - 1
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:

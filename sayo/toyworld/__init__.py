@@ -1,1 +1,1 @@
-"""The embedded default: a grounded world drawn by code, and a tiny policy that can learn it on a laptop."""
+"""The built-in demo: a synthetic grounded world, and a tiny policy that can learn it on a laptop."""

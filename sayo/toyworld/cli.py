@@ -8,19 +8,21 @@ from rich.console import Console
 from rich.progress import track
 
 app = typer.Typer(
-    help="Make the toy world: real GQA and COCO files drawn by code, and a tiny policy that can learn them.",
+    help="Make the toy world: synthetic pictures with GQA and COCO files, and a tiny policy that can learn them.",
     no_args_is_help=True,
 )
 console = Console()
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; it is made if need be.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; created if missing.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 
 
 @app.command()
 def world(
     out: Out,
-    num_images: Annotated[int, typer.Option(min=10, help="Pictures over all splits (80% train, 10% val, 10% test).")],
+    num_images: Annotated[
+        int, typer.Option(min=10, help="Pictures in all splits together (80% train, 10% val, 10% test).")
+    ],
     seed: Seed = 0,
 ) -> None:
     """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
@@ -36,7 +38,7 @@ def world(
     for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
         pass
     write_coco(out, num_images, seed)
-    console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on the same files.")
+    console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on these files.")
 
 
 @app.command()
@@ -47,7 +49,7 @@ def policy(
     ] = "qwen3_vl",
     seed: Seed = 0,
 ) -> None:
-    """Build a randomly initialised policy and its processor and save them as an ordinary checkpoint.
+    """Save a randomly initialised policy and its processor as an ordinary checkpoint.
 
     Example: sayo toy policy --out toy/policy
     """
@@ -61,21 +63,19 @@ def policy(
 def cold_start(
     world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-    num_rows: Annotated[
-        int, typer.Option(min=1, help="Rows to write; questions repeat when there are fewer.")
-    ] = 22400,
+    num_rows: Annotated[int, typer.Option(min=1, help="Rows; questions repeat if there are fewer.")] = 22400,
     warm_up: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of rows, at the start, that only describe pictures (perception)."),
+        typer.Option(min=0, max=1, help="Share of the rows, at the start, that only describe pictures."),
     ] = 0.33,
     look_back: Annotated[
-        bool, typer.Option("--look-back", help="Answers in Look-Back's form: think, back, think, boxed.")
+        bool, typer.Option("--look-back", help="Answers in Look-Back's format: think, back, think, boxed.")
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Make the cold-start data: a policy trained on it perceives well but looks in the wrong place.
+    """Write the cold-start data: a policy trained on it perceives well but looks in the wrong place.
 
-    Columns prompt, completion and images: TRL's prompt-completion format. The rows are in the order to train in.
+    TRL's prompt-completion format (columns prompt, completion, images), in training order.
 
     Example: sayo toy cold-start --world toy/world --out toy/cold_start.parquet
     """
@@ -92,9 +92,9 @@ def several(
     num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
     seed: Seed = 0,
 ) -> None:
-    """Ask six questions about every picture of a world at once, to be answered in one long response.
+    """Ask six questions about each picture at once, to be answered in one long response.
 
-    Writes {train,val,test}.jsonl for `sayo prepare jsonl`, and cold_start.parquet (from the pictures of train).
+    Writes {train,val,test}.jsonl for `sayo prepare jsonl`, and cold_start.parquet (from the train pictures).
 
     Example: sayo toy several --world toy/world --out toy/several
     """

@@ -1,8 +1,7 @@
-"""Writes the toy world as COCO instances files, over the same images as the GQA files.
+"""Writes the toy world as COCO instances files for the images of the GQA files.
 
-Every form of segmentation that COCO has occurs: discs are polygons, small frames (rings, which no polygon can tell
-from filled squares) are compressed RLE, large frames are uncompressed RLE, and a cluster of dots is one annotation
-with `iscrowd` 1.
+All of COCO's segmentation formats occur: discs are polygons, small frames (rings, which polygons cannot express) are
+compressed RLE, large frames are uncompressed RLE, and a cluster of dots is one annotation with `iscrowd` 1.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from sayo.toyworld.scenes import COLORS, Box, Scene, frame_mask
 DOT_CATEGORY = 90
 POLYGON_POINTS = 24
 
-
 # Frames have odd ids from 1, discs odd ids from 31, dots 90: with gaps, as in COCO.
 CATEGORIES = {
     **{f"{color} frame": 1 + 2 * i for i, color in enumerate(COLORS)},
@@ -31,11 +29,10 @@ CATEGORIES = {
 
 
 def write_coco(out: Path, num_images: int, seed: int) -> None:
-    """Writes `annotations/instances_{split}.json` below `out`; image ids and files are those of `write_gqa`."""
+    """Writes `annotations/instances_{split}.json` to `out`, with the image ids and files of `write_gqa`."""
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     for split, scenes in split_scenes(num_images, seed).items():
         content = {
-            "info": {"description": "sayo toy world", "version": "1.0"},
             "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
             "images": [
                 {"license": 1, "file_name": f"{i}.png", "height": scene.height, "width": scene.width, "id": i}
@@ -80,7 +77,7 @@ def _annotation(
 
 
 def _polygon(box: Box) -> tuple[list[list[float]], float]:
-    """The regular polygon of 24 corners in the disc of a box, and its area."""
+    """The regular polygon with 24 corners inscribed in the disc of a box, and its area."""
     x1, y1, x2, y2 = box
     angles = 2 * np.pi * np.arange(POLYGON_POINTS) / POLYGON_POINTS
     radius = (x2 - x1) / 2

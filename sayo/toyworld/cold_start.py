@@ -1,17 +1,17 @@
 """Cold-start data: a policy that perceives well but looks in the wrong place.
 
-The data set teaches two things. Dense descriptions of all objects teach perception. Answers teach
-the form of a response, and a habit: a share of them looks where the eye goes first instead of where the question
-points. That is the papers' diagnosis of vision-language models, and what GRPO then has to mend.
+The data set teaches two things. Dense descriptions of all objects teach perception. Answers teach the format of a
+response and a habit: a share of them looks at the salient object instead of the one in question. That is the papers'
+diagnosis of vision-language models, and what GRPO then has to correct.
 
-| question | looks at | the habit |
+| question | looks at | the habit looks at |
 |---|---|---|
-| attribute | the frame that is asked for | the large object |
+| attribute | the frame in question | the large object |
 | chain | the first frame, then the one it leads to | the first frame, then the large object |
 | existence | the frame, or where it would be | the large object |
 | count | every frame in turn | the large object only |
 
-The habit draws the right conclusion from what it looked at: it is the look that is wrong.
+The habit draws the right conclusion from what it looked at: only the look is wrong.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ def write_cold_start(
     look_back: bool = False,
     seed: int = 0,
 ) -> None:
-    """Makes the cold-start data of the train split of a world written by `write_gqa`.
+    """Writes the cold-start data for the train split of a world written by `write_gqa`.
 
-    The rows are in the order to train in (a random sampler would lose the warm-up).
+    The rows are in training order (a random sampler would lose the warm-up).
 
     Args:
         world: folder with `train_questions.json`, `train_sceneGraphs.json` and `images/`.
-        out: the parquet file to write; columns `prompt`, `completion` (one message each) and `images`, which is TRL's
+        out: the parquet file to write; columns `prompt`, `completion` (one message each) and `images`: TRL's
             conversational prompt-completion format with images.
-        num_rows: questions are asked again, in another order, when there are fewer.
+        num_rows: questions repeat, in another order, if there are fewer.
         warm_up: share of the rows, at the start, that are all descriptions.
         descriptions: share of descriptions among the rest.
         wrong_looks: share of the answers that follow the habit.
-        look_back: answer in the form of Look-Back (`in_look_back_form`).
+        look_back: answer in Look-Back's format (`in_look_back_form`).
     """
     rng, rows = np.random.default_rng(seed), []
     for k, (record, objects, picture) in zip(range(num_rows), _questions(world, rng), strict=False):
@@ -68,7 +68,7 @@ def write_cold_start(
 
 
 def _questions(world: Path, rng: np.random.Generator) -> Iterator[tuple[dict, dict, bytes]]:
-    """Endless questions in random order: the record, the framed discs of its picture, the picture's file."""
+    """Endless questions in random order: record, framed discs and picture file."""
     questions = list(json.loads((world / "train_questions.json").read_text()).values())
     scenes = read_scenes(world, "train")
     while True:
@@ -77,13 +77,13 @@ def _questions(world: Path, rng: np.random.Generator) -> Iterator[tuple[dict, di
 
 
 def read_scenes(world: Path, split: str) -> dict[str, tuple[dict[str, FramedDisc], bytes]]:
-    """Image id -> the framed discs of the picture (`framed_discs`), and its file."""
+    """Image id -> the picture's framed discs (`framed_discs`) and its PNG bytes."""
     graphs = json.loads((world / f"{split}_sceneGraphs.json").read_text())
     return {i: (framed_discs(graph), (world / "images" / f"{i}.png").read_bytes()) for i, graph in graphs.items()}
 
 
 def write_rows(rows: Iterable[tuple[str, str, bytes]], out: Path) -> None:
-    """Prompt, completion and image file of each row -> a parquet file in TRL's prompt-completion format."""
+    """Writes rows of prompt, completion and picture file to parquet in TRL's prompt-completion format."""
     out.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_list(
         [
@@ -99,7 +99,7 @@ def write_rows(rows: Iterable[tuple[str, str, bytes]], out: Path) -> None:
 
 
 def framed_discs(graph: dict[str, Any]) -> dict[str, FramedDisc]:
-    """Scene graph -> its objects, each under the id of its frame and under that of its disc."""
+    """Scene graph -> its framed discs, each under its frame's id and its disc's id."""
     objects = {}
     for disc_id, disc in graph["objects"].items():
         if disc["name"] == "disc":
@@ -123,7 +123,7 @@ def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) 
     Args:
         record: GQA question.
         objects: `framed_discs` of its scene graph.
-        habit: look where the eye goes first instead of where the question points.
+        habit: look at the salient object instead of the one in question.
     """
     program, operation = record["semantic"], record["semantic"][-1]["operation"]
     large = large_object(objects)
@@ -142,32 +142,32 @@ def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) 
 
 
 def in_look_back_form(first: str, second: str) -> str:
-    r"""Look-Back's form of two answers: a look between think tags, another between back tags, its result in `\boxed`.
+    r"""Two answers in Look-Back's format: a look in think tags, another in back tags, and its result in `\boxed`.
 
-    The habit takes each look on its own, so that responses are as often right as those with one look: the form alone
-    tells the policy nothing about where to look.
+    The habit applies to each look independently, so these responses are right as often as those with one look: the
+    format alone does not tell the policy where to look.
     """
     (seen, _), (again, result) = (text.removesuffix(" </answer>").split(" <answer> ") for text in (first, second))
     return f"<think> {seen} </think> <back> {again} </back> <think> It is {result}. </think> \\boxed{{ {result} }}"
 
 
 def large_object(objects: dict[str, FramedDisc]) -> FramedDisc:
-    """The one that the eye goes to first."""
+    """The salient object of a scene."""
     return next(item for item in objects.values() if item.large)
 
 
 def _in_turn(objects: dict[str, FramedDisc]) -> list[FramedDisc]:
-    """Always the same order of colours: then every word that is said teaches which frames there are."""
+    """In a fixed order of colours, so that every word of a description teaches which frames there are."""
     return sorted(set(objects.values()), key=lambda item: list(COLORS).index(item.frame))
 
 
 def hold(item: FramedDisc) -> str:
-    """What is said of a framed disc that was looked at."""
+    """The sentence about a framed disc that was looked at."""
     return f"The {item.frame} one holds {item.disc}."
 
 
 def look(item: FramedDisc) -> str:
-    """What is said of the framed disc whose disc is asked for."""
+    """The sentences about the framed disc in question."""
     return f"I look at the {item.frame} one. It holds {item.disc}."
 
 

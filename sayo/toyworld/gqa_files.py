@@ -17,10 +17,10 @@ SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]]]:
-    """split -> (image id, scene), without an image in two splits.
+    """split -> (image id, scene); no image is in two splits.
 
     Raises:
-        ValueError: if there are too few images for one in each split.
+        ValueError: too few images for one in each split.
     """
     starts = np.cumsum([round(num_images * share) for share in SPLITS.values()])[:-1]
     parts = np.split(np.arange(1, num_images + 1), starts)
@@ -32,21 +32,19 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
 
 
 def write_gqa(out: Path, num_images: int, seed: int) -> Iterator[int]:
-    """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` below `out`.
+    """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` to `out`.
 
     Yields:
-        The number of images written so far, after each one.
+        The id of each image after it is written.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
-    written = 0
     for split, scenes in split_scenes(num_images, seed).items():
         questions, graphs = {}, {}
         for image_id, scene in scenes:
             Image.fromarray(draw(scene)).save(out / "images" / f"{image_id}.png")
-            # A stream of its own, so that asking other questions leaves the pictures as they are.
+            # A separate random stream, so that changing the questions does not change the pictures.
             questions |= make_questions(scene, image_id, np.random.default_rng([seed, image_id, 1]))
             graphs[str(image_id)] = scene_graph(scene, image_id)
-            written += 1
-            yield written
+            yield image_id
         (out / f"{split}_questions.json").write_text(json.dumps(questions))
         (out / f"{split}_sceneGraphs.json").write_text(json.dumps(graphs))

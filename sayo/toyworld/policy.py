@@ -1,4 +1,4 @@
-"""Tiny policies made of the real model classes, small enough to learn the toy world from scratch on two CPU cores."""
+"""Tiny policies of the real model classes, small enough to learn the toy world from scratch on two CPU cores."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -24,20 +21,35 @@ from sayo.toyworld.vocabulary import CHAT_TEMPLATE, IMAGE_PAD, VIDEO_PAD, VISION
 Family = Literal["qwen3_vl", "qwen2_5_vl"]
 
 PATCH_SIZE, MERGE_SIZE, TEMPORAL_PATCH_SIZE = 8, 2, 2
-"""A visual token is 16 x 16 pixels: a 64 x 64 picture is 16 tokens, and no picture of the toy world is resized."""
+"""A visual token is 16 x 16 pixels: a 64 x 64 picture has 16 tokens, and no picture of the toy world is resized."""
 WIDTH = 96
 INITIALIZER_RANGE = 0.08
-"""Close to 1 / sqrt(WIDTH). The default of .02 is meant for widths of thousands; with it this policy learns later."""
+"""Close to 1 / sqrt(WIDTH). The default of .02 suits widths of thousands; with it this policy learns more slowly."""
 MIN_PIXELS, MAX_PIXELS = 48 * 48, 128 * 128
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 4, 4]}
 
+# processor class, text config, vision config
+FAMILIES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
+    "qwen3_vl": (
+        ToyQwen3VLProcessor,
+        # head_dim 24: 12 rotary pairs, shared by time, height and width
+        {"head_dim": WIDTH // 4, "rope_parameters": {**ROPE, "mrope_interleaved": True}},
+        {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+    ),
+    "qwen2_5_vl": (
+        ToyQwen2_5_VLProcessor,
+        {"rope_parameters": ROPE},
+        # window_size 64: windowed attention over 64 x 64 pixels in the first layer, full attention in the last
+        {"window_size": 64, "fullatt_block_indexes": [1]},
+    ),
+}
+
 
 def make_policy(family: Family, seed: int = 0) -> PreTrainedModel:
-    """A randomly initialised policy of the family, float32, about a million parameters."""
+    """A randomly initialised policy of the family: float32, about a million parameters."""
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    model_class, config = _qwen3_vl(tokenizer) if family == "qwen3_vl" else _qwen2_5_vl(tokenizer)
-    model = model_class(config)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **_config(family, tokenizer)))
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
@@ -54,8 +66,7 @@ def make_processor(family: Family) -> ToyQwen3VLProcessor | ToyQwen2_5_VLProcess
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
-    processor_class = ToyQwen3VLProcessor if family == "qwen3_vl" else ToyQwen2_5_VLProcessor
-    return processor_class(image_processor, make_tokenizer(), chat_template=CHAT_TEMPLATE)
+    return FAMILIES[family][0](image_processor, make_tokenizer(), chat_template=CHAT_TEMPLATE)
 
 
 def write_policy(out: Path, family: Family = "qwen3_vl", seed: int = 0) -> int:
@@ -66,22 +77,8 @@ def write_policy(out: Path, family: Family = "qwen3_vl", seed: int = 0) -> int:
     return model.num_parameters()
 
 
-def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    # head_dim 24: 12 rotary pairs, shared by time, height and width
-    text = {"head_dim": WIDTH // 4, "rope_parameters": {**ROPE, "mrope_interleaved": True}}
-    vision = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    return Qwen3VLForConditionalGeneration, Qwen3VLConfig(**_sections(tokenizer, text, vision))
-
-
-def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    # window_size 64: windowed attention over 64 x 64 pixels in the first layer, full attention in the last
-    vision = {"window_size": 64, "fullatt_block_indexes": [1]}
-    sections = _sections(tokenizer, {"rope_parameters": ROPE}, vision)
-    return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(**sections)
-
-
-def _sections(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
-    """What both families' configs share, around what they do not."""
+def _config(family: Family, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    _, text, vision = FAMILIES[family]
     ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
     tokens = {"image": IMAGE_PAD, "video": VIDEO_PAD, "vision_start": VISION_START, "vision_end": VISION_END}
     size = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "initializer_range": INITIALIZER_RANGE}

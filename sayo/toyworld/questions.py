@@ -1,6 +1,6 @@
-"""Questions about a scene, as GQA records (semantic programs, annotated spans), and GQA scene graphs.
+"""Questions about a scene as GQA records (semantic programs, annotated spans), and GQA scene graphs.
 
-The form is that of https://cs.stanford.edu/people/dorarad/gqa/download.html.
+Format: https://cs.stanford.edu/people/dorarad/gqa/download.html, with the fields that `sayo prepare gqa` reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RELATIONS = ("to the left of", "to the right of", "above", "below")
 
 
 def related(relation: str, a: Box, b: Box) -> bool:
-    """Whether box `a` lies `relation` box `b`: wholly on that side (xyxy pixels)."""
+    """Whether box `a` lies entirely `relation` box `b` (xyxy pixels)."""
     return {
         "to the left of": a[2] <= b[0],
         "to the right of": a[0] >= b[2],
@@ -26,7 +26,7 @@ def related(relation: str, a: Box, b: Box) -> bool:
 
 
 def scene_graph(scene: Scene, image_id: int) -> dict[str, Any]:
-    """GQA scene graph of one image: a `frame` and a `disc` object for every framed disc."""
+    """GQA scene graph of one image, with a `frame` and a `disc` object for every framed disc."""
     objects: dict[str, Any] = {}
     for i, item in enumerate(scene.objects):
         frame, disc = object_ids(image_id, i)
@@ -43,16 +43,16 @@ def scene_graph(scene: Scene, image_id: int) -> dict[str, Any]:
 
 
 def object_ids(image_id: int, position: int) -> tuple[str, str]:
-    """Scene-graph ids of the frame and of the disc of the object at `position` in the scene."""
+    """Scene-graph ids of frame and disc of the object at `position` in the scene."""
     return str(image_id * 100 + 2 * position), str(image_id * 100 + 2 * position + 1)
 
 
 def make_questions(scene: Scene, image_id: int, rng: np.random.Generator) -> dict[str, dict[str, Any]]:
-    """Three or four questions about one scene, of as many kinds: question id -> GQA record.
+    """Three or four questions about one scene, one per kind: question id -> GQA record.
 
     - attribute: the colour of the disc in a frame.
-    - chain: two objects in a relation; the disc in one frame has the colour that names the other frame. Left out when
-      the scene has no such pair.
+    - chain: two objects, where the disc in one frame has the colour of the other frame. Omitted if the scene has no
+      such pair.
     - existence: a frame, absent half of the time.
     - count: the number of frames.
     """
@@ -61,13 +61,11 @@ def make_questions(scene: Scene, image_id: int, rng: np.random.Generator) -> dic
     records = [_attribute(*picked) for picked in _pick(rng, objects)]
     records += [_chain(*picked) for picked in _pick(rng, chains)]
     records += [_existence(objects, rng), _count(objects)]
-    ids = [f"{image_id:06d}{k:02d}" for k in range(len(records))]
-    common = {"imageId": str(image_id), "isBalanced": True, "entailed": []}
-    return {i: {**record, **common, "equivalent": [i]} for i, record in zip(ids, records, strict=True)}
+    return {f"{image_id:06d}{k:02d}": {**record, "imageId": str(image_id)} for k, record in enumerate(records)}
 
 
 def _pick(rng: np.random.Generator, items: list) -> list:
-    """One of the items, or none of none."""
+    """A list of one random item, or an empty list."""
     return [items[i] for i in rng.permutation(len(items))[:1]]
 
 
@@ -83,7 +81,6 @@ def _attribute(item: FramedDisc, frame: str, disc: str) -> dict[str, Any]:
         named=[disc, frame],
         program=[*_select(frame, item.frame), ("relate", f"disc,in,s ({disc})"), ("query", "color")],
         types=("query", "attr", "directOf"),
-        groups=("color", "10q-disc_color"),
     )
 
 
@@ -103,7 +100,6 @@ def _chain(first: Numbered, second: Numbered) -> dict[str, Any]:
             ("query", "color"),
         ],
         types=("query", "rel", "sameColorRelate"),
-        groups=("color", "10q-disc_color"),
     )
 
 
@@ -122,7 +118,6 @@ def _existence(objects: list[Numbered], rng: np.random.Generator) -> dict[str, A
         named=[frame] if exists else [],
         program=[*_select(frame, color), ("exist", "?")],
         types=("verify", "obj", "exist" if exists else "existC"),
-        groups=(None, "13-frame_exist"),
     )
 
 
@@ -135,7 +130,6 @@ def _count(objects: list[Numbered]) -> dict[str, Any]:
         named=[frames],
         program=[("select", f"frame ({frames})"), ("count", "?")],
         types=("query", "obj", "count"),
-        groups=("number", "15-frame_count"),
     )
 
 
@@ -150,30 +144,28 @@ def _record(
     named: list[str],
     program: list[tuple[str, str]],
     types: tuple[str, str, str],
-    groups: tuple[str | None, str],
 ) -> dict[str, Any]:
-    """A GQA record: each step depends on the one before it; `semanticStr` repeats the program in one line.
+    """A GQA record in which each step of the program depends on the previous one.
 
     Args:
-        named: ids of what the nouns of the question, and so those of the full answer, stand for, in their order.
+        named: object ids that the nouns of the question (and of the full answer) refer to, in order.
+        types: structural, semantic and detailed type.
     """
-    steps = [(operation, [k - 1] if k else [], argument) for k, (operation, argument) in enumerate(program)]
     return {
-        "semantic": [dict(zip(("operation", "dependencies", "argument"), step, strict=True)) for step in steps],
+        "semantic": [
+            {"operation": operation, "dependencies": [k - 1] if k else [], "argument": argument}
+            for k, (operation, argument) in enumerate(program)
+        ],
         "question": question,
         "answer": answer,
         "fullAnswer": full_answer,
         "annotations": {"answer": {}, "question": _spans(question, named), "fullAnswer": _spans(full_answer, named)},
         "types": dict(zip(("structural", "semantic", "detailed"), types, strict=True)),
-        "groups": dict(zip(("global", "local"), groups, strict=True)),
-        "semanticStr": "->".join(
-            f"{operation}: {argument}" + (f" {before}" if before else "") for operation, before, argument in steps
-        ),
     }
 
 
 def _spans(text: str, named: list[str]) -> dict[str, str]:
-    """Position of each noun among the words -> the ids that it stands for."""
+    """Word position of each noun -> the object ids that it refers to."""
     nouns = [str(k) for k, word in enumerate(text.split(" ")) if word.strip("?.") in ("frame", "frames", "disc")]
     return dict(zip(nouns, named, strict=False))
 

@@ -1,10 +1,10 @@
-"""Scenes drawn by code: framed discs on a small canvas, every one in its own cells.
+"""Synthetic scenes: framed discs on a small canvas, each in its own cells.
 
 A framed disc is a square frame of one colour (its *name*: no two frames of a scene share a colour) around a disc of
-another colour (the *answer*; discs may repeat). Exactly one object of a scene is large, which makes it the salient
-one. Scenes also hold clutter: a crowd of small grey dots that no question asks about.
+another colour (the *answer*; discs may repeat). Exactly one object of a scene is large and so the salient one. Scenes
+also contain clutter: a crowd of small grey dots that no question asks about.
 
-Colours, because a small vision tower learns them from scratch in minutes; shapes it does not.
+Objects differ in colour because a small vision tower learns colours from scratch in minutes, but not shapes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 
 CELL = 16
 """Side in pixels of the cells that scenes are laid out on (a visual token of the toy policy)."""
-SIDE = 4
-"""Cells along a side of a scene."""
+SIDE = 4  # cells along a side of a scene
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),
@@ -81,7 +80,7 @@ class Scene:
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """The scene number `index` of the world `seed`: the same arguments always give the same scene."""
+    """Scene `index` of the world `seed`; the same arguments always give the same scene."""
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(3, 6))
     free = np.ones((SIDE, SIDE), dtype=bool)
@@ -97,13 +96,13 @@ def make_scene(seed: int, index: int) -> Scene:
 
 
 def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
-    """A colour other than the frame's; often one that the scene has, or there would be nothing to count."""
+    """A colour other than the frame's, often one that another disc already has."""
     again = [c for c in used if c != frame]
     return str(rng.choice(again if again and rng.random() < 0.35 else [c for c in COLORS if c != frame]))
 
 
 def _place(rng: np.random.Generator, free: np.ndarray, large: bool) -> Box:
-    """A box inside one free cell (small) or one free block of 2 x 2 cells (large); takes the cells."""
+    """A box inside one free cell (small) or one free block of 2 x 2 cells (large); marks the cells as taken."""
     span = 2 if large else 1
     spots = np.argwhere(np.lib.stride_tricks.sliding_window_view(free, (span, span)).all(axis=(2, 3)))
     r, c = spots[rng.integers(len(spots))]

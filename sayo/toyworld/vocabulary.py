@@ -25,14 +25,13 @@ WORDS = (
 )
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
-"""Qwen's idea of a template: the image first, then the text of the turn. The generation block marks what SFT trains on
-when a data set has whole conversations instead of prompt and completion."""
+"""In Qwen's style. The generation block marks what SFT trains on in data sets of whole conversations."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level tokenizer whose vocabulary is the special tokens, the 256 bytes and the toy world's words.
 
-    Text is cut into words (with the space before them); a known word is one token, any other is its bytes, so every
+    Text is split into words with their leading space; a known word is one token, any other word its bytes, so every
     string survives encoding and decoding.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -6,37 +6,17 @@ import numpy as np
 import pytest
 import torch
 from attention.reference import eager_weights
-from tiny_models import EOS, FAMILIES, IMAGE, PAD, batch, build
+from tiny_models import EOS, FAMILIES, IMAGE, PAD, batch, build, prompts, teacher_forced
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
 
 NEW = 8
 
 
-def prompts(family, **options):
-    """A left-padded batch that ends where the completion would start."""
-    inputs = batch(family, completion=0, **options)
-    if family.startswith("paligemma"):
-        inputs["token_type_ids"].zero_()
-    return inputs
-
-
 def sample(model, inputs, seed=0, **options):
     torch.manual_seed(seed)
     options = {"do_sample": True, "suppress_tokens": [IMAGE], "max_new_tokens": NEW, **options}
     return model.generate(**inputs, **options)
-
-
-def teacher_forced(family, inputs, sequences):
-    """Inputs of one forward over prompts + completions."""
-    length = sequences.shape[1] - inputs["input_ids"].shape[1]
-    full = {**inputs, "input_ids": sequences}
-    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in full:
-            value = 1 if family.startswith("paligemma") else 0
-            full[name] = torch.nn.functional.pad(full[name], (0, length), value=value)
-    return full
 
 
 @pytest.mark.parametrize("family", FAMILIES)

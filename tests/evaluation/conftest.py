@@ -1,4 +1,4 @@
-"""A toy policy, its prepared rows, and a small data set of our own."""
+"""A small data set, and the records of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,24 +7,7 @@ import json
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
-
-from sayo.processors import load_auto_processor
-from sayo.recipes import DataSection
-from sayo.training.setup import load_data
-
-
-@pytest.fixture(scope="session")
-def policy(toy):
-    model = AutoModelForImageTextToText.from_pretrained(toy.policy, dtype=torch.float32)
-    return model, load_auto_processor(toy.policy)
-
-
-@pytest.fixture(scope="session")
-def prepared(toy):
-    return load_data(DataSection(path=str(toy.prepared)), "test")
 
 
 @pytest.fixture

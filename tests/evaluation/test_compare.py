@@ -5,20 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from evaluation.parrot import Parrot
 
 from sayo.evaluation.compare import CompareError, compare_results
 from sayo.evaluation.evaluate import evaluate
-from sayo.evaluation.records import Reply
-
-
-class Parrot:
-    """Answers question i with `texts[i]`."""
-
-    def __init__(self, texts):
-        self.texts = texts
-
-    def answer(self, rows, attention=False):
-        yield from ((row, [Reply(f"<answer>{self.texts[row['index']]}</answer>", length=1)]) for row in rows)
 
 
 def test_two_evaluations(ten, tmp_path):

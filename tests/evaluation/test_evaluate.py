@@ -7,24 +7,12 @@ import os
 
 import numpy as np
 import pytest
+from evaluation.parrot import Parrot
 
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.journal import JournalError, files_mark
 from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply
-
-
-class Parrot:
-    """Answers question i with `texts[i]` and remembers what it was asked."""
-
-    def __init__(self, texts):
-        self.texts, self.asked = texts, []
-
-    def answer(self, rows, attention=False):
-        for row in rows:
-            self.asked.append(row["index"])
-            text = self.texts[row["index"]]
-            yield row, [Reply(error="timeout") if text is None else Reply(f"<answer>{text}</answer>", length=1)]
 
 
 def test_summary_counts_everything(ten, tmp_path, lines):
@@ -41,12 +29,12 @@ def test_summary_counts_everything(ten, tmp_path, lines):
 
 
 def test_whole_texts_are_answers_only_on_demand(ten, tmp_path):
-    class Plain(Parrot):
+    class Plain:
         def answer(self, rows, attention=False):
             yield from ((row, [Reply("B")]) for row in rows)
 
-    assert evaluate(Plain(""), ten, tmp_path / "tags")["accuracy"] == 0.0
-    assert evaluate(Plain(""), ten, tmp_path / "whole", whole_text=True)["accuracy"] == 1.0
+    assert evaluate(Plain(), ten, tmp_path / "tags")["accuracy"] == 0.0
+    assert evaluate(Plain(), ten, tmp_path / "whole", whole_text=True)["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "4", "ind', '{"id": "4", "index": 4}'])
@@ -85,9 +73,9 @@ def test_other_settings_or_data_are_refused(ten, tmp_path):
         evaluate(Parrot("B" * 10), other, tmp_path, settings)
 
 
-def test_figures_and_files_of_a_policy(policy, prepared, tmp_path, lines):
-    rows = prepared.select(range(8))
-    answerer = LocalModel(*policy, num_samples=2, temperature=1.0, max_new_tokens=6, batch_size=6)
+def test_figures_and_files_of_a_policy(toy_policy, toy_rows, tmp_path, lines):
+    rows = toy_rows.select(range(8))
+    answerer = LocalModel(*toy_policy, num_samples=2, temperature=1.0, max_new_tokens=6, batch_size=6)
     summary = evaluate(answerer, rows, tmp_path, num_maps=2)
     assert summary["num_questions"] == 8 and summary["accuracy"] is not None and summary["image_mass"] > 0
     assert summary["intervals"]["tas"][0] <= summary["tas"] <= summary["intervals"]["tas"][1]
@@ -103,27 +91,27 @@ def test_figures_and_files_of_a_policy(policy, prepared, tmp_path, lines):
     assert evaluate(answerer, rows, tmp_path / "plain", attention=False)["tas"] is None
 
 
-def test_batch_composition_changes_nothing(policy, prepared, tmp_path, lines):
+def test_batch_composition_changes_nothing(toy_policy, toy_rows, tmp_path, lines):
     for size in (1, 3):
-        answerer = LocalModel(*policy, max_new_tokens=5, batch_size=size)
-        evaluate(answerer, prepared.select(range(3)), tmp_path / str(size))
+        answerer = LocalModel(*toy_policy, max_new_tokens=5, batch_size=size)
+        evaluate(answerer, toy_rows.select(range(3)), tmp_path / str(size))
     for alone, together in zip(lines(tmp_path / "1"), lines(tmp_path / "3"), strict=True):
         assert alone["completions"] == together["completions"]
         assert alone["tas"] == pytest.approx(together["tas"], abs=1e-5)
 
 
-def test_sampling_resumes_as_it_would_have_gone(policy, prepared, tmp_path, lines):
+def test_sampling_resumes_as_it_would_have_gone(toy_policy, toy_rows, tmp_path, lines):
     def run(folder, limit):
-        answerer = LocalModel(*policy, num_samples=2, temperature=1.0, max_new_tokens=5, batch_size=4)
-        evaluate(answerer, prepared.select(range(limit)), tmp_path / folder, {"t": 1})
+        answerer = LocalModel(*toy_policy, num_samples=2, temperature=1.0, max_new_tokens=5, batch_size=4)
+        evaluate(answerer, toy_rows.select(range(limit)), tmp_path / folder, {"t": 1})
         return lines(tmp_path / folder)
 
     run("parts", 4)
     assert run("parts", 8) == run("whole", 8)
 
 
-def test_a_picture_that_the_processor_refuses_costs_one_row(policy, ten, tmp_path):
-    model, processor = policy
+def test_a_picture_that_the_processor_refuses_costs_one_row(toy_policy, ten, tmp_path):
+    model, processor = toy_policy
 
     class Picky:
         def __getattr__(self, name):
@@ -139,35 +127,36 @@ def test_a_picture_that_the_processor_refuses_costs_one_row(policy, ten, tmp_pat
 
 
 def test_command_line(toy, tmp_path, sayo_command):
-    words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 3, "--max-new-tokens", 4, "--num-samples", 1)
-    for name in ("a", "b"):
-        result = sayo_command(*words, "--out", tmp_path / name, "--seed", ord(name))
-        assert result.exit_code == 0, result.output
-    for shown in ("accuracy", "TAS", "RRAR", "VAS", "AUC of TAS", "TAS by layer", "layer"):
-        assert shown in result.output
-    result = sayo_command(*words, "--out", tmp_path / "b", "--seed", 5)
-    assert result.exit_code == 2 and "seed: 98 there, 5 now" in result.output
-    result = sayo_command("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "difference.json")
-    assert result.exit_code == 0 and "TAS" in result.output
-    assert '"p_value"' in (tmp_path / "difference.json").read_text()
-
-
-def test_steering_changes_where_the_policy_looks(toy, tmp_path, sayo_command):
+    """Evaluate plain and steered, refuse other settings, compare."""
     words = ("evaluate", toy.policy, "--data", toy.prepared, "--limit", 6, "--max-new-tokens", 4)
     words += ("--num-samples", 1, "--temperature", 0)
     summaries = {}
     for name, steer in (("plain", ()), ("steered", ("--steer", "vrga"))):
-        result = sayo_command(*words, *steer, "--out", tmp_path / name)
+        result = sayo_command(*words, *steer, "--seed", 98, "--out", tmp_path / name)
         assert result.exit_code == 0, result.output
         summaries[name] = json.loads((tmp_path / name / "summary.json").read_text())
+    for shown in ("accuracy", "TAS", "RRAR", "VAS", "AUC of TAS", "TAS by layer", "layer"):
+        assert shown in result.output
     assert summaries["steered"]["steer"] == "vrga" and summaries["plain"]["steer"] is None
     assert summaries["steered"]["tas"] != pytest.approx(summaries["plain"]["tas"], abs=1e-6)
+    result = sayo_command(*words, "--out", tmp_path / "plain", "--seed", 5)
+    assert result.exit_code == 2 and "seed: 98 there, 5 now" in result.output
+    result = sayo_command("compare", tmp_path / "plain", tmp_path / "steered", "--out", tmp_path / "difference.json")
+    assert result.exit_code == 0 and "TAS" in result.output
+    assert '"p_value"' in (tmp_path / "difference.json").read_text()
 
 
-def test_steering_that_cannot_be(toy, tmp_path, sayo_command):
-    for options, message in ((("left",), "vrga"), (("vrga", "--server", "http://localhost:9/v1"), "leave --server")):
-        result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, "--steer", *options)
-        assert result.exit_code == 2 and message in result.output
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "no/such/folder"), "does not exist"),
+        (("--steer", "left"), "vrga"),
+        (("--steer", "vrga", "--server", "http://localhost:9/v1"), "leave --server out"),
+    ],
+)
+def test_mistakes_are_one_clear_line(toy, tmp_path, sayo_command, options, message):
+    result = sayo_command("evaluate", toy.policy, "--data", toy.prepared, "--out", tmp_path, *options)
+    assert result.exit_code == 2 and message in result.output
 
 
 def test_a_model_that_was_trained_on_is_another_model(tmp_path):

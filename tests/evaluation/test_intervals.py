@@ -41,8 +41,7 @@ def test_association_against_brute_force():
     assert figures["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
     assert figures["mean_right"] == pytest.approx(value[right].mean())
     low, high = figures["auc_interval"]
-    assert low < figures["auc"] < high
-    assert figures["auc_interval"][0] > 0.5  # half a standard deviation apart: seen with 300
+    assert 0.5 < low < figures["auc"] < high  # half a standard deviation apart: seen with 300
 
 
 def test_association_resamples_questions_not_responses():

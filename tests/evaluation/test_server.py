@@ -34,10 +34,10 @@ def asking(server, reader=None, timeout=5.0, **kwargs):
     return ServerModel(ChatClient(server.url, "toy", timeout=timeout, max_retries=0), reader, **kwargs)
 
 
-def test_attention_is_that_of_the_local_weights(policy, prepared, server, tmp_path, lines, monkeypatch):
+def test_attention_is_that_of_the_local_weights(toy_policy, toy_rows, server, tmp_path, lines, monkeypatch):
     """Answers that the model gave itself and the same answers from the server: every figure is the same."""
-    rows, local, text = prepared.select(range(6)), LocalModel(*policy), "<answer>B</answer>"
-    ids = torch.tensor([*policy[1].tokenizer(text)["input_ids"], policy[1].tokenizer.eos_token_id])
+    rows, local, text = toy_rows.select(range(6)), LocalModel(*toy_policy), "<answer>B</answer>"
+    ids = torch.tensor([*toy_policy[1].tokenizer(text)["input_ids"], toy_policy[1].tokenizer.eos_token_id])
 
     def say(model, processor, inputs, **sampling):
         all_ids = ids.expand(len(inputs["input_ids"]), -1)
@@ -48,18 +48,19 @@ def test_attention_is_that_of_the_local_weights(policy, prepared, server, tmp_pa
     monkeypatch.undo()
     summary = evaluate(asking(server, local), rows, tmp_path / "served")
     assert summary["tas"] is not None and summary["truncated"] == 0
-    for served, own in zip(lines(tmp_path / "served"), lines(tmp_path / "local"), strict=True):
-        assert served["completions"] == own["completions"] == [text] and served["correct"] == own["correct"]
+    for served, expected in zip(lines(tmp_path / "served"), lines(tmp_path / "local"), strict=True):
+        assert served["completions"] == expected["completions"] == [text] and served["correct"] == expected["correct"]
         for name in ("tas", "vas", "rrar", "entropy", "image_mass"):
-            assert served[name] == pytest.approx(own[name], abs=1e-5)
-        assert served["map"] == own["map"]
-        assert served["responses"][0]["tas_by_layer"] == pytest.approx(own["responses"][0]["tas_by_layer"], abs=1e-5)
+            assert served[name] == pytest.approx(expected[name], abs=1e-5)
+        assert served["map"] == expected["map"]
+        by_layer = expected["responses"][0]["tas_by_layer"]
+        assert served["responses"][0]["tas_by_layer"] == pytest.approx(by_layer, abs=1e-5)
 
 
-def test_a_cut_off_answer_has_no_end(policy):
+def test_a_cut_off_answer_has_no_end(toy_policy):
     replies = [Reply(" red", truncated=True), Reply(" red"), Reply("", truncated=True)]
-    completions = LocalModel(*policy)._ids_of(replies)
-    tokenizer = policy[1].tokenizer
+    completions = LocalModel(*toy_policy)._ids_of(replies)
+    tokenizer = toy_policy[1].tokenizer
     (red,) = tokenizer(" red")["input_ids"]
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     assert completions.ids.tolist() == [[red, pad], [red, end], [end, pad]]
@@ -120,7 +121,7 @@ def test_killed_for_real_it_resumes(toy, server, tmp_path, sent):
     words += ["--limit", "8", "--num-samples", "1", "--concurrency", "1", "--out", str(tmp_path)]
     command = [sys.executable, "-c", "from sayo.cli import app; app()", *words]
     results = tmp_path / "samples.jsonl"
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (results.is_file() and results.read_text().count("\n") >= 3) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -52,13 +52,11 @@ def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
     return folder
 
 
-def write_run(run: Path, source: Path, base: Path) -> Path:
-    """`run/checkpoint-2`, a copy of `source`, with the trainer's log and the resolved recipe."""
-    checkpoint = run / "checkpoint-2"
-    shutil.copytree(source, checkpoint)
-    (checkpoint / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
-    (run / "recipe.yaml").write_text(RECIPE.format(base=base))
-    return checkpoint
+def as_checkpoint(folder: Path, base: Path) -> Path:
+    """Add the trainer's log to `folder` and the resolved recipe to its parent, the run."""
+    (folder / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
+    (folder.parent / "recipe.yaml").write_text(RECIPE.format(base=base))
+    return folder
 
 
 @pytest.fixture(scope="session", params=("qwen3_vl", "qwen2_5_vl"))
@@ -72,16 +70,10 @@ def base(family: str, tmp_path_factory) -> Path:
     return write_policy(tmp_path_factory.mktemp("base") / f"base_{family}", family)
 
 
-@pytest.fixture(scope="session")
-def trained(family: str, tmp_path_factory) -> Path:
-    """The same architecture with other weights."""
-    return write_policy(tmp_path_factory.mktemp("trained") / "trained", family, seed=1)
-
-
 @pytest.fixture
-def full_checkpoint(base: Path, trained: Path, tmp_path: Path) -> Path:
-    """A checkpoint of full fine-tuning."""
-    return write_run(tmp_path / "run", trained, base)
+def full_checkpoint(family: str, base: Path, tmp_path: Path) -> Path:
+    """A checkpoint of full fine-tuning: the same architecture with other weights."""
+    return as_checkpoint(write_policy(tmp_path / "run" / "checkpoint-2", family, seed=1), base)
 
 
 @pytest.fixture
@@ -89,8 +81,6 @@ def make_lora(tmp_path: Path) -> Callable[..., Path]:
     """`make_lora(base, **peft options)` -> a LoRA checkpoint whose adapter changes the logits."""
 
     def build(base: Path, **options) -> Path:
-        from peft import LoraConfig, get_peft_model
-
         torch.manual_seed(3)
         model = AutoModelForImageTextToText.from_pretrained(base)
         config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], **options)
@@ -99,18 +89,12 @@ def make_lora(tmp_path: Path) -> Callable[..., Path]:
             for name, parameter in model.named_parameters():
                 if "lora_B" in name or "modules_to_save" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-        adapter = tmp_path / "adapter"
+        adapter = tmp_path / "lora" / "checkpoint-2"
         model.save_pretrained(adapter)
         AutoProcessor.from_pretrained(base).save_pretrained(adapter)
-        return write_run(tmp_path / "lora_run", adapter, base)
+        return as_checkpoint(adapter, base)
 
     return build
-
-
-@pytest.fixture
-def lora_checkpoint(base: Path, make_lora) -> Path:
-    """A LoRA checkpoint."""
-    return make_lora(base)
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +105,6 @@ def logits_of() -> Callable[..., np.ndarray]:
         processor = AutoProcessor.from_pretrained(folder)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         if adapter is not None:
-            from peft import PeftModel
-
             model = PeftModel.from_pretrained(model, adapter)
         picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (80, 64, 3), dtype=np.uint8))
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]}]

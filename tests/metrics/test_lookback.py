@@ -23,12 +23,9 @@ def test_the_prefix_does_not_matter(prefix):
     assert trend["image"][0] == pytest.approx(1 / 3, abs=1e-6)
 
 
-def test_layers_are_a_mean_of_ratios():
+def test_layers_are_a_mean_of_ratios_and_one_on_the_prefix_only_counts_as_0():
     trend = attention_trend({"image": np.array([[0.1], [0.3]])}, np.array([[0.8], [0.0]]))
     assert trend["image"][0] == pytest.approx((0.5 + 0.3) / 2)
-
-
-def test_a_layer_that_sees_the_prefix_only():
     assert attention_trend({"image": np.zeros((1, 2))}, np.ones((1, 2)))["image"].tolist() == [0, 0]
 
 

@@ -40,14 +40,6 @@ def test_trajectory_scale():
     scale = trajectory_scale(np.array([0.5, 0.1, 0.3, 0.1]))
     np.testing.assert_allclose(scale, [1.166667, 0.9, 1.033333, 0.9], atol=1e-6)
     assert scale.mean() == pytest.approx(1.0, abs=1e-12)
-    rewards = np.array([1.0, 0, 1, 0])
-    advantages = (rewards - rewards.mean()) / rewards.std()
-    np.testing.assert_allclose(advantages * scale, [1.166667, -0.9, 1.033333, -0.9], atol=1e-6)
-    unbiased = (rewards - rewards.mean()) / rewards.std(ddof=1)
-    np.testing.assert_allclose(unbiased * scale, [1.010363, -0.779423, 0.894893, -0.779423], atol=1e-6)
-
-
-def test_identical_images_scale_nothing():
     same = token_dependency(np.full((3, 4), -1.0), np.full((3, 4), -1.0))
     assert trajectory_scale(same.mean(axis=1)).tolist() == [1, 1, 1]
     assert trajectory_scale(np.array([])).tolist() == []
@@ -56,17 +48,14 @@ def test_identical_images_scale_nothing():
 CONNECTIVITY = np.array([0.30, 0.02, 0.05, 0.20, 0.03])
 
 
-def test_anchor_weights():
+@given(st.permutations(range(5)))
+def test_anchor_weights(order):
     weights = anchor_weights(CONNECTIVITY)
     np.testing.assert_allclose(weights, [1.75, 0.583333, 0.708333, 1.333333, 0.625], atol=1e-6)
     assert anchor_weights(np.full(4, 0.2)).tolist() == [1, 1, 1, 1]
     assert anchor_weights(np.array([])).tolist() == []
-
-
-@given(st.permutations(range(5)))
-def test_permuting_tokens_permutes_weights(order):
     order = list(order)
-    np.testing.assert_allclose(anchor_weights(CONNECTIVITY[order]), anchor_weights(CONNECTIVITY)[order], atol=1e-12)
+    np.testing.assert_allclose(anchor_weights(CONNECTIVITY[order]), weights[order], atol=1e-12)
 
 
 def test_sinks_do_not_count():

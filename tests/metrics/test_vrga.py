@@ -5,33 +5,20 @@ from hypothesis import strategies as st
 
 from sayo.metrics import region_ratio, vrga
 
-ROW = np.array([0.50, 0.02, 0.10, 0.20, 0.08, 0.06, 0.04])  # system | four visual tokens | two of text
-IMAGE = slice(1, 5)
+ROW = [0.50, 0.02, 0.10, 0.20, 0.08, 0.06, 0.04]  # system | four visual tokens | two of text
+LONGER = [0.40, 0.02, 0.03, 0.05, 0.10, 0.20, 0.05, 0.05, 0.02, 0.08]  # as the release: with vision_start as visual
 
 
-def measures(row, image, num_keys=None):
-    part = row[image]
-    focus = vrga.image_focus(part.sum(), len(part), num_keys or len(row))
-    return focus, vrga.image_entropy(part), vrga.image_entropy(part, normalize=False)
-
-
-def test_measures_of_a_row():
-    focus, entropy, raw_entropy = measures(ROW, IMAGE)
-    assert focus == pytest.approx(0.7, abs=1e-6)
-    assert entropy == pytest.approx(1.164821, abs=1e-6)
-    assert raw_entropy == pytest.approx(0.832445, abs=1e-6)
-    assert vrga.entropy_focus_ratio(entropy, focus) == pytest.approx(1.664030, abs=1e-6)
-    assert region_ratio(ROW[2:4].mean(), ROW[IMAGE].mean()) == pytest.approx(1.5, abs=1e-6)
-
-
-def test_the_release_on_a_longer_row():
-    row = np.array([0.40, 0.02, 0.03, 0.05, 0.10, 0.20, 0.05, 0.05, 0.02, 0.08])
-    image = slice(1, 8)  # the release counts vision_start as a visual token
-    focus, entropy, raw_entropy = measures(row, image)
-    assert focus == pytest.approx(0.714286, abs=1e-6)
-    assert raw_entropy == pytest.approx(1.184943, abs=1e-6)
-    assert entropy == pytest.approx(1.676739, abs=1e-6)
-    assert vrga.entropy_focus_ratio(entropy, focus) == pytest.approx(2.347435, abs=1e-6)
+@pytest.mark.parametrize(
+    ("row", "num_visual", "expected"),
+    [(ROW, 4, [0.7, 1.164821, 0.832445, 1.664030]), (LONGER, 7, [0.714286, 1.676739, 1.184943, 2.347435])],
+)
+def test_measures_of_a_row(row, num_visual, expected):
+    visual = np.array(row[1 : 1 + num_visual])
+    focus, entropy = vrga.image_focus(visual.sum(), num_visual, len(row)), vrga.image_entropy(visual)
+    raw_entropy = vrga.image_entropy(visual, normalize=False)
+    efr = vrga.entropy_focus_ratio(entropy, focus)
+    np.testing.assert_allclose([focus, entropy, raw_entropy, efr], expected, atol=1e-6)
     assert vrga.steering_gate(focus, raw_entropy)
 
 
@@ -61,12 +48,6 @@ def test_the_threshold():
     assert 9 not in vrga.focus_tokens(reference, deviations=limit + 1e-6)
 
 
-def test_the_complement_of_the_border():
-    """The release's `~[0, 1, 2]` would take the last three of [10 .. 17]; outside of the border are the last five."""
-    everything = vrga.focus_tokens(np.arange(10.0, 18.0), border=np.arange(8) < 3, deviations=-9.0)
-    assert np.arange(10, 18)[everything].tolist() == [13, 14, 15, 16, 17]
-
-
 @given(st.lists(st.floats(0.01, 1.0), min_size=4, max_size=9), st.floats(0.1, 10.0))
 def test_scaling_a_row_changes_no_measure(weights, scale):
     row = np.array(weights) / sum(weights)
@@ -75,10 +56,11 @@ def test_scaling_a_row_changes_no_measure(weights, scale):
     assert scaled == pytest.approx(region_ratio(row[1], row[1:4].mean()), abs=1e-5)
 
 
-def test_threshold_statistics_come_from_outside_the_border():
-    """The release indexes with `~indices`, which mirrors the border instead of leaving it out."""
-    reference = np.array([9.0, 9.0, 9.0, 1.0, 1.2, 1.0, 1.0, 1.0])
-    assert vrga.focus_tokens(reference, border=np.arange(8) < 3).tolist() == [4]
+def test_the_border_is_never_chosen_nor_part_of_the_threshold():
+    """The release indexes with `~indices`, which mirrors the border instead of excluding it."""
+    reference, border = np.array([9.0, 9.0, 9.0, 1.0, 1.2, 1.0, 1.0, 1.0]), np.arange(8) < 3
+    assert vrga.focus_tokens(reference, border).tolist() == [4]
+    assert vrga.focus_tokens(reference, border, deviations=-9.0).tolist() == [3, 4, 5, 6, 7]
 
 
 def test_border():

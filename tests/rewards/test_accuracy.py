@@ -52,6 +52,8 @@ RIGHT_ANSWERS = [
     ("3-5", "3–5"),
     (7, "7"),
     (2.5, "2.5"),
+    ("<answer>cat</answer>", "cat"),
+    (r"\boxed{3}", "3.0"),
 ]
 WRONG_ANSWERS = [
     ("cat", "dog|cat and dog|cat or dog|not a cat||..."),
@@ -158,11 +160,6 @@ def test_several_accepted_answers():
     completions = ["<answer>sofa</answer>", "<answer>couch</answer>", "<answer>chair</answer>"]
     assert accuracy_reward(completions, ["couch"] * 3, [["couch", "sofa"]] * 3) == [1.0, 1.0, 0.0]
     assert accuracy_reward(completions, [None] * 3, [["couch", "sofa"], None, []]) == [1.0, None, None]
-
-
-def test_reference_in_tags():
-    assert score("<answer>cat</answer>", "cat") == 1.0
-    assert score(r"\boxed{3}", "3.0") == 1.0
 
 
 def test_the_extracted_answer_is_logged():

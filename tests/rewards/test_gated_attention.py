@@ -43,8 +43,8 @@ def test_visual_share_needs_the_system_masses():
     [(0.2, 0.1, 0.0, 0.5), (0.2, 0.3, 0.0, 1.0), (0.02, 0.02, 0.1, 0.2), (0.0, 0.05, 0.1, 0.5), (0.4, 0.1, 0.1, 0.25)],
 )
 def test_late_attention(first, second, floor, expected):
-    one = trace(image=[9.0, 9.0] + [first] * 14 + [second] * 14 + [9.0, 9.0])
-    reward = late_attention_reward([RIGHT], [one], ["red"], floor=floor)
+    captured = trace(image=[9.0, 9.0] + [first] * 14 + [second] * 14 + [9.0, 9.0])
+    reward = late_attention_reward([RIGHT], [captured], ["red"], floor=floor)
     assert reward == pytest.approx([expected], abs=1e-5)
 
 

@@ -29,8 +29,8 @@ GOOD = rf"<think> first </think> <back> {CHECK} </back> <think> so </think> The 
     ],
 )
 def test_parser(text, strict, lenient, spans):
-    found = parse_look_back(text)
-    assert (found.strict, found.lenient, len(found.spans)) == (strict, lenient, spans)
+    parsed = parse_look_back(text)
+    assert (parsed.strict, parsed.lenient, len(parsed.spans)) == (strict, lenient, spans)
 
 
 def test_reward():

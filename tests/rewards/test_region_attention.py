@@ -21,8 +21,8 @@ def trace(target, image, entropy=None, region_size=2.0, image_size=4.0):
     )
 
 
-def reward(one, **options):
-    return region_attention_reward(["a completion"], [one], **options)[0]
+def reward(trace, **options):
+    return region_attention_reward(["a completion"], [trace], **options)[0]
 
 
 @pytest.mark.parametrize(
@@ -30,48 +30,43 @@ def reward(one, **options):
 )
 @pytest.mark.parametrize("select", ["top_entropy", "all", "entropy_weighted"])
 def test_worked_numbers(ratio, expected, select):
-    one = trace([0.1 * ratio] * 4, [0.2] * 4)
-    assert reward(one, select=select) == pytest.approx(expected, abs=1e-6)
-    assert reward(one, select=select, positive=True) == pytest.approx((1 + expected) / 2, abs=1e-6)
+    captured = trace([0.1 * ratio] * 4, [0.2] * 4)
+    assert reward(captured, select=select) == pytest.approx(expected, abs=1e-6)
+    assert reward(captured, select=select, positive=True) == pytest.approx((1 + expected) / 2, abs=1e-6)
 
 
 def test_means_come_before_the_ratio():
-    """SAYO's order, on two heads x two tokens: .241965, and not the mean of the tokens' own scores, .251326."""
+    """SAYO's order, on two heads x two tokens: .241965, and not the mean of the tokens' scores, .251326."""
     a = np.array([[0.04, 0.03], [0.04, 0.05]]).mean(axis=0)  # over heads, as the capture does
     v = np.array([[0.025, 0.025], [0.025, 0.05]]).mean(axis=0)
-    one = trace([0, *(a * 2)], [0, *(v * 4)])
-    assert reward(one, select="all") == pytest.approx(0.241965, abs=1e-6)
-
-
-def test_layers_are_pooled_before_the_ratio():
-    one = trace([[0.0, 0.3], [0.0, 0.1]], [[0.0, 0.2], [0.0, 0.6]])
-    assert reward(one) == pytest.approx((4 - 1) / (4 + 1) * 0 + (1 - 1) / 2, abs=1e-6)  # a = v = .1
-    assert reward(trace([0.0, 0.3], [0.0, 0.2])) == pytest.approx((9 - 1) / (9 + 1), abs=1e-6)
+    assert reward(trace([0, *(a * 2)], [0, *(v * 4)]), select="all") == pytest.approx(0.241965, abs=1e-6)
+    layers = trace([[0.0, 0.3], [0.0, 0.1]], [[0.0, 0.2], [0.0, 0.6]])  # alone: .8 and -.8: a = v = .1
+    assert reward(layers) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_rows():
-    one = trace([0.4, 0.1, 0.1], [0.4, 0.4, 0.4], entropy=[1.0, 0.0])
-    assert reward(one, rows="deciding") == pytest.approx(0.6, abs=1e-6)
-    assert reward(one, rows="of_token") == pytest.approx(-0.6, abs=1e-6)
+    captured = trace([0.4, 0.1, 0.1], [0.4, 0.4, 0.4], entropy=[1.0, 0.0])
+    assert reward(captured, rows="deciding") == pytest.approx(0.6, abs=1e-6)
+    assert reward(captured, rows="of_token") == pytest.approx(-0.6, abs=1e-6)
     with pytest.raises(ValueError, match="rows"):
-        reward(one, rows="both")
+        reward(captured, rows="both")
 
 
 def test_only_the_uncertain_tokens_count():
     entropy = [0.1, 2.0, 0.1, 0.1, 3.0, 0.1, 0.1]  # k = ceil(.3 * 7) = 3: tokens 4, 1 and, of the ties, 0
     target = [0, 0.2, 0.4, 0, 0, 0.6, 0, 0]
-    one = trace(target, [0.4] * 8, entropy)
+    captured = trace(target, [0.4] * 8, entropy)
     x = (0.2 + 0.4 + 0.6) / 3 / 2 / 0.1
-    assert reward(one) == pytest.approx((x * x - 1) / (x * x + 1), abs=1e-6)
+    assert reward(captured) == pytest.approx((x * x - 1) / (x * x + 1), abs=1e-6)
     weighted = (0.1 * 0.2 + 2 * 0.4 + 3 * 0.6) / 5.5 / 2 / 0.1
-    assert reward(one, select="entropy_weighted") == pytest.approx(math.tanh(math.log(weighted)), abs=1e-6)
+    assert reward(captured, select="entropy_weighted") == pytest.approx(math.tanh(math.log(weighted)), abs=1e-6)
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=12), st.floats(0.05, 1.0))
 def test_the_whole_image_as_target_scores_exactly_zero(masses, share):
-    one = trace(masses, masses, region_size=4.0)
-    assert reward(one, top_share=share) == 0.0
-    assert reward(one, select="entropy_weighted", rows="deciding") == 0.0
+    captured = trace(masses, masses, region_size=4.0)
+    assert reward(captured, top_share=share) == 0.0
+    assert reward(captured, select="entropy_weighted", rows="deciding") == 0.0
 
 
 @given(st.floats(0.25, 4.0))
@@ -80,16 +75,13 @@ def test_scaling_all_attention_changes_nothing(scale):
     assert reward(trace(target * scale, image * scale)) == pytest.approx(reward(trace(target, image)), abs=1e-5)
 
 
-def test_not_applicable_is_none():
+def test_no_region_is_none_and_no_attention_is_neutral():
+    assert reward(trace([0, 0, 0], [0, 0, 0])) == 0.0
     no_region = AttentionTrace(
         {"image": np.ones((1, 3), np.float32)}, {"image": 4.0}, np.ones(2, np.float32), layers=(0,)
     )
     empty = trace([0.1], [0.2])
     assert region_attention_reward(["", "", ""], [None, no_region, empty]) == [None, None, None]
-
-
-def test_no_attention_on_the_image_is_neutral_and_finite():
-    assert reward(trace([0, 0, 0], [0, 0, 0])) == 0.0
 
 
 def test_broken_input_is_an_error():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 
 import numpy as np
+import tiny_models
 import torch
-from tiny_models import FAMILIES, IMAGE, PAD, batch, build
+from tiny_models import FAMILIES, IMAGE, PAD, build, teacher_forced
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from sayo.attention.layers import attention_layers
@@ -18,11 +19,7 @@ SIZES = ((40, 32), (24, 32))
 
 
 def prompts(family, **options):
-    """A left-padded batch that ends where the completion would start, as generate gets it."""
-    inputs = batch(family, completion=0, **{"sizes": SIZES, **options})
-    if family.startswith("paligemma"):
-        inputs["token_type_ids"].zero_()
-    return inputs
+    return tiny_models.prompts(family, **{"sizes": SIZES, **options})
 
 
 def cells_of(family, sizes=SIZES, images=1):
@@ -36,16 +33,6 @@ def generate(model, inputs, **options):
     options = {"do_sample": False, "suppress_tokens": [IMAGE], "max_new_tokens": NEW, "eos_token_id": None, **options}
     output = model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True, pad_token_id=PAD)
     return output.sequences, torch.stack(output.logits, dim=1)
-
-
-def teacher_forced(family, inputs, sequences):
-    length = sequences.shape[1] - inputs["input_ids"].shape[1]
-    full = {**inputs, "input_ids": sequences}
-    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in full:
-            full[name] = torch.nn.functional.pad(full[name], (0, length), value=int(family.startswith("paligemma")))
-    return full
 
 
 def reference_logits(monkeypatch, family, inputs, sequences, change):
@@ -80,9 +67,9 @@ def expected_choice(family, inputs, radius=0, share=0.0):
         weights = torch.stack(build(family, "eager")(**inputs, output_attentions=True).attentions, dim=1)
     tokens, heads = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), []
     for row, images in enumerate(cells_of(family)):
-        own = weights[row, :, :, -1].double().numpy()
+        last = weights[row, :, :, -1].double().numpy()
         places = (inputs["input_ids"][row] == IMAGE).nonzero()[:, 0].numpy()
-        maps, num_keys = own[..., places], (own > 0).sum(-1)
+        maps, num_keys = last[..., places], (last > 0).sum(-1)
         focus = maps.sum(-1) / len(places) * num_keys
         picked = vrga.visual_heads(focus, vrga.entropy_focus_ratio(vrga.image_entropy(maps), focus))
         background = vrga.background_heads(focus)

@@ -12,6 +12,7 @@ from transformers.modeling_utils import AttentionInterface
 from sayo.attention import AttentionCapture, AttentionNotCaptured
 from sayo.steering import AttentionSteering
 
+TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 SINGLE_GRIDS = ["qwen3_vl", "qwen2_5_vl", "glm4v", "llava", "gemma3", "mistral3"]
 
 
@@ -71,10 +72,9 @@ def test_gated_heads_of_every_row(monkeypatch, family):
 
     def change(layer, scores, weigh):
         weights = weigh(scores)
-        own = weights[..., :prompt_length] * image[:, None, None]
-        num_keys = (weights > 0).sum(-1)
-        focus = own.sum(-1) / image.sum(-1)[:, None, None] * num_keys
-        entropy = -(own * torch.log(own + 1e-8)).sum(-1)
+        visual = weights[..., :prompt_length] * image[:, None, None]
+        focus = visual.sum(-1) / image.sum(-1)[:, None, None] * (weights > 0).sum(-1)
+        entropy = -(visual * torch.log(visual + 1e-8)).sum(-1)
         gate = (focus > 0.6) & (focus > 0.2 * entropy)
         gate[:, :, :prompt_length] = False
         gates.append(gate[:, :, prompt_length:].float().mean())
@@ -109,30 +109,22 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(family):
     model, inputs = build(family), prompts(family)
     with AttentionSteering(model, gamma=1.0, cells=cells_of(family)):
         sequences, together = generate(model, inputs)
-    sizes = cells_of(family)
-    for row, (size, length) in enumerate([((40, 32), 5), ((24, 32), 3)]):
-        alone = prompts(family, sizes=((40, 32), (24, 32)))
-        own = slice(int(inputs["attention_mask"][row].argmax()), None)
-        single = {
-            name: alone[name][row : row + 1, own]
-            for name in alone
-            if alone[name].shape[0] == 2 and alone[name].dim() == 2 and name != "image_grid_thw"
-        }
-        single |= _pixels_of(alone, row)
-        with AttentionSteering(model, gamma=1.0, cells=[sizes[row]]):
-            own_sequences, logits = generate(model, single)
-        assert torch.equal(own_sequences[0, -NEW:], sequences[row, -NEW:]), (size, length)
+    for row, cells in enumerate(cells_of(family)):
+        with AttentionSteering(model, gamma=1.0, cells=[cells]):
+            alone, logits = generate(model, sample_of(inputs, row))
+        assert torch.equal(alone[0, -NEW:], sequences[row, -NEW:])
         assert (logits[0] - together[row]).abs().max() <= 1e-5
 
 
-def _pixels_of(inputs, row):
-    if "image_grid_thw" in inputs:
-        grid = inputs["image_grid_thw"]
-        patches = grid.prod(-1).cumsum(0).tolist()
-        first = [0, *patches][row]
-        return {"pixel_values": inputs["pixel_values"][first : patches[row]], "image_grid_thw": grid[row : row + 1]}
-    each = len(inputs["pixel_values"]) // 2
-    return {"pixel_values": inputs["pixel_values"][row * each : (row + 1) * each]}
+def sample_of(inputs, row):
+    """One of two samples, without padding."""
+    real = slice(int(inputs["attention_mask"][row].argmax()), None)
+    tokens = {name: inputs[name][row : row + 1, real] for name in inputs if name in TOKENS}
+    if "image_grid_thw" not in inputs:
+        return {**tokens, "pixel_values": inputs["pixel_values"].chunk(2)[row]}
+    grid = inputs["image_grid_thw"]
+    pixels = inputs["pixel_values"].split(grid.prod(-1).tolist())[row]
+    return {**tokens, "pixel_values": pixels, "image_grid_thw": grid[row : row + 1]}
 
 
 def test_several_images():
@@ -181,13 +173,12 @@ def test_state_ends_with_the_call():
 )
 def test_every_way_of_generating(options):
     """Without a cache, into a static one, several tokens at once, beams: the same tokens as row by row."""
-    one = "prompt_lookup_num_tokens" in options
-    sizes = {"sizes": ((40, 32),), "text_lengths": (5,)} if one else {}
-    model, inputs = build("qwen3_vl"), prompts("qwen3_vl", **sizes)
+    single = {"sizes": ((40, 32),), "text_lengths": (5,)} if "prompt_lookup_num_tokens" in options else {}
+    model, inputs = build("qwen3_vl"), prompts("qwen3_vl", **single)
     tokens = []
-    for own in (options, {"num_beams": options.get("num_beams", 1)}):
+    for arguments in (options, {"num_beams": options.get("num_beams", 1)}):
         with AttentionSteering(model, gamma=3.0):
-            tokens.append(generate(model, inputs, **own)[0])
+            tokens.append(generate(model, inputs, **arguments)[0])
     assert torch.equal(*tokens)
 
 
@@ -195,20 +186,15 @@ def test_a_capture_reads_the_steered_attention():
     """Rows of the prompt stay as they are, later ones look at the chosen tokens more."""
     model, inputs = build("qwen3_vl"), prompts("qwen3_vl")
     steering = AttentionSteering(model, gamma=1.0, radius=0)
-    masses = []
-    for group in (None, steering):
-        with AttentionCapture(model, "all", maps=True) as capture:
-            if group is None:
-                sequences = generate(model, inputs, max_new_tokens=2)[0]
-            else:
-                with steering:
-                    sequences = generate(model, inputs, max_new_tokens=2)[0]
-                    tokens, heads = steering._choice()
-        masses.append(capture.trace(sequences)[0].map("deciding"))
-    assert (masses[0][:, 0] == masses[1][:, 0]).all()  # the row that chose the first token is the prompt's own
+    with AttentionCapture(model, "all", maps=True) as capture:
+        plain = capture.trace(generate(model, inputs, max_new_tokens=2)[0])[0].map("deciding")
+    with AttentionCapture(model, "all", maps=True) as capture, steering:
+        steered = capture.trace(generate(model, inputs, max_new_tokens=2)[0])[0].map("deciding")
+        tokens, heads = steering._choice()
+    assert (plain[:, 0] == steered[:, 0]).all()  # the row that chose the first token is the prompt's
     layer = int(heads[0].any(-1).nonzero()[0, 0])
     focus = tokens[0][inputs["input_ids"][0] == IMAGE].numpy()
-    assert masses[1][layer, 1, focus].sum() > masses[0][layer, 1, focus].sum()
+    assert steered[layer, 1, focus].sum() > plain[layer, 1, focus].sum()
 
 
 def test_wrong_use():
@@ -230,5 +216,5 @@ def test_wrong_use():
         past = model(**inputs, use_cache=True).past_key_values
     with pytest.raises(AttentionNotCaptured, match="before the prompt"), AttentionSteering(model):
         model(input_ids=cache[:, -1:], past_key_values=past)
-    with pytest.raises(RuntimeError, match="open already"), AttentionSteering(model) as steering, steering:
+    with pytest.raises(RuntimeError, match="already open"), AttentionSteering(model) as steering, steering:
         pass

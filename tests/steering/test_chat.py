@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import load_dataset
+from steering.reference import generate
+from tiny_models import teacher_forced
 from transformers import AutoModelForImageTextToText
 
 from sayo.evaluation.evaluate import evaluate
@@ -16,23 +17,18 @@ from sayo.steering.calls import template_tail
 
 
 @pytest.fixture(scope="module")
-def chat(toy, tmp_path_factory):
+def chat(toy, toy_rows):
     model = AutoModelForImageTextToText.from_pretrained(toy.policy).eval()
     with torch.no_grad():  # as initialised, attention is nearly uniform
         for name, parameter in model.named_parameters():
             if "q_proj" in name or "k_proj" in name:
                 parameter.mul_(3)
-    rows = load_dataset("parquet", data_files=str(toy.prepared / "data/test-*.parquet"), split="train")
-    return model, load_auto_processor(toy.policy), rows.select(range(6))
-
-
-def test_template_tail(chat):
-    processor = chat[1]
-    assert processor.tokenizer.decode(template_tail(processor)) == "<|im_end|>\n<|im_start|>assistant\n"
+    return model, load_auto_processor(toy.policy), toy_rows.select(range(6))
 
 
 def test_the_row_of_the_last_question_token(chat):
     model, processor, rows = chat
+    assert processor.tokenizer.decode(template_tail(processor)) == "<|im_end|>\n<|im_start|>assistant\n"
     inputs = processor_inputs(processor, rows, "cpu")
     steering = AttentionSteering(model, processor)
     with steering:
@@ -47,33 +43,24 @@ def test_generation_and_the_pass_behind_it_are_one_call(chat):
     inputs = processor_inputs(processor, rows, "cpu")
     length = inputs["input_ids"].shape[1]
     with AttentionSteering(model, processor, gamma=3.0, radius=0), torch.no_grad():
-        output = model.generate(
-            **inputs,
-            max_new_tokens=5,
-            do_sample=False,
-            eos_token_id=None,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        full = {**inputs, "input_ids": output.sequences}
-        full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 5), value=1)
-        full["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 5))
+        sequences, chosen = generate(model, inputs, suppress_tokens=None)
+        full = teacher_forced("qwen3_vl", inputs, sequences)
         logits = model(**full, use_cache=False).logits[:, length - 1 : -1]
     with torch.no_grad():
         plain = model(**full, use_cache=False).logits[:, length - 1 : -1]
-    chosen = torch.stack(output.logits, dim=1)
     assert torch.allclose(logits, chosen, atol=1e-4) and (plain - chosen).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("steered", [AttentionSteering, ScoreScaling])
-def test_evaluation(chat, steered, tmp_path):
+@pytest.mark.parametrize(
+    "steering",
+    [lambda *policy: AttentionSteering(*policy, gamma=4.0), lambda model, _: ScoreScaling(model, 2.0)],
+    ids=["VRGA", "AVAR"],
+)
+def test_evaluation(chat, steering, tmp_path):
     model, processor, rows = chat
     answerer = LocalModel(model, processor, num_samples=2, temperature=1.0, max_new_tokens=4, layers="all")
     plain = evaluate(answerer, rows, tmp_path / "plain")
-    steering = (
-        AttentionSteering(model, processor, gamma=4.0) if steered is AttentionSteering else ScoreScaling(model, 2.0)
-    )
-    with steering:
+    with steering(model, processor):
         changed = evaluate(answerer, rows, tmp_path / "steered")
     again = evaluate(answerer, rows, tmp_path / "again")
     assert changed["region_ratio"] != plain["region_ratio"] == again["region_ratio"]
@@ -84,7 +71,7 @@ def test_a_prompt_of_another_form(chat):
     inputs = processor_inputs(processor, rows, "cpu")
     inputs = {**inputs, "input_ids": inputs["input_ids"].clone()}
     inputs["input_ids"][0, -1] = 7
-    with pytest.raises(ValueError, match="does not end as the processor's chat template"):
+    with pytest.raises(ValueError, match="does not end like the processor's chat template"):
         with AttentionSteering(model, processor):
             model(**inputs)
 
@@ -95,9 +82,7 @@ def test_the_next_turn_of_a_chat_is_aimed_anew(chat):
     length = inputs["input_ids"].shape[1]
     turn = processor.tokenizer("<|im_end|>\n<|im_start|>user\nIs it red?", add_special_tokens=False)["input_ids"]
     more = torch.tensor([[*turn, *template_tail(processor)]])
-    longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], more], dim=1)}
-    longer["attention_mask"] = torch.ones_like(longer["input_ids"])
-    longer["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more.shape[1]))
+    longer = teacher_forced("qwen3_vl", inputs, torch.cat([inputs["input_ids"], more], dim=1))
     steering = AttentionSteering(model, processor)
     with steering:
         for case in (inputs, longer):

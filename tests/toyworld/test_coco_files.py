@@ -14,11 +14,6 @@ from sayo.toyworld.scenes import COLORS, DOT_COLOR
 
 
 @pytest.fixture(scope="module")
-def world(toy):
-    return toy.world
-
-
-@pytest.fixture(scope="module")
 def coco(world):
     return COCO(world / "annotations" / "instances_train.json")
 
@@ -50,19 +45,15 @@ def test_masks_cover_the_pixels_of_their_colour(world, coco):
             assert 0 <= x and 0 <= y and x + w <= image["width"] and y + h <= image["height"]
 
 
-def test_category_ids_have_gaps_and_ids_are_unique(world, coco):
+def test_ids_are_unique_and_images_are_those_of_the_gqa_files(world, coco):
     ids = coco.getCatIds()
-    assert len(ids) == len(set(ids)) < max(ids) - min(ids) + 1
-    content = json.loads((world / "annotations" / "instances_train.json").read_text())
-    assert len(content["annotations"]) == len({a["id"] for a in content["annotations"]})
-    assert all(a["id"] > 0 for a in content["annotations"])
-
-
-def test_images_are_those_of_the_gqa_files(world):
+    assert len(ids) == len(set(ids)) < max(ids) - min(ids) + 1  # with gaps, as in COCO
     for split in ("train", "val", "test"):
         graphs = json.loads((world / f"{split}_sceneGraphs.json").read_text())
         content = json.loads((world / "annotations" / f"instances_{split}.json").read_text())
         assert {str(image["id"]) for image in content["images"]} == graphs.keys()
+        annotations = {annotation["id"] for annotation in content["annotations"]}
+        assert len(content["annotations"]) == len(annotations) and min(annotations) > 0
 
 
 @pytest.mark.parametrize("first", [False, True])

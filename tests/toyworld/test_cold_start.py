@@ -6,15 +6,10 @@ import json
 import re
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset
 
 from sayo.answers.extract import parse_look_back
 from sayo.toyworld.cold_start import DESCRIBE, answer, describe, in_look_back_form, read_scenes, write_cold_start
-
-
-@pytest.fixture(scope="module")
-def world(toy):
-    return toy.world
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +17,6 @@ def asked(world):
     scenes = read_scenes(world, "train")
     questions = json.loads((world / "train_questions.json").read_text())
     return [(record, scenes[record["imageId"]][0]) for record in questions.values()]
-
-
-def load(path, tmp_path):
-    return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
 
 
 def said(response):
@@ -53,25 +44,34 @@ def test_a_description_names_every_object(asked):
         assert dict(pairs) == {item.frame: item.disc for item in objects.values()}
 
 
-def test_file_is_trl_prompt_completion_with_images(world, tmp_path):
-    write_cold_start(world, tmp_path / "a.parquet", num_rows=200, warm_up=0.25, descriptions=0.2)
-    rows = load(tmp_path / "a.parquet", tmp_path)
+@pytest.fixture
+def rows_of(world, tmp_path):
+    """The rows of a cold-start file made with some options."""
+
+    def write(**options):
+        write_cold_start(world, tmp_path / "a.parquet", **options)
+        return Dataset.from_parquet(str(tmp_path / "a.parquet"), keep_in_memory=True)
+
+    return write
+
+
+def test_file_is_trl_prompt_completion_with_images(rows_of):
+    rows = rows_of(num_rows=200, warm_up=0.25, descriptions=0.2)
     assert rows.column_names == ["prompt", "completion", "images"] and len(rows) == 200
     described = [row["prompt"] == [{"role": "user", "content": DESCRIBE}] for row in rows]
     assert all(described[:50]) and 10 <= sum(described[50:]) <= 55
     assert all(row["completion"][0]["role"] == "assistant" and row["images"][0].size == (64, 64) for row in rows)
 
 
-def test_questions_repeat_when_there_are_fewer(world, tmp_path, asked):
-    write_cold_start(world, tmp_path / "a.parquet", num_rows=3 * len(asked), warm_up=0, descriptions=0, wrong_looks=0)
-    prompts = [row["prompt"][0]["content"] for row in load(tmp_path / "a.parquet", tmp_path).remove_columns("images")]
-    assert sorted(prompts) == sorted(3 * [record["question"] for record, _ in asked])
+def test_questions_repeat_when_there_are_fewer(rows_of, asked):
+    rows = rows_of(num_rows=3 * len(asked), warm_up=0, descriptions=0, wrong_looks=0)
+    assert sorted(row[0]["content"] for row in rows["prompt"]) == sorted(
+        3 * [record["question"] for record, _ in asked]
+    )
 
 
-def test_same_seed_same_rows(world, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_cold_start(world, tmp_path / f"{name}.parquet", num_rows=50, seed=seed)
-    a, b, c = (load(tmp_path / f"{name}.parquet", tmp_path).remove_columns("images").to_list() for name in "abc")
+def test_same_seed_same_rows(rows_of):
+    a, b, c = (rows_of(num_rows=50, seed=seed).remove_columns("images").to_list() for seed in (0, 0, 1))
     assert a == b != c
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_runs import FAMILIES
 from transformers import AutoModelForImageTextToText
 
 from sayo.processors import load_auto_processor
@@ -16,7 +17,6 @@ from sayo.toyworld.policy import make_policy, make_processor, write_policy
 from sayo.toyworld.scenes import draw, make_scene
 from sayo.toyworld.vocabulary import WORDS, make_tokenizer
 
-FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 ANSWER = "I look at the yellow one. It holds blue. <answer> blue </answer>"
 
 
@@ -77,14 +77,10 @@ def test_generates_from_a_padded_batch_and_stops_at_the_end_of_the_turn(checkpoi
     assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-@pytest.mark.parametrize("text", [ANSWER, "Zürich, 12 km? <answer>no</answer>\n\tend", "".join(WORDS)])
-def test_every_text_survives_the_tokenizer(text):
+def test_every_text_survives_the_tokenizer_and_a_word_of_the_world_is_one_token():
     tokenizer = make_tokenizer()
-    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-
-
-def test_a_word_of_the_world_is_one_token():
-    tokenizer = make_tokenizer()
+    for text in (ANSWER, "Zürich, 12 km? <answer>no</answer>\n\tend", "".join(WORDS)):
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     assert len(tokenizer(ANSWER)["input_ids"]) == 14
     assert all(len(tokenizer(word)["input_ids"]) == 1 for word in WORDS)
 
