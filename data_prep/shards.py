@@ -128,7 +128,9 @@ def read_account(path: Path) -> dict[str, Any]:
             "give --overwrite to make this split again"
         ) from None
     if not isinstance(account, dict) or not {"settings", "read", *SUMS, *COUNTERS, "rejected_rows"} <= account.keys():
-        raise PrepareError(f"{path} was prepared by another version of sayo: prepare this data set again (--overwrite)")
+        raise PrepareError(
+            f"{path} was prepared by another version of sayo: prepare this data set again (--overwrite)"
+        )
     return account
 
 

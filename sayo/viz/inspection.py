@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 
 from sayo.draw import REGION_COLORS, heat_map, save_sheet
 from sayo.errors import SayoError
-from sayo.geometry import VisualCells, VisualLayout
-from sayo.geometry import masks
+from sayo.geometry import VisualCells, VisualLayout, masks
 from sayo.viz.pages import picture, render, write_text
 
 LONGEST_SIDE = 520  # pixels of an embedded picture

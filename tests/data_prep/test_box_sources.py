@@ -174,7 +174,7 @@ BAD = {
         (conversation("###[0.1, 0.2, 0.3, 0.4]"), "box_looks_normalised"),
         (conversation("###[1, 2"), "malformed_record"),
         (conversation("###[NaN, 2, 3, 4]"), "nan_box"),
-        (conversation(""), "malformed_record"),
+        (conversation(""), "no_box"),
         (conversation(conversations=[]), "malformed_record"),
         (conversation(image=5), "malformed_record"),
         (conversation(image=["../a.jpg", "###[120, 60, 200, 160]"]), "path_outside_image_dir"),

@@ -204,6 +204,56 @@ def test_mutated_refocus(pictures, processor_dir: Path, count: int):
     check(pictures, pictures.prepare("refocus", "--files", file, "--processor", processor_dir), count + 1)
 
 
+@COUNTS
+def test_mutated_vstar(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    sound = {"text": "What?\n(A) a cup\n(B) a jug", "label": "B", "category": "c"}
+    boxes = {"target_object": ["jug", "mat"], "bbox": [[2, 3, 20, 30], [4, 4, 9, 9]]}
+    records = []
+    for number in range(count):
+        record = {**sound, "image": f"{number}.jpg"}
+        records.append(mutate(record, rng) if number and rng.random() < 0.5 else record)
+        annotation = mutate(boxes, rng) if number and rng.random() < 0.5 else boxes
+        pictures.json(annotation, f"images/{number}.json")
+        if number != 7:
+            (pictures.images / f"{number}.jpg").symlink_to(pictures.images / "a.jpg")
+    more = ("--images", pictures.images, "--processor", processor_dir)
+    check(pictures, pictures.prepare("vstar", "--questions", pictures.lines(*records), *more), count)
+
+
+@COUNTS
+def test_mutated_textvqa(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    sides = {"top_left_x": 0.1, "top_left_y": 0.3, "width": 0.2, "height": 0.1}
+    entry = {"image_id": "a", "ocr_info": [{"word": word, "bounding_box": sides} for word in ("RED", "bull")]}
+    entries = [{**mutate(entry, rng), "image_id": f"{number}"} for number in range(30)]
+    for number in range(30):
+        (pictures.images / f"{number}.png").symlink_to(pictures.images / "a.jpg")
+    questions = []
+    for number in range(count):
+        record = {"question_id": number, "image_id": rng.choice([*map(str, range(30)), *"ab" * 9])}
+        record |= {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
+        questions.append(mutate(record, rng) if rng.random() < 0.5 else record)
+    files = (
+        pictures.json({"data": value}, name) for value, name in ((questions, "q.json"), ([entry, *entries], "o.json"))
+    )
+    more = ("--images", pictures.images, "--processor", processor_dir)
+    check(pictures, pictures.prepare("textvqa", "--questions", next(files), "--ocr", next(files), *more), count)
+
+
+@COUNTS
+def test_mutated_treebench(pictures, processor_dir: Path, count: int):
+    from tests.data_prep.test_benchmark_sources import prepare_treebench, tree_row
+
+    rng = random.Random(count)
+    rows = [{**tree_row(pictures, 0), "index": number} for number in range(count)]
+    for number in range(1, count):
+        boxes = json.dumps(mutate([[10, 20, 60, 80], [100, 20, 130, 40]], rng))
+        row = {**rows[number], "target_instances": boxes} if rng.random() < 0.5 else mutate(rows[number], rng)
+        rows[number] = {name: str(value).encode("ascii", "replace").decode() for name, value in row.items()}
+    check(pictures, prepare_treebench(pictures, *rows, more=("--processor", processor_dir)), count)
+
+
 def test_mutated_json_files_end_in_one_line_or_in_rows(pictures):
     """Bytes of whole files are spoilt, not only their values."""
     rng = random.Random(1)
