@@ -60,6 +60,12 @@ def test_mutated_gqa_is_kept_or_rejected(make_gqa, processor_dir: Path, count: i
     check(gqa, gqa.prepare("--processor", str(processor_dir)), count + 1)
 
 
+def check_prepared(bench, processor_dir: Path, source: str, *arguments: Any, read: int | None = None) -> None:
+    """`sayo prepare` on the pictures of the bench, for a processor."""
+    more = ("--images", bench.images, "--processor", processor_dir)
+    check(bench, bench.prepare(source, *arguments, *more), read)
+
+
 def check(bench, result, read: int | None = None) -> None:
     """No traceback; every row read is kept or listed; and the mutations neither did nothing nor spoilt everything."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
@@ -112,16 +118,14 @@ def test_mutated_jsonl(pictures, processor_dir: Path, count: int):
     for place in rng.sample(range(1, count), count // 20):  # and lines that are no JSON any more
         line = json.dumps(records[place])
         records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
-    more = ("--processor", processor_dir, "--masks", pictures.images)
-    file = pictures.lines(*records)
-    check(pictures, pictures.prepare("jsonl", "--questions", file, "--images", pictures.images, *more), count + 1)
+    more = ("--questions", pictures.lines(*records), "--masks", pictures.images)
+    check_prepared(pictures, processor_dir, "jsonl", *more, read=count + 1)
 
 
 @COUNTS
 def test_mutated_visual_cot(pictures, processor_dir: Path, count: int):
     file = pictures.json(mutated(VISUAL_COT, count), "cot.json")
-    more = ("--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("visual-cot", "--questions", file, *more), count + 1)
+    check_prepared(pictures, processor_dir, "visual-cot", "--questions", file, read=count + 1)
 
 
 @COUNTS
@@ -130,8 +134,7 @@ def test_mutated_visual_genome(pictures, processor_dir: Path, count: int):
     file = pictures.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
     images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
     data = pictures.json([*images, images[0]], "image_data.json")
-    more = ("--image-data", data, "--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("visual-genome", "--questions", file, *more))
+    check_prepared(pictures, processor_dir, "visual-genome", "--questions", file, "--image-data", data)
     assert pictures.summary()["read"] > count
 
 
@@ -153,8 +156,7 @@ def test_mutated_refcoco(pictures, processor_dir: Path, count: int):
     instances = pictures.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
     file = pictures.root / "refs(unc).p"
     file.write_bytes(pickle.dumps(refs, protocol=2))
-    more = ("--instances", instances, "--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("refcoco", "--refs", file, *more))
+    check_prepared(pictures, processor_dir, "refcoco", "--refs", file, "--instances", instances)
 
 
 @COUNTS
@@ -179,8 +181,7 @@ def test_mutated_coco(pictures, processor_dir: Path, count: int):
     licenses = [{"id": 1, "name": "L"}]
     content = {"licenses": licenses, "images": images, "annotations": annotations, "categories": categories}
     file = pictures.json(content, "instances.json")
-    more = ("--least-area", 50, "--processor", processor_dir)
-    check(pictures, pictures.prepare("coco", "--instances", file, "--images", pictures.images, *more))
+    check_prepared(pictures, processor_dir, "coco", "--instances", file, "--least-area", 50)
 
 
 @COUNTS
@@ -217,8 +218,7 @@ def test_mutated_vstar(pictures, processor_dir: Path, count: int):
         pictures.json(annotation, f"images/{number}.json")
         if number != 7:
             (pictures.images / f"{number}.jpg").symlink_to(pictures.images / "a.jpg")
-    more = ("--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("vstar", "--questions", pictures.lines(*records), *more), count)
+    check_prepared(pictures, processor_dir, "vstar", "--questions", pictures.lines(*records), read=count)
 
 
 @COUNTS
@@ -234,11 +234,8 @@ def test_mutated_textvqa(pictures, processor_dir: Path, count: int):
         record = {"question_id": number, "image_id": rng.choice([*map(str, range(30)), *"ab" * 9])}
         record |= {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
         questions.append(mutate(record, rng) if rng.random() < 0.5 else record)
-    files = (
-        pictures.json({"data": value}, name) for value, name in ((questions, "q.json"), ([entry, *entries], "o.json"))
-    )
-    more = ("--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("textvqa", "--questions", next(files), "--ocr", next(files), *more), count)
+    file, ocr = pictures.json({"data": questions}, "q.json"), pictures.json({"data": [entry, *entries]}, "ocr.json")
+    check_prepared(pictures, processor_dir, "textvqa", "--questions", file, "--ocr", ocr, read=count)
 
 
 @COUNTS

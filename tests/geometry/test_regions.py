@@ -68,15 +68,9 @@ def test_every_way_to_place_a_region_fits_the_image():
     assert fitted.box == (5, 3, 21, 9)
     np.testing.assert_array_equal(masks.decode(fitted.mask), mask_of((5, 3, 21, 9)))
     assert fitted.fit(SIZE) == fitted  # what fits is left as it is
-    row = {
-        "image": 1,
-        "box": [5, 3, 21, 9],
-        "rle": fitted.mask.counts,
-        "role": "answer",
-        "weight": 1.0,
-        "label": "cup",
-    }
-    assert fitted.row() == row
+    row = fitted.row()
+    assert row == {"image": 1, "box": [5, 3, 21, 9], "rle": fitted.mask.counts, "role": "answer", "weight": 1.0,
+                   "label": "cup"}  # fmt: skip
     assert Region.of(row).fit(SIZE) == fitted
 
 

@@ -15,7 +15,9 @@ def test_shares_are_parts_of_all_attention(look) -> None:
     np.testing.assert_allclose(look.trace.maps.sum(axis=-1), look.trace.masses["image"], rtol=1e-5)
     total = sum(look.trace.masses[name] for name in ("image", "question", "response", "prefix"))
     assert (total > 0).all() and (total < 1).all()
-    assert (look.trace.masses["response"][:, 0] == 0).all()  # the first token's row sees no response yet
+    assert (
+        look.trace.masses["response"][:, 0] == 0
+    ).all()  # the first token's row sees no response yet
     assert (look.trace.masses["response"][:, 1:] > 0).all()
     assert (look.trace.entropy > 0).all() and len(look.trace.entropy) == len(look.tokens)
 
