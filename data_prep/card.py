@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from data_prep.shards import AREA_BINS, COUNTERS, SUMS, read_account
 from data_prep.sources import load_sources
+from data_prep.texts import render, write_whole
 
 
 def write_card(out: Path) -> dict[str, Any]:
@@ -34,8 +33,8 @@ def write_card(out: Path) -> dict[str, Any]:
     os.replace(temporary, out / "rejected.jsonl")
     splits = {split: {**_sum(those), "settings": those[0]["settings"]} for split, those in accounts.items()}
     summary = {**_sum([account for those in accounts.values() for account in those]), "splits": splits}
-    _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _replace(out / "README.md", _card(summary))
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "README.md", _card(summary))
     return summary
 
 
@@ -57,8 +56,6 @@ def _card(summary: dict[str, Any]) -> str:
     settings = [split["settings"] for split in summary["splits"].values()]
     licenses, kinds = sorted(summary["licenses"]), summary["source_licenses"]
     one_license = len(licenses) == 1 and re.fullmatch(r"[\w.-]+", licenses[0])
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
-    environment.filters["cell"] = _cell
     values = {
         **summary,
         "license": licenses[0].lower() if one_license else "other",
@@ -68,7 +65,7 @@ def _card(summary: dict[str, Any]) -> str:
         "region_area": [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
         "parts": next((entry["parts"] for entry in settings if "parts" in entry), []),  # of `sayo mix`
     }
-    return environment.get_template("card.md.jinja").render(values)
+    return render("card.md.jinja", **values) + "\n"
 
 
 def _credits(kinds: Iterable[str]) -> list[str]:
@@ -82,14 +79,3 @@ def _credits(kinds: Iterable[str]) -> list[str]:
         if "credit" in entry
     }
     return [credit for start, credit in starts.items() if any(kind.startswith(start) for kind in kinds)]
-
-
-def _cell(value: str) -> str:
-    """Text of a source's file inside a table: no line break or bar may break it."""
-    return " ".join(value.split()).replace("|", "\\|")[:120]
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)

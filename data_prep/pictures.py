@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data_prep.examples import PrepareError
 from data_prep.images import bytes_of
 from data_prep.json_records import iter_records, list_files
-from data_prep.shards import list_shards
+from data_prep.shards import list_shards, read_account
 
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(?:_\d+)?\.jpe?g")
 _GENOME_SOURCES = frozenset({"gqa", "visual_genome"})
@@ -110,6 +110,7 @@ def index_part(folder: Path, split: str, seed: int, pictures: Pictures) -> PartI
     order, keys, ids, groups, starts = [], [], [], [], [0]
     fingerprints: set[str | None] = set()
     for file in list_shards(folder, split):
+        read_account(file)  # raises for data of another version
         for group, table in enumerate(_row_groups(file)):
             for row_id, source, digests, names in _rows(table):
                 order.append(_hash(f"{seed}|{source}|{row_id}"))

@@ -118,15 +118,20 @@ def read_account(path: Path) -> dict[str, Any]:
     """The account that `ShardWriter.finish` left in the footer.
 
     Raises:
-        PrepareError: the file is not a shard of ours.
+        PrepareError: the file is not a shard of ours, or one of another version.
     """
     try:
-        return json.loads((pq.read_metadata(path).metadata or {})[_ACCOUNT_KEY.encode()])
+        account = json.loads((pq.read_metadata(path).metadata or {})[_ACCOUNT_KEY.encode()])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise PrepareError(
             f"{path} was not written by `sayo prepare` ({type(error).__name__}): remove it, choose another --out, or "
             "give --overwrite to make this split again"
         ) from None
+    if not isinstance(account, dict) or not {"settings", "read", *SUMS, *COUNTERS, "rejected_rows"} <= account.keys():
+        raise PrepareError(
+            f"{path} was prepared by another version of sayo: prepare this data set again (--overwrite)"
+        )
+    return account
 
 
 def list_shards(folder: Path, split: str | None = None) -> list[Path]:

@@ -7,7 +7,6 @@ import base64
 import io
 import os
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from functools import cache
@@ -58,9 +57,6 @@ class ChatClient:
         max_retries: attempts after the first, with growing pauses or those that the server asks for.
         patience: requests that fail in a row until the server counts as unusable.
 
-    Attributes:
-        failures: `ChatError.kind` -> number of requests that failed for good.
-
     Raises:
         SayoError: `base_url` is not an address, or `openai` is not installed.
     """
@@ -78,7 +74,6 @@ class ChatClient:
         if not base_url.startswith(("http://", "https://")):
             raise SayoError(f"{base_url!r} is not the address of a server; give one such as http://localhost:8000/v1")
         self.model, self.patience, self._api_key_env = model, patience, api_key_env
-        self.failures: Counter[str] = Counter()
         self._failed_in_a_row = 0
         key = os.environ.get(api_key_env) or "none"
         self._server = _server(timeout, base_url=base_url, api_key=key, max_retries=max_retries)
@@ -109,7 +104,6 @@ class ChatClient:
         if status in _REFUSALS:
             return ServerUnusable(f"{_REFUSALS[status].format(key=self._api_key_env)} (HTTP {status}: {text})")
         failure = ChatError(f"http {status}" if status else _KINDS.get(type(error).__name__, "garbage"), text)
-        self.failures[failure.kind] += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row < self.patience:
             return failure

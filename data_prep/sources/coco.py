@@ -11,12 +11,13 @@ import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import Example, Region, Rejected, RejectedError
+from data_prep.examples import Example, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text
 from data_prep.json_records import digest_of, iter_members
 from data_prep.sources.base import RecordSource, region_of
@@ -183,22 +184,26 @@ def ask_about(
         entries = {key: json.loads(value) for key, value in records}
         things, blocked = _things(entries, size, by_id, rejected)
         scene = Scene(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
-        regions: dict[tuple, Region] = {}  # the same object each time, so that it is placed in the picture once
+        mask_of = cache(lambda key: _mask(entries[key].get("segmentation"), size))  # noqa: B023
         examples, asked = [], []
         for digest, question in questions(scene, most):
             roles = ("answer", question.answer_things), ("evidence", question.evidence_things)
             shown = [(role, thing) for role, things in roles for thing in things]
-            for role, thing in shown:
-                if (role, thing.id) not in regions:
-                    mask = entries[thing.id].get("segmentation") or None
-                    regions[role, thing.id] = region_of(thing.box, role, scene.name_of(thing), mask=mask)
+            used = [region_of(thing.box, role, scene.name_of(thing), mask=mask_of(thing.id)) for role, thing in shown]
             template, name, category, text, answer, *_ = question
             asked.append((template, category, answer, digest))
             fields = f"{image_id}-{name}", text, answer, (answer,), (file_name,), (size,)
-            used = tuple(regions[role, thing.id] for role, thing in shown)
-            examples.append(Example(*fields, used, template, "coco", f"{license}, image: {image_license}"))
+            examples.append(Example(*fields, tuple(used), template, "coco", f"{license}, image: {image_license}"))
         scenes.append((pickle.dumps(examples), asked))
     return scenes, rejected
+
+
+def _mask(segmentation: Any, size: tuple[int, int]) -> Any:
+    """The mask, drawn once for all questions of its scene; one that cannot be drawn is left to reject its row."""
+    try:
+        return masks.encode(segmentation, size) if segmentation else None
+    except RejectedError:
+        return segmentation
 
 
 def _things(

@@ -66,9 +66,11 @@ def _of_conversation(record: dict) -> tuple[str, str, str, list]:
     if not question:
         raise RejectedError("malformed_record", "the first turn holds no question")
     names = list_of(record, "image", least=2)
-    path, _, pixels = str(names[1]).partition("###")
+    path, mark, pixels = str(names[1]).partition("###")
+    if not mark:
+        raise RejectedError("no_box", f"the second image is {path[:200]!r}, without ###[x1, y1, x2, y2]")
     try:
         box = json.loads(pixels)
     except (ValueError, RecursionError):
-        raise RejectedError("malformed_record", f"the second image is {path[:200]!r}, without a box") from None
+        raise RejectedError("malformed_record", f"box behind ### is {pixels[:200]!r}") from None
     return question, answer, str(names[0]), [region_of(pixel_box(box, "box behind ###"))]

@@ -7,7 +7,6 @@ end of each run: a run that was killed ends with the same bytes, and checks that
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from data_prep.examples import PrepareError
 from data_prep.synthesize.duplicates import NearDuplicates
-from data_prep.synthesize.prompts import render
 from data_prep.synthesize.roles import Journal
 from data_prep.synthesize.rows import PreparedQuestion, read_questions, write_rows
+from data_prep.texts import render, write_whole
 from sayo.client import ChatError, as_completed
 from sayo.errors import RejectedError
 
@@ -104,13 +103,7 @@ def synthesize_rows(
         "settings": {**settings, "split": split, "limit": limit, "max_overlap": max_overlap},
     }
     write_rows(prepared, out / "data", split, completions, suffix)
-    _replace(out / "rejected.jsonl", "".join(f"{json.dumps(record)}\n" for record in rejected))
-    _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _replace(out / "README.md", render("README.md.jinja", **summary))
+    write_whole(out / "rejected.jsonl", "".join(f"{json.dumps(record)}\n" for record in rejected))
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "README.md", render("synthesize/templates/README.md.jinja", **summary))
     return summary
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(part, path)

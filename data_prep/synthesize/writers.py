@@ -1,7 +1,9 @@
 r"""How a completion comes about: AVAR's visual anchors, and Look-Back's checks against the image.
 
 Sources: AVAR (arXiv 2603.03825), section on data; Look-Back (arXiv 2507.03019), semantic and solution styles. Neither
-released its data, prompts or filters; these are ours.
+released its data, prompts or filters; these are ours. The instructions are the jinja templates in `templates/`: models
+put what counts between tags of our own (`<description>`, `<reasoning>`, `<response>`), so that a thinking model's own
+`<think>` is never mixed up with it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from data_prep.synthesize import checks
-from data_prep.synthesize.prompts import render
 from data_prep.synthesize.roles import Roles
 from data_prep.synthesize.rows import PreparedQuestion
+from data_prep.texts import render
 from sayo.errors import RejectedError
 from sayo.prompts import USER_SUFFIX
 
@@ -42,20 +44,24 @@ async def visual_anchors(row: PreparedQuestion, roles: Roles, tries: int = 2) ->
     """
 
     async def reason(sample: int) -> tuple[str, str]:
-        instruction = render("reason.jinja", question=row.question, description=description)
+        instruction = render("synthesize/templates/reason.jinja", question=row.question, description=description)
         text = await roles.ask("reason", row, instruction, sample=sample)
         return _reasoning_and_answer(text, row, f"reason/{sample}")
 
     async def anchor(sample: int) -> str:
         step = f"anchor/{sample}"
-        instruction = render("anchor.jinja", question=row.question, reasoning=reasoning, answer=answer)
+        instruction = render(
+            "synthesize/templates/anchor.jinja", question=row.question, reasoning=reasoning, answer=answer
+        )
         text = await roles.ask("anchor", row, instruction, sample=sample)
         anchored, repeated = _reasoning_and_answer(text, row, step)
         checks.check_leaks(f"{anchored}\n{repeated}", row.question, step, ("text", "blind"))
         checks.check_anchors(anchored, step)
         return f"<think>\n{anchored}\n</think>\n<answer>{repeated}</answer>"
 
-    shown = await roles.ask("describe", row, render("describe.jinja", question=row.question), images=True)
+    shown = await roles.ask(
+        "describe", row, render("synthesize/templates/describe.jinja", question=row.question), images=True
+    )
     description = "\n\n".join(checks.section(shown, tag, "describe") for tag in _SECTIONS)
     reasoning, answer = await _first_passing(reason, tries)
     return await _first_passing(anchor, tries)
@@ -91,5 +97,5 @@ async def look_back(row: PreparedQuestion, roles: Roles, style: str, tries: int 
 
     chain = await roles.ask("cot", row, f"{row.question}\n{USER_SUFFIX['cot']}", images=True)
     values = {"question": row.question, "reasoning": chain, "answer": row.accepted[0], "style": style}
-    instruction = render("look_back.jinja", **values)
+    instruction = render("synthesize/templates/look_back.jinja", **values)
     return await _first_passing(back, tries)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco
 
 from sayo.geometry.boxes import Box, RegionError, is_integer, numbers
 
@@ -21,14 +21,23 @@ _MOST_PIXELS = 89_478_485  # Pillow's limit for pictures (a decompression bomb)
 
 
 class Rle(NamedTuple):
-    """A mask that was checked: compressed run lengths, and the (W, H) of the picture that they fill."""
+    """A checked mask: compressed run lengths, the (W, H) of the picture, and the box (xyxy) around the mask."""
 
     counts: str
     size: tuple[int, int]
+    box: Box
 
 
-def encode(segmentation: Any, size: tuple[int, int]) -> str:
-    """Compressed run lengths (the `counts` string) of a mask over a picture of `size` (W, H) pixels.
+@cache
+def _coco() -> Any:
+    """`pycocotools.mask`, loaded with the first mask: most users of the geometry have boxes only."""
+    from pycocotools import mask
+
+    return mask
+
+
+def encode(segmentation: Any, size: tuple[int, int]) -> Rle:
+    """The mask that covers a picture of `size` (W, H) pixels.
 
     Args:
         segmentation: polygons `[[x1, y1, x2, y2, ...], ...]` (united), `{"size": [H, W], "counts": list or str}`, the
@@ -39,7 +48,7 @@ def encode(segmentation: Any, size: tuple[int, int]) -> str:
     """
     width, height = size
     if isinstance(segmentation, Rle) and segmentation.size == size:
-        return segmentation.counts
+        return segmentation
     if width * height > _MOST_PIXELS:
         raise RegionError("decompression_bomb", f"a mask of {width}x{height} pixels")
     if isinstance(segmentation, np.ndarray):
@@ -52,28 +61,23 @@ def encode(segmentation: Any, size: tuple[int, int]) -> str:
         encoded = _checked_runs(segmentation, width, height)
     else:
         polygons, _ = _checked_polygons(segmentation, width, height)
-        drawn = coco.frPyObjects(polygons, height, width)
-        encoded = coco.merge(drawn) if len(drawn) > 1 else drawn[0]
-    if coco.area(encoded) == 0:
+        drawn = _coco().frPyObjects(polygons, height, width)
+        encoded = _coco().merge(drawn) if len(drawn) > 1 else drawn[0]
+    if _coco().area(encoded) == 0:
         raise RegionError("empty_mask", f"the mask covers no pixel of the {width}x{height} picture")
-    return encoded["counts"].decode("ascii")
+    x, y, w, h = _coco().toBbox(encoded).tolist()
+    return Rle(encoded["counts"].decode("ascii"), size, (x, y, x + w, y + h))
 
 
 def encode_pixels(mask: np.ndarray) -> dict[str, Any]:
     """An `(H, W)` bool mask as a COCO run-length dict with compressed `counts`."""
-    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    encoded = _coco().encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
 
-def decode(rle: str, size: tuple[int, int]) -> np.ndarray:
+def decode(rle: Rle) -> np.ndarray:
     """The `(H, W)` bool mask of `encode`."""
-    return coco.decode({"size": [size[1], size[0]], "counts": rle.encode()}).astype(bool)
-
-
-def box_of(rle: str, size: tuple[int, int]) -> Box:
-    """The xyxy box, in whole pixels, around the mask of `encode`."""
-    x, y, w, h = (float(value) for value in coco.toBbox({"size": [size[1], size[0]], "counts": rle.encode()}))
-    return x, y, x + w, y + h
+    return _coco().decode({"size": rle.size[::-1], "counts": rle.counts.encode()}).astype(bool)
 
 
 def extent(segmentation: Any, size: tuple[int, int]) -> Box:
@@ -83,7 +87,7 @@ def extent(segmentation: Any, size: tuple[int, int]) -> Box:
         RegionError: as for `encode`.
     """
     if isinstance(segmentation, dict):
-        return box_of(encode(segmentation, size), size)
+        return encode(segmentation, size).box
     _, (x1, y1, x2, y2) = _checked_polygons(segmentation, *size)
     return float(max(x1, 0)), float(max(y1, 0)), float(min(x2, size[0])), float(min(y2, size[1]))
 
@@ -97,11 +101,11 @@ def agree(box: Box, mask_box: Box) -> bool:
     return all(abs(a - b) <= room for a, b in zip(box, mask_box, strict=True))
 
 
-def turn(rle: str, size: tuple[int, int], orientation: int) -> str:
-    """Turn a mask on the stored pixels (W, H) into the shown image, for EXIF orientations that swap W and H."""
-    mask = decode(rle, size)
+def turn(rle: Rle, orientation: int) -> Rle:
+    """Turn a mask on the stored pixels into the shown image, for EXIF orientations that swap W and H."""
+    mask = decode(rle)
     turned = {5: mask.T, 6: np.rot90(mask, -1), 7: np.rot90(mask, 2).T, 8: np.rot90(mask)}[orientation]
-    return encode_pixels(turned)["counts"]
+    return encode(turned, rle.size[::-1])
 
 
 def _checked_polygons(polygons: Any, width: int, height: int) -> tuple[list[Sequence[float]], Box]:
@@ -142,7 +146,7 @@ def _checked_runs(segmentation: dict, width: int, height: int) -> dict[str, Any]
         raise RegionError("bad_mask", f"the run lengths add up to {sum(runs)} of the {width}x{height} pixels")
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode()}
-    return coco.frPyObjects({"size": size, "counts": counts}, height, width)
+    return _coco().frPyObjects({"size": size, "counts": counts}, height, width)
 
 
 def _runs_of_text(counts: str) -> list[int]:

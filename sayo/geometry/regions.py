@@ -12,9 +12,8 @@ from sayo.geometry import masks
 from sayo.geometry.boxes import Box, RegionError, box_of_xyxy, clip_box, turn_box
 from sayo.geometry.cells import VisualCells
 
-Space = Literal["pixels", "normalised", "padded_square"]
-"""What box coordinates count: pixels; shares of width and height; or shares of the square that the image was padded to
-(both sides evenly, as in Visual-CoT's conversations)."""
+Space = Literal["pixels", "normalised"]
+"""What box coordinates count: pixels, or shares of width and height."""
 
 SOFT_THRESHOLD = 0.05
 HARD_THRESHOLD = 0.5
@@ -81,26 +80,21 @@ class Region(NamedTuple):
         box = self.box and clip_box(self._in_pixels(size), size, f"box of {self.label!r}" if self.label else "box")
         if self.mask is None:
             return self._replace(box=box, space="pixels")
-        rle = masks.Rle(masks.encode(self.mask, size), size)
-        around = masks.box_of(*rle)
-        if box and not masks.agree(box, around):
-            raise RegionError("box_and_mask_differ", f"box {[*box]} of {self.label!r}, its mask fills {[*around]}")
-        return self._replace(box=box or around, mask=rle, space="pixels")
+        mask = masks.encode(self.mask, size)
+        if box and not masks.agree(box, mask.box):
+            raise RegionError("box_and_mask_differ", f"box {[*box]} of {self.label!r}, its mask fills {[*mask.box]}")
+        return self._replace(box=box or mask.box, mask=mask, space="pixels")
 
     def turn(self, size: tuple[int, int], orientation: int) -> Region:
         """A region that `fit` the stored pixels (W, H), in the image as shown: EXIF orientations that swap W and H."""
-        mask = self.mask and masks.Rle(masks.turn(*self.mask, orientation), size[::-1])
+        mask = self.mask and masks.turn(self.mask, orientation)
         return self._replace(box=turn_box(self.box, size, orientation), mask=mask)
 
     def _in_pixels(self, size: tuple[int, int]) -> Box:
         x1, y1, x2, y2 = box = box_of_xyxy(self.box)
         if self.space == "pixels":
             return box
-        (width, height), left, top = size, 0, 0
-        if self.space == "padded_square":  # Visual-CoT: (x + (H - W) // 2) / max(W, H) on the shorter side
-            side = max(size)
-            width, height, left, top = side, side, (side - width) // 2, (side - height) // 2
-        return x1 * width - left, y1 * height - top, x2 * width - left, y2 * height - top
+        return x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]
 
 
 def coverage_of_box(cells: VisualCells, box: Sequence[float]) -> np.ndarray:
@@ -213,7 +207,7 @@ def _cover(cells: VisualCells, region: Region, threshold: float | None, soft: bo
     if region.mask is None:
         coverage = coverage_of_box(cells, region.box)
     else:
-        coverage = coverage_of_mask(cells, masks.decode(*region.mask))
+        coverage = coverage_of_mask(cells, masks.decode(region.mask))
     if not coverage.any():
         raise RegionError(
             "region_unseen_by_processor",

@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 
 from sayo.draw import REGION_COLORS, heat_map, save_sheet
 from sayo.errors import SayoError
-from sayo.geometry import VisualCells, VisualLayout
-from sayo.geometry.masks import decode
+from sayo.geometry import VisualCells, VisualLayout, masks
 from sayo.viz.pages import picture, render, write_text
 
 LONGEST_SIDE = 520  # pixels of an embedded picture
@@ -174,7 +173,7 @@ def _regions(row: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
 
 def _shade(region: Mapping[str, Any], size: tuple[int, int]) -> Image.Image:
     """The mask as a half transparent picture over the image."""
-    mask = Image.fromarray(decode(region["rle"], size) * np.uint8(120))
+    mask = Image.fromarray(masks.decode(masks.encode(region["rle"], size)) * np.uint8(120))
     mask.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     shade = Image.new("RGBA", mask.size, REGION_COLORS[region["role"]])
     shade.putalpha(mask)

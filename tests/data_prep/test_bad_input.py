@@ -37,11 +37,6 @@ def truncate(gqa, kind: str, cut: int | None = None) -> None:
     (gqa.images / "1.jpg").write_bytes(data.getvalue()[: -(cut or len(data.getvalue()) // 2)])
 
 
-def rename(gqa, image_id: str) -> None:
-    gqa.questions["q1"]["imageId"] = image_id
-    gqa.graphs[image_id] = gqa.graphs.pop("1")
-
-
 def link_outside(gqa) -> None:
     outside = gqa.root / "secret.jpg"
     shutil.move(gqa.images / "1.jpg", outside)
@@ -69,28 +64,21 @@ REJECTED = {
     "unreadable_image (empty)": lambda gqa: (gqa.images / "1.jpg").write_bytes(b""),
     "unreadable_image (text)": lambda gqa: (gqa.images / "1.jpg").write_text("<html>404</html>"),
     "decompression_bomb": bomb,
-    "path_outside_image_dir (..)": lambda gqa: rename(gqa, "../images/1"),
-    "path_outside_image_dir (absolute)": lambda gqa: rename(gqa, "/etc/hostname"),
     "path_outside_image_dir (link)": link_outside,
     "image_size_differs": lambda gqa: save(gqa, photo((100, 100))),
     "object_not_in_graph": lambda gqa: gqa.graphs["1"]["objects"].clear(),
     "no_scene_graph": lambda gqa: gqa.graphs.pop("1"),
     "box_outside_image": lambda gqa: set_box(gqa, x=400),
-    "box_outside_image (touches)": lambda gqa: set_box(gqa, x=320),
     "zero_area_box": lambda gqa: set_box(gqa, w=0),
     "reversed_box": lambda gqa: set_box(gqa, h=-50),
     "nan_box": lambda gqa: set_box(gqa, x=float("nan")),
-    "nan_box (infinite)": lambda gqa: set_box(gqa, w=float("inf")),
     "nan_box (null)": lambda gqa: set_box(gqa, y=None),
-    "nan_box (text)": lambda gqa: set_box(gqa, y="30"),
     "no_answer": lambda gqa: gqa.questions["q1"].pop("answer"),
     "malformed_record (not an object)": lambda gqa: gqa.questions.update(q1=[1, 2]),
     "malformed_record (no program)": lambda gqa: gqa.questions["q1"].pop("semantic"),
     "malformed_record (annotations)": lambda gqa: gqa.questions["q1"].update(annotations={"answer": ["11"]}),
     "malformed_record (empty question)": lambda gqa: gqa.questions["q1"].update(question=" "),
     "malformed_record (half a character)": lambda gqa: gqa.questions["q1"].update(answer="\ud800"),
-    "missing_image (long name)": lambda gqa: rename(gqa, "1" * 5000),
-    "nan_box (huge)": lambda gqa: set_box(gqa, x=10**400),
     "malformed_record (no image)": lambda gqa: gqa.questions["q1"].pop("imageId"),
 }  # fmt: skip
 
@@ -127,9 +115,7 @@ def test_a_rejected_bomb_names_the_size_found(make_gqa, monkeypatch: pytest.Monk
     bomb(gqa)
     gqa.prepare()
     assert "1600000000 pixels" in gqa.rejects()[0]["detail"]
-    monkeypatch.setattr(
-        image_files.Image, "MAX_IMAGE_PIXELS", 320 * 200 - 1
-    )  # Pillow itself only warns up to twice it
+    monkeypatch.setattr(image_files.Image, "MAX_IMAGE_PIXELS", 320 * 200 - 1)  # Pillow only warns up to twice it
     gqa.prepare(out="out2")
     assert gqa.rejects("out2")[0]["detail"] == "0.jpg claims 320x200 pixels"
 

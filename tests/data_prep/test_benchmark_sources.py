@@ -130,13 +130,13 @@ def tree_row(bench, number: int, **more) -> dict:
             "target_instances": "[[10, 20, 60, 80], [100, 20, 130, 40]]", **more}  # fmt: skip
 
 
-def prepare_treebench(bench, *rows):
+def prepare_treebench(bench, *rows, more=()):
     file = bench.root / "TreeBench.tsv"
     with file.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t")
         writer.writeheader()
         writer.writerows(rows)
-    return bench.prepare("treebench", "--file", file, "--split", "test")
+    return bench.prepare("treebench", "--file", file, "--split", "test", *more)
 
 
 def test_treebench_embeds_its_pictures_and_shows_its_options_once(bench):

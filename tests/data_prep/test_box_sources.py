@@ -174,7 +174,7 @@ BAD = {
         (conversation("###[0.1, 0.2, 0.3, 0.4]"), "box_looks_normalised"),
         (conversation("###[1, 2"), "malformed_record"),
         (conversation("###[NaN, 2, 3, 4]"), "nan_box"),
-        (conversation(""), "malformed_record"),
+        (conversation(""), "no_box"),
         (conversation(conversations=[]), "malformed_record"),
         (conversation(image=5), "malformed_record"),
         (conversation(image=["../a.jpg", "###[120, 60, 200, 160]"]), "path_outside_image_dir"),
@@ -216,11 +216,8 @@ def test_bad_records_are_named(bench, prepare, sound: dict, bad, reason: str):
 def test_other_parquet_files_are_named(bench):
     pq.write_table(pa.table({"a": [1]}), bench.root / "x.parquet")
     (bench.root / "text.parquet").write_text("no parquet")
-    for name, message in (
-        ("x", "lacks the columns id"),
-        ("text", "is not a parquet file"),
-        ("none", "refocus --help"),
-    ):
+    messages = {"x": "lacks the columns id", "text": "is not a parquet file", "none": "refocus --help"}
+    for name, message in messages.items():
         result = bench.prepare("refocus", "--files", bench.root / f"{name}.parquet")
         assert (result.exit_code, message in " ".join(result.output.split())) == (2, True)
     assert prepare_refocus(bench, chart(0, None), more=["--link-images"]).exit_code == 2

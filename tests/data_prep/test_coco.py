@@ -139,11 +139,8 @@ def test_a_crowd_is_never_counted_denied_or_referred_to(coco_files):
         ({"bbox": [20, 20, 120, 120]}, "box_and_mask_differ"),  # xyxy where xywh belongs
         ({"bbox": [0.05, 0.07, 0.25, 0.33], "segmentation": []}, None),  # a real box, too small to ask for
         ({"bbox": [0.05, 0.07, 0.25, 0.33]}, "box_and_mask_differ"),  # normalised
-        ({"bbox": [20, 20, 0, 100]}, "zero_area_box"),
-        ({"bbox": [120, 120, -100, -100]}, "reversed_box"),
         ({"bbox": [500, 20, 100, 100]}, "box_outside_image"),
         ({"bbox": [20, float("nan"), 100, 100]}, "nan_box"),
-        ({"bbox": None}, "malformed_record"),
         ({"segmentation": [[20, 20, 120, 120]]}, "bad_mask"),
         ({"segmentation": {"size": [400, 300], "counts": [120000]}}, "mask_size_differs"),
         ({"category_id": 99}, "unknown_category"),

@@ -60,6 +60,12 @@ def test_mutated_gqa_is_kept_or_rejected(make_gqa, processor_dir: Path, count: i
     check(gqa, gqa.prepare("--processor", str(processor_dir)), count + 1)
 
 
+def check_prepared(bench, processor_dir: Path, source: str, *arguments: Any, read: int | None = None) -> None:
+    """`sayo prepare` on the pictures of the bench, for a processor."""
+    more = ("--images", bench.images, "--processor", processor_dir)
+    check(bench, bench.prepare(source, *arguments, *more), read)
+
+
 def check(bench, result, read: int | None = None) -> None:
     """No traceback; every row read is kept or listed; and the mutations neither did nothing nor spoilt everything."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
@@ -112,16 +118,14 @@ def test_mutated_jsonl(pictures, processor_dir: Path, count: int):
     for place in rng.sample(range(1, count), count // 20):  # and lines that are no JSON any more
         line = json.dumps(records[place])
         records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
-    more = ("--processor", processor_dir, "--masks", pictures.images)
-    file = pictures.lines(*records)
-    check(pictures, pictures.prepare("jsonl", "--questions", file, "--images", pictures.images, *more), count + 1)
+    more = ("--questions", pictures.lines(*records), "--masks", pictures.images)
+    check_prepared(pictures, processor_dir, "jsonl", *more, read=count + 1)
 
 
 @COUNTS
 def test_mutated_visual_cot(pictures, processor_dir: Path, count: int):
     file = pictures.json(mutated(VISUAL_COT, count), "cot.json")
-    more = ("--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("visual-cot", "--questions", file, *more), count + 1)
+    check_prepared(pictures, processor_dir, "visual-cot", "--questions", file, read=count + 1)
 
 
 @COUNTS
@@ -130,8 +134,7 @@ def test_mutated_visual_genome(pictures, processor_dir: Path, count: int):
     file = pictures.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
     images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
     data = pictures.json([*images, images[0]], "image_data.json")
-    more = ("--image-data", data, "--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("visual-genome", "--questions", file, *more))
+    check_prepared(pictures, processor_dir, "visual-genome", "--questions", file, "--image-data", data)
     assert pictures.summary()["read"] > count
 
 
@@ -153,8 +156,7 @@ def test_mutated_refcoco(pictures, processor_dir: Path, count: int):
     instances = pictures.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
     file = pictures.root / "refs(unc).p"
     file.write_bytes(pickle.dumps(refs, protocol=2))
-    more = ("--instances", instances, "--images", pictures.images, "--processor", processor_dir)
-    check(pictures, pictures.prepare("refcoco", "--refs", file, *more))
+    check_prepared(pictures, processor_dir, "refcoco", "--refs", file, "--instances", instances)
 
 
 @COUNTS
@@ -179,8 +181,7 @@ def test_mutated_coco(pictures, processor_dir: Path, count: int):
     licenses = [{"id": 1, "name": "L"}]
     content = {"licenses": licenses, "images": images, "annotations": annotations, "categories": categories}
     file = pictures.json(content, "instances.json")
-    more = ("--least-area", 50, "--processor", processor_dir)
-    check(pictures, pictures.prepare("coco", "--instances", file, "--images", pictures.images, *more))
+    check_prepared(pictures, processor_dir, "coco", "--instances", file, "--least-area", 50)
 
 
 @COUNTS
@@ -202,6 +203,52 @@ def test_mutated_refocus(pictures, processor_dir: Path, count: int):
     file = pictures.root / "train.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
     check(pictures, pictures.prepare("refocus", "--files", file, "--processor", processor_dir), count + 1)
+
+
+@COUNTS
+def test_mutated_vstar(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    sound = {"text": "What?\n(A) a cup\n(B) a jug", "label": "B", "category": "c"}
+    boxes = {"target_object": ["jug", "mat"], "bbox": [[2, 3, 20, 30], [4, 4, 9, 9]]}
+    records = []
+    for number in range(count):
+        record = {**sound, "image": f"{number}.jpg"}
+        records.append(mutate(record, rng) if number and rng.random() < 0.5 else record)
+        annotation = mutate(boxes, rng) if number and rng.random() < 0.5 else boxes
+        pictures.json(annotation, f"images/{number}.json")
+        if number != 7:
+            (pictures.images / f"{number}.jpg").symlink_to(pictures.images / "a.jpg")
+    check_prepared(pictures, processor_dir, "vstar", "--questions", pictures.lines(*records), read=count)
+
+
+@COUNTS
+def test_mutated_textvqa(pictures, processor_dir: Path, count: int):
+    rng = random.Random(count)
+    sides = {"top_left_x": 0.1, "top_left_y": 0.3, "width": 0.2, "height": 0.1}
+    entry = {"image_id": "a", "ocr_info": [{"word": word, "bounding_box": sides} for word in ("RED", "bull")]}
+    entries = [{**mutate(entry, rng), "image_id": f"{number}"} for number in range(30)]
+    for number in range(30):
+        (pictures.images / f"{number}.png").symlink_to(pictures.images / "a.jpg")
+    questions = []
+    for number in range(count):
+        record = {"question_id": number, "image_id": rng.choice([*map(str, range(30)), *"ab" * 9])}
+        record |= {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
+        questions.append(mutate(record, rng) if rng.random() < 0.5 else record)
+    file, ocr = pictures.json({"data": questions}, "q.json"), pictures.json({"data": [entry, *entries]}, "ocr.json")
+    check_prepared(pictures, processor_dir, "textvqa", "--questions", file, "--ocr", ocr, read=count)
+
+
+@COUNTS
+def test_mutated_treebench(pictures, processor_dir: Path, count: int):
+    from tests.data_prep.test_benchmark_sources import prepare_treebench, tree_row
+
+    rng = random.Random(count)
+    rows = [{**tree_row(pictures, 0), "index": number} for number in range(count)]
+    for number in range(1, count):
+        boxes = json.dumps(mutate([[10, 20, 60, 80], [100, 20, 130, 40]], rng))
+        row = {**rows[number], "target_instances": boxes} if rng.random() < 0.5 else mutate(rows[number], rng)
+        rows[number] = {name: str(value).encode("ascii", "replace").decode() for name, value in row.items()}
+    check(pictures, prepare_treebench(pictures, *rows, more=("--processor", processor_dir)), count)
 
 
 def test_mutated_json_files_end_in_one_line_or_in_rows(pictures):

@@ -17,13 +17,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "outside").mkdir()
     (tmp_path / "images").symlink_to(tmp_path / "disk" / "images")
     folder = tmp_path / "images"
-    for path in (
-        folder / "a.jpg",
-        folder / "sub" / "b.png",
-        tmp_path / "outside" / "c.jpg",
-        tmp_path / "disk" / "d.jpg",
-    ):
-        path.write_bytes(b"x")
+    for path in ("images/a.jpg", "images/sub/b.png", "outside/c.jpg", "disk/d.jpg"):
+        (tmp_path / path).write_bytes(b"x")
     (folder / "inner.jpg").symlink_to(folder / "sub" / "b.png")
     (folder / "again").symlink_to(folder / "sub")
     (folder / "out.jpg").symlink_to(tmp_path / "outside" / "c.jpg")

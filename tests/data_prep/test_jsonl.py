@@ -155,7 +155,7 @@ def test_mask_on_the_stored_pixels_of_a_turned_photo(bench, orientation: int):
     assert row["regions"][0]["box"] == expected
     from sayo.geometry import masks
 
-    assert list(masks.box_of(row["regions"][0]["rle"], (200, 320))) == expected
+    assert list(masks.encode(row["regions"][0]["rle"], (200, 320)).box) == expected
 
 
 def test_a_line_without_end_is_one_reject(bench, monkeypatch):

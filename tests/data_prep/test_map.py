@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -81,3 +82,14 @@ def test_unusable_input_is_one_line(make_gqa, processor_dir):
     ):
         result = gqa.run("map", *arguments, "--processor", processor_dir)
         assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize("account", [{"settings": {"--split": "train"}, "read": 1, "rejects": []}, [], None])
+def test_data_of_an_older_version_must_be_prepared_again(make_gqa, processor_dir, account):
+    gqa = make_gqa(1)
+    gqa.prepare(out="plain")
+    (path,) = (gqa.root / "plain" / "data").iterdir()
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"sayo_prepare": json.dumps(account)}), path)
+    for result in (mapped(gqa, processor_dir, "x"), gqa.run("mix", gqa.root / "plain", "--out", gqa.root / "y")):
+        assert (result.exit_code, "prepare this data set again" in " ".join(result.output.split())) == (2, True)

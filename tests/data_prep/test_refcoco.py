@@ -139,14 +139,6 @@ def test_a_crafted_pickle_fails_without_executing_anything(bench, case: str):
     assert not marker.exists()
 
 
-def test_the_crafted_pickles_would_have_worked(tmp_path: Path):
-    """The test above must be able to fail: plain pickle executes the same bytes."""
-    for case in ("reduce", "global", "inst", "obj", "stack global"):
-        marker = tmp_path / case.replace(" ", "_")
-        pickle.loads(crafted(marker)[case])
-        assert marker.exists(), case
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [

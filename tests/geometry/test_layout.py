@@ -144,13 +144,13 @@ def test_an_unknown_tiled_model_says_what_to_write(tmp_path):
         VisualLayout.from_pretrained(tmp_path)
 
 
-def test_importing_geometry_imports_neither_torch_nor_transformers(tmp_path):
+def test_importing_geometry_imports_numpy_only(tmp_path):
     write(tmp_path, {"model_type": "qwen3_vl"}, QWEN3)
     code = (
         "import sys; from sayo.geometry import VisualLayout, region_tokens; "
         f"cells = VisualLayout.from_pretrained({str(tmp_path)!r}).cells(640, 480); "
         "region_tokens(cells, [[0, 0, 50, 50]]); "
-        "sys.exit(', '.join({'torch', 'transformers', 'PIL'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'torch', 'transformers', 'PIL', 'pycocotools'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -107,22 +107,6 @@ def test_the_missing_package_is_named(ask, monkeypatch):
         ask()
 
 
-def test_a_server_that_refuses_everything_stops_the_run(server):
-    server.roles["echo"] = lambda body: "fine"
-    server.fault = lambda *request: (400, {}, b"no images here") if len(server.requests) > 5 else None
-    client = ChatClient(server.url, "echo", patience=10)
-
-    async def ask_or_error(_):
-        try:
-            return (await client.ask(HELLO)).text
-        except ChatError as error:
-            return error.kind
-
-    with pytest.raises(ServerUnusable, match=r"10 requests failed in a row.*no images here"):
-        list(as_completed(ask_or_error, range(1000), num_workers=1))
-    assert len(server.requests) == 15 and client.failures == {"http 400": 10}
-
-
 def test_the_request_and_what_comes_back(server, ask, monkeypatch):
     monkeypatch.setenv("A_KEY", "secret")
     server.fault = lambda *request: (200, {}, completion("fi", "length", usage={"prompt_tokens": 5}))

@@ -56,7 +56,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_resumes(server, tmp_path):
     process = _interrupt(line, server, signal.SIGINT, requests=14)
     start = time.monotonic()
     output, _ = process.communicate()
-    assert time.monotonic() - start < 30, "it does not wait for running requests"
+    assert time.monotonic() - start < 10, "it does not wait for running requests"
     assert process.returncode == 130 and "the same command resumes" in output and "Traceback" not in output
     server.fault = lambda *request: None
     assert run_command(line).summary["kept"] == 8
