@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/architecture.md").read_text()
 FLOORS = [line.split() for line in re.search(r"```floors\n(.*?)```", PAGE, re.S)[1].splitlines()]
 FLOOR_OF = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
-DATA_PREP_MAY_USE = set(re.search(r"`data_prep` may import ([^.]*\.[^\n]*?)\.\n", PAGE)[1].replace("`", "").split(", "))
+DATA_PREP_MAY_USE = set(
+    re.search(r"`data_prep` may import ([^.]*\.[^\n]*?)\.\n", PAGE)[1].replace("`", "").split(", ")
+)
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("sayo", "data_prep")
@@ -51,7 +53,9 @@ def test_no_import_against_the_arrows(module: str) -> None:
         if here == "data_prep":
             assert other == here or other in DATA_PREP_MAY_USE, f"{module} imports {other}"
         else:
-            assert other == here or FLOOR_OF[other] < FLOOR_OF[here], f"{module} imports {other}, which is not below it"
+            assert other == here or FLOOR_OF[other] < FLOOR_OF[here], (
+                f"{module} imports {other}, which is not below it"
+            )
 
 
 def test_no_circle_between_files() -> None:

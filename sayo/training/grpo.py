@@ -138,12 +138,12 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         weights = self.reward_weights.to(rewards.device)
         modes = (self.scale_rewards, self.multi_objective_aggregation)
-        all_parts = credit.advantage_parts(rewards, weights, self.num_generations, *modes, floor)
+        all_parts, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes, floor)
         first = self.accelerator.process_index * len(scored.inputs)
-        parts = all_parts[first : first + len(scored.inputs)]
+        own = slice(first, first + len(scored.inputs))
+        parts = all_parts[own]
         if floor == 0:
-            largest = (rewards.nan_to_num() * weights).abs().sum(dim=1).max().item()
-            credit.check_parts(parts, output["advantages"], largest)
+            credit.check_parts(parts, output["advantages"], rounding[own])
         else:
             output["advantages"] = parts.sum(dim=1)
             logged = self._logs["advantages"]  # TRL has logged its own for the completions table by now

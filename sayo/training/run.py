@@ -13,6 +13,7 @@ import torch.distributed
 from rich.console import Console
 from transformers import TrainerCallback
 
+from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
 from sayo.training import launch, setup
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
@@ -60,7 +61,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     for callback in (stop, WarnWhenFading(), *callbacks):
         trainer.add_callback(callback)
     out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
-    with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory:
+    with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory, stop.listening():
         trainer.train(resume_from_checkpoint=checkpoint)
         if not stop.stopped:
             trainer.save_model()
@@ -78,13 +79,20 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     """The recipe's trainer: `RegionGRPOTrainer`, or `AnchoredSFTTrainer` for a recipe without rewards.
 
     Raises:
-        RecipeError: see `setup.check_recipe`, or TRL refuses the settings.
+        SayoError: see `setup.check_recipe` and the trainers.
+        RecipeError: transformers, peft or TRL refuses the settings (its own error is the cause).
     """
     setup.check_recipe(recipe)
     try:
-        args = setup.trainer_config_class(recipe)(**recipe.trainer)
+        return setup.with_plain_key_names(_trainer(recipe, max_samples))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"`trainer`: {error}") from None
+        if isinstance(error, SayoError):
+            raise
+        raise RecipeError(f"The trainer cannot be built: {error}") from error
+
+
+def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:
+    args = setup.trainer_config_class(recipe)(**recipe.trainer)
     launch.check_processes(args)
     data = recipe.data if max_samples is None else recipe.data.model_copy(update={"max_samples": max_samples})
     shared = {
@@ -96,12 +104,12 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
         "peft_config": setup.lora_config(recipe.model),
     }
     if not recipe.rewards:
-        return setup.with_plain_key_names(AnchoredSFTTrainer(**shared))
+        return AnchoredSFTTrainer(**shared)
     args.reward_weights = [section.weight for section in recipe.rewards.values()]
     args.reward_gates = [section.gate for section in recipe.rewards.values()]
     rewards = [setup.bound_function(section, f"rewards.{name}") for name, section in recipe.rewards.items()]
     shaper = recipe.advantage_shaper and setup.bound_function(recipe.advantage_shaper, "advantage_shaper")
-    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared))
+    return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
 
 
 def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+import yaml
+from toy_runs import recipe_values
 
 from sayo.recipes import load_recipe, recipe_names
 
@@ -30,3 +33,32 @@ def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     assert done.exit_code == 0, done.output
     assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.per_device_train_batch_size=3", "What would work: num_generations in"),
+        ("trainer.eval_strategy=steps", "didn't pass an `eval_dataset`"),  # transformers, while the trainer is built
+        ("model.lora={rr: 4}", "unexpected keyword argument 'rr'"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(override, message, dry_run, toys, tmp_path, sayo_command):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(toys, tmp_path / "run")))
+    done = sayo_command("train", "--config-name", tmp_path / "recipe.yaml", override, *dry_run)
+    assert done.exit_code == 2 and message in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: The trainer cannot be built: ")
+
+
+def broken(**kwargs):
+    raise ValueError("a bug in a reward")
+
+
+def test_an_error_inside_a_step_keeps_its_traceback(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    values = recipe_values(toys, tmp_path / "run", rewards={"broken": {"function": "test_dry_run.broken"}})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    done = sayo_command("train", "--config-name", tmp_path / "recipe.yaml")
+    assert type(done.exception) is ValueError and str(done.exception) == "a bug in a reward"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "a run that failed gives the signals back"

@@ -222,12 +222,11 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
             time.sleep(0.01)
         return [float(len(completion[0]["content"])) for completion in completions]
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run that failed in an earlier test left its own
     trainer = make_trainer(twice, **{**SAVING, "save_steps": 100, "max_steps": 4})
     stop = StopOnSignal(trainer.accelerator)
     trainer.add_callback(stop)
-    with nullcontext() if launched else pytest.raises(KeyboardInterrupt):
+    with nullcontext() if launched else pytest.raises(KeyboardInterrupt), stop.listening():
         trainer.train()
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
