@@ -41,13 +41,14 @@ console = Console(stderr=True)
 class WarnWhenFading(TrainerCallback):
     """Reads the log after every line and warns, once until it recovers, when the learning signal fades."""
 
+    def __init__(self):
+        self._warned: set[str] = set()
+
     def on_log(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        before = fading(state.log_history[:-1])
-        for metric, message in fading(state.log_history).items():
-            if metric not in before:
-                console.print(f"[yellow]warning:[/] step {state.global_step}: {message}", highlight=False)
+        messages = fading(state.log_history) if state.is_world_process_zero else {}
+        for metric in messages.keys() - self._warned:
+            console.print(f"[yellow]warning:[/] step {state.global_step}: {messages[metric]}", highlight=False)
+        self._warned = set(messages)
 
 
 def fading(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -7,20 +7,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch.distributed
 from rich.console import Console
+from rich.table import Table
 from transformers import TrainerCallback
 
 from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
 from sayo.training import launch, setup
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
-from sayo.training.checkpoints import check_fits, checkpoints, newest_complete, step_of
+from sayo.training.checkpoints import checkpoints, newest_complete, step_of
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import out_of_memory_named
-from sayo.training.resume import run_id
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -42,21 +41,27 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         Interrupted: a signal asked the run to stop; a checkpoint is saved.
         NonFiniteError, OutOfMemory: see `sayo.training.guards`.
     """
-    launch.die_with_launcher()
     launch.prepare_environment(recipe.trainer)
     trainer = build_trainer(recipe, max_samples=10 if dry_run else None)
     launch.check_launch(trainer)
     run_dir, main = Path(trainer.args.output_dir), trainer.accelerator.is_main_process
+    facts = launch.launch_facts(trainer)
     if main:
-        console.print(launch.launch_table(trainer))
+        table = Table(title="sayo", show_header=False, title_justify="left")
+        for row in facts.items():
+            table.add_row(*row)
+        console.print(table)
     if dry_run:
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
         return run_dir
-    checkpoint = find_checkpoint(recipe, run_dir, trainer)
+    checkpoint, messages = find_checkpoint(recipe, run_dir)
     if main:
+        for message in messages:
+            console.print(message, highlight=False)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
-        (run_dir / "environment.json").write_text(json.dumps(launch.environment(trainer), indent=2) + "\n")
+        environment = {**facts, "versions": launch.versions()}
+        (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     stop = StopOnSignal(trainer.accelerator)
     for callback in (stop, WarnWhenFading(), *callbacks):
         trainer.add_callback(callback)
@@ -66,7 +71,10 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         if not stop.stopped:
             trainer.save_model()
             trainer.save_state()
-    _leave_together(trainer)
+    # Ranks that end apart can abort in gloo's destructor after the work is done: meet first, then part.
+    trainer.accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if stop.stopped:
         raise Interrupted(
             f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
@@ -112,12 +120,13 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
     return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
 
 
-def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
-    """The checkpoint to resume from: the newest complete one (`resume: auto`), none (`never`), or the one named.
+def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from and what to say about it.
+
+    It is the newest complete one (`resume: auto`), none (`never`), or the one named.
 
     Raises:
         RecipeError: the named checkpoint does not exist, or newer ones are in the way of the start asked for.
-        CheckpointError: this launch cannot resume from it.
     """
     newest, skipped = newest_complete(run_dir)
     messages = []
@@ -133,29 +142,22 @@ def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
                 f"`resume: {recipe.resume}` starts at step {start}, but {run_dir} holds {newer[-1].name}. Take "
                 "`resume=auto` to resume from it, another trainer.output_dir, or move the newer checkpoints away."
             )
-    if chosen is not None:
-        check_fits(chosen, trainer.args.world_size, launch.sharding(trainer))
-        messages.append(f"resuming from {chosen}")
-    for message in messages if trainer.accelerator.is_main_process else ():
-        console.print(message, highlight=False)
-    return chosen
+    return chosen, [*messages, f"resuming from {chosen}"] if chosen else messages
 
 
 @contextmanager
 def same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
     """A restarted run continues the same curves; names that the user has set in the environment win."""
-    names = {"WANDB_RUN_ID": run_id(run_dir, anew), "WANDB_RESUME": "allow"} if main else {}
-    ours = {name: value for name, value in names.items() if name not in os.environ}
+    ours: dict[str, str] = {}
+    if main:
+        file = run_dir / "run_id"
+        if anew or not file.is_file():
+            file.write_text(os.urandom(8).hex())
+        names = {"WANDB_RUN_ID": file.read_text(), "WANDB_RESUME": "allow"}
+        ours = {name: value for name, value in names.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
     finally:
         for name in ours:
             os.environ.pop(name, None)
-
-
-def _leave_together(trainer: Any) -> None:
-    """Ranks that end apart can abort in gloo's destructor after the work is done: meet first, then part."""
-    trainer.accelerator.wait_for_everyone()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -123,8 +123,8 @@ def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path):
     trainer = make_trainer(format_reward)
     for resume in ("never", str(run / "checkpoint-1")):  # a start that would mix two runs
         with pytest.raises(RecipeError, match="holds checkpoint-3"):
-            find_checkpoint(recipe.model_copy(update={"resume": resume}), run, trainer)
-    assert find_checkpoint(recipe, run, trainer) == run / "checkpoint-3"
+            find_checkpoint(recipe.model_copy(update={"resume": resume}), run)
+    assert find_checkpoint(recipe, run) == (run / "checkpoint-3", [f"resuming from {run / 'checkpoint-3'}"])
 
     (run / "checkpoint-3" / "COMPLETE").rename(run / "checkpoint-3" / "SAVING")
     newest, (message,) = newest_complete(run)
