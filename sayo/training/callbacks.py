@@ -102,7 +102,7 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take both signals inside; however the body ends, they have their usual effect behind it."""
+        """Take both signals inside; however the body ends, they have their usual effect afterwards."""
         if threading.current_thread() is threading.main_thread():
             self._usual = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
         try:

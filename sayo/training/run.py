@@ -36,7 +36,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         callbacks: added to the trainer.
 
     Raises:
-        RecipeError: what is wrong and which key or command mends it.
+        RecipeError: what is wrong and which key or command fixes it.
         CheckpointError: this launch cannot resume from the checkpoint, or a checkpoint cannot be written.
         Interrupted: a signal asked the run to stop; a checkpoint is saved.
         NonFiniteError, OutOfMemory: see `sayo.training.guards`.

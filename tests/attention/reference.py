@@ -43,3 +43,15 @@ def largest_difference(reading, expected, inputs, rows=slice(-7, None)):
         (masses - expected[name][..., rows]).abs().where(real, 0).max().item()
         for name, masses in reading.masses.items()
     )
+
+
+def teacher_forced(family, inputs, sequences):
+    """Inputs of one forward over prompts + completions."""
+    length = sequences.shape[1] - inputs["input_ids"].shape[1]
+    full = {**inputs, "input_ids": sequences}
+    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in full:
+            value = 1 if family.startswith("paligemma") else 0
+            full[name] = torch.nn.functional.pad(full[name], (0, length), value=value)
+    return full

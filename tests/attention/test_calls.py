@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention.reference import eager_weights
+from attention.reference import eager_weights, teacher_forced
 from tiny_models import EOS, FAMILIES, IMAGE, PAD, batch, build
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
@@ -27,18 +27,6 @@ def sample(model, inputs, seed=0, **options):
     return model.generate(**inputs, **options)
 
 
-def teacher_forced(family, inputs, sequences):
-    """Inputs of one forward over prompts + completions."""
-    length = sequences.shape[1] - inputs["input_ids"].shape[1]
-    full = {**inputs, "input_ids": sequences}
-    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in full:
-            value = 1 if family.startswith("paligemma") else 0
-            full[name] = torch.nn.functional.pad(full[name], (0, length), value=value)
-    return full
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generate_equals_eager(family):
     """Prefill and decode steps with a cache against one eager forward over what was sampled."""
@@ -52,11 +40,11 @@ def test_generate_equals_eager(family):
     image = inputs["input_ids"] == IMAGE
     for row, trace in enumerate(traces):
         length = len(trace)
-        own = weights[row, :, :length]
-        expected = own[..., :prompt_length][..., image[row]].numpy()
+        seen = weights[row, :, :length]
+        expected = seen[..., :prompt_length][..., image[row]].numpy()
         assert np.abs(trace.mass("image", "deciding") - expected.sum(-1)).max() <= 1e-5
         assert np.abs(trace.map("deciding") - expected).max() <= 1e-5
-        assert np.abs(trace.mass("response", "deciding") - own[..., prompt_length:].sum(-1).numpy()).max() <= 1e-5
+        assert np.abs(trace.mass("response", "deciding") - seen[..., prompt_length:].sum(-1).numpy()).max() <= 1e-5
         parts = trace.mass("image", "deciding") + trace.mass("text", "deciding")
         assert np.abs(parts - 1).max() <= 1e-5  # every key is one or the other
         assert trace.sizes["image"] == image[row].sum()
@@ -116,9 +104,9 @@ def test_samples_belong_to_prompts(n):
         {"region_tokens": [0, 2], "region_weights": [1.0, 0.5], "num_visual_tokens": [8]},
         {"region_tokens": None, "region_weights": None},
     ]
-    own = {"start": torch.zeros(inputs["input_ids"].shape)}
-    own["start"][:, -1] = 1
-    with AttentionCapture(model, samples=samples, groups=own, maps=True) as capture:
+    groups = {"start": torch.zeros(inputs["input_ids"].shape)}
+    groups["start"][:, -1] = 1
+    with AttentionCapture(model, samples=samples, groups=groups, maps=True) as capture:
         sequences = sample(model, inputs, num_return_sequences=n)
     traces = capture.trace(sequences)
     assert len(traces) == 2 * n

@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 import torch
+from attention.reference import teacher_forced
 from tiny_models import FAMILIES, IMAGE, PAD, batch, build
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
@@ -36,16 +37,6 @@ def generate(model, inputs, **options):
     options = {"do_sample": False, "suppress_tokens": [IMAGE], "max_new_tokens": NEW, "eos_token_id": None, **options}
     output = model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True, pad_token_id=PAD)
     return output.sequences, torch.stack(output.logits, dim=1)
-
-
-def teacher_forced(family, inputs, sequences):
-    length = sequences.shape[1] - inputs["input_ids"].shape[1]
-    full = {**inputs, "input_ids": sequences}
-    full["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, length), value=1)
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in full:
-            full[name] = torch.nn.functional.pad(full[name], (0, length), value=int(family.startswith("paligemma")))
-    return full
 
 
 def reference_logits(monkeypatch, family, inputs, sequences, change):

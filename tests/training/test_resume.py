@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -230,3 +232,21 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_and_in_a_save(tmp_path):
+    """The published check itself, three kills; every third one waits until a save has begun."""
+    command = [
+        sys.executable,
+        Path(__file__).parents[2] / "scripts/check_resume.py",
+        "--quick",
+        "--check",
+        "--mode",
+        "single",
+    ]
+    command += ["--work", tmp_path / "work", "--out", tmp_path / "out.json"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (mode,) = json.loads((tmp_path / "out.json").read_text())["modes"]
+    assert mode["kills"] == 3 and mode["in_save"] >= 1 and mode["compared"] >= 1 and mode["differences"] == []

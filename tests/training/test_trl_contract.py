@@ -1,4 +1,4 @@
-"""What we lean on inside TRL. A failure here names the method that moved; mend `sayo/training/` with it."""
+"""What we lean on inside TRL. A failure here names the method that moved; fix `sayo/training/` with it."""
 
 from __future__ import annotations
 
