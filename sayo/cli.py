@@ -8,7 +8,6 @@ import click
 import typer
 from typer.core import TyperGroup
 
-import sayo
 from data_prep.cli import map_rows, mix, prepare_app
 from data_prep.synthesize.cli import synthesize
 from sayo.errors import SayoError
@@ -87,8 +86,7 @@ def copy_recipe(
 @app.command()
 def version() -> None:
     """Print the versions that matter for a bug report."""
-    from importlib.metadata import version as installed
+    from sayo.training.launch import versions
 
-    typer.echo(f"sayo {sayo.__version__}")
-    for package in ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets"):
-        typer.echo(f"{package} {installed(package)}")
+    for name, value in versions().items():
+        typer.echo(f"{name} {value}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import yaml
 
 datasets.disable_progress_bars()
 
@@ -77,6 +78,13 @@ def recipe_values(
         "rewards": rewards,
         "trainer": {**TRAINER, "output_dir": str(output_dir), **trainer},
     }
+
+
+def write_recipe(folder: Path, values: dict) -> Path:
+    """`recipe.yaml` in a folder, for a command line."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
 
 
 def rollout(trainer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sayo.attention.captured import AttentionNotCaptured, no_kernel_call, read_layer
+from sayo.attention.captured import AttentionNotCaptured, is_recomputation, no_kernel_call, read_layer
 from sayo.attention.groups import key_groups
 from sayo.attention.trace import AttentionTrace
 
@@ -50,9 +50,8 @@ class CallCapture:
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         before = self.tokens
-        is_rerun = (
-            before is not None and before.shape[1] < ids.shape[1] and torch.equal(ids[:, : before.shape[1]], before)
-        )
+        is_longer = before is not None and before.shape[1] < ids.shape[1]
+        is_rerun = is_longer and torch.equal(ids[:, : before.shape[1]], before)
         if past == 0 and not is_rerun:
             self._start(ids, kwargs.get("attention_mask"))
         elif before is None or len(before) != len(ids) or before.shape[1] < past:
@@ -111,7 +110,7 @@ class CallCapture:
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
         """Called by the tapped kernel; see `read_masses`."""
-        if torch._C._current_graph_task_id() != -1:  # gradient checkpointing runs the layer again
+        if is_recomputation():
             return
         shift = key.shape[2] - self.tokens.shape[1]  # sliding caches drop old keys, static ones have room for new
         weights = torch.cat(
@@ -151,40 +150,37 @@ class CallCapture:
         """See `AttentionCapture.trace`."""
         self.check()
         if output is None:
-            sequences, prompt_length = self.tokens, self._plain_prompt_length(prompt_length)
+            sequences = self.tokens
+            if prompt_length is None or not 0 < prompt_length <= sequences.shape[1]:
+                raise ValueError(
+                    "Say where the completions start: trace(prompt_length=inputs['input_ids'].shape[1]) after a "
+                    "forward over prompts + completions, or trace(output) after generate."
+                )
             lengths = self.attention_mask[:, prompt_length:].sum(dim=1).tolist()
         else:
             sequences = output if isinstance(output, torch.Tensor) else output["sequences"]
             prompt_length = self._generate_prompt_length(sequences, prompt_length)
             lengths = _lengths(sequences[:, prompt_length:], eos_token_id)
-        last = sequences.shape[1] - (1 if output is not None else 0)
-        where = self._places(torch.arange(prompt_length - 1, last))
+        extra = 1 if output is None else 0  # generate never runs the last token's own row
+        where = self._places(torch.arange(prompt_length - 1, sequences.shape[1] - 1 + extra))
         masses, maps = self._gather(self._masses, where), self._gather(self._maps, where) if self.maps else None
         entropies = torch.cat(self.entropies, dim=1)[:, where].float().cpu().numpy()
-        extra = 1 if output is None else 0
         traces = []
         for row, length in enumerate(lengths):
             rows = slice(0, length + extra)
             sizes = self.weights[row].sum(dim=0) + self.later * length * (output is not None)
-            present = {name: masses[row, :, rows, i] for i, name in enumerate(self.names) if sizes[i] > 0}
+            present = [index for index, size in enumerate(sizes.tolist()) if size > 0]
+            num_visual = int(self.weights[row, :, 0].sum())
             traces.append(
                 AttentionTrace(
-                    masses=present,
-                    sizes={name: float(sizes[self.names.index(name)]) for name in present},
+                    masses={self.names[index]: masses[row, :, rows, index] for index in present},
+                    sizes={self.names[index]: float(sizes[index]) for index in present},
                     entropy=entropies[row, :length],
                     layers=self.layers,
-                    maps=None if maps is None else maps[row, :, rows, : int(self.weights[row, :, 0].sum())],
+                    maps=None if maps is None else maps[row, :, rows, :num_visual],
                 )
             )
         return traces
-
-    def _plain_prompt_length(self, prompt_length: int | None) -> int:
-        if prompt_length is None or not 0 < prompt_length <= self.tokens.shape[1]:
-            raise ValueError(
-                "Say where the completions start: trace(prompt_length=inputs['input_ids'].shape[1]) after a forward "
-                "over prompts + completions, or trace(output) after generate."
-            )
-        return prompt_length
 
     def _generate_prompt_length(self, sequences: torch.Tensor, prompt_length: int | None) -> int:
         if prompt_length is None and self.num_long_forwards:

@@ -20,18 +20,15 @@ def read_layer(
     """`read_masses` of what a kernel received: `kwargs` are the kernel's own keyword arguments."""
     mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
     with torch.autocast(query.device.type, enabled=False):  # it would round the scores
+        options = {"scaling": kwargs.get("scaling"), "softcap": kwargs.get("softcap"), **options}
         return read_masses(
-            query,
-            key,
-            rows,
-            weights,
-            mask,
-            scaling=kwargs.get("scaling"),
-            softcap=kwargs.get("softcap"),
-            sinks=kwargs.get("s_aux"),
-            image_index=image_index,
-            **options,
+            query, key, rows, weights, mask, sinks=kwargs.get("s_aux"), image_index=image_index, **options
         )
+
+
+def is_recomputation() -> bool:
+    """Whether this forward is gradient checkpointing's own, inside a backward pass."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def no_kernel_call(layer: int, kernel: str) -> AttentionNotCaptured:
@@ -102,19 +99,19 @@ class CapturedMasses:
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
         """Called by the tapped kernel for every chosen layer; see `read_masses`."""
-        is_recomputation = torch._C._current_graph_task_id() != -1  # checkpointing, inside a backward pass
-        if is_recomputation and not self.gradients:
+        runs_again = is_recomputation()
+        if runs_again and not self.gradients:
             return
         if self.gradients and not torch.is_grad_enabled():
             raise AttentionNotCaptured(
                 f"gradients=True, but layer {layer} runs without a graph: leave torch.no_grad(), and if gradient "
                 "checkpointing is on, use gradient_checkpointing_kwargs={'use_reentrant': False}."
             )
-        if is_recomputation and len(self._masses[layer]) > 1:
+        if runs_again and len(self._masses[layer]) > 1:
             raise AttentionNotCaptured(
                 "gradients=True with gradient checkpointing needs the batch in one piece: open one capture per piece."
             )
-        start = 0 if is_recomputation else sum(len(chunk) for chunk in self._masses[layer])
+        start = 0 if runs_again else sum(len(chunk) for chunk in self._masses[layer])
         batch = slice(start, start + query.shape[0])
         weights = self.weights[batch]
         if weights.shape[0] != query.shape[0] or weights.shape[1] != key.shape[2]:
@@ -128,7 +125,7 @@ class CapturedMasses:
             masses, maps = read_layer(
                 module, query, key, attention_mask, kernel, rows, weights, index, options=self.options, **kwargs
             )
-        if is_recomputation:  # only the graph of this call was wanted
+        if runs_again:  # only the graph of this call was wanted
             return
         self._masses[layer].append(masses)
         if maps is not None:

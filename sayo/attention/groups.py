@@ -55,8 +55,7 @@ def key_groups(
                 f"prepared for {sum(expected)}. Was the prompt truncated, or the processor's pixel limits changed? "
                 "Map the data again with this model's processor (`sayo prepare ... --processor MODEL`)."
             )
-        tokens = sample.get("region_tokens")
-        if tokens:
+        if tokens := sample.get("region_tokens"):
             if max(tokens) >= count:
                 raise AttentionNotCaptured(
                     f"Sample {sample.get('id', row)!r}: region token {max(tokens)} lies outside its {count} visual "

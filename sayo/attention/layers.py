@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -80,15 +81,11 @@ def resolve_layers(spec: LayerSpec, readable: Sequence[int], num_layers: int) ->
 
 
 def _numbers(spec: str | int | float, num_layers: int) -> list[int]:
-    if isinstance(spec, bool) or not isinstance(spec, (int, float, str)):
-        raise LayerError(f"Unknown layer spec {spec!r}.")
-    if isinstance(spec, int):
-        return [spec]
     if isinstance(spec, float):
         if not 0 < spec < 1:
             raise LayerError(f"A fractional layer must lie between 0 and 1, got {spec}.")
         return [int(spec * num_layers)]
-    first, dash, last = spec.partition("-")
-    if first.isdigit() and (not dash or last.isdigit()):
-        return list(range(int(first), int(last if dash else first) + 1))
-    raise LayerError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction.")
+    span = re.fullmatch(r"(-?\d+)(?:-(\d+))?", str(spec))
+    if span is None:
+        raise LayerError(f"Unknown layer spec {spec!r}: use an index, 'last', 'all', a range '4-7' or a fraction.")
+    return list(range(int(span[1]), int(span[2] or span[1]) + 1))

@@ -45,12 +45,8 @@ class RowMask:
         sliding_window: int | None = None,
         documents: torch.Tensor | None = None,
     ):
-        is_tensor = isinstance(attention_mask, torch.Tensor)
-        if not (
-            attention_mask is None
-            or (is_tensor and attention_mask.dim() in (2, 4))
-            or hasattr(attention_mask, "mask_mod")
-        ):
+        dim = attention_mask.dim() if isinstance(attention_mask, torch.Tensor) else None
+        if not (attention_mask is None or dim in (2, 4) or hasattr(attention_mask, "mask_mod")):
             raise TypeError(
                 f"sayo does not know the attention mask format {type(attention_mask).__name__} "
                 f"{tuple(getattr(attention_mask, 'shape', ()))} of kernel {kernel!r}: use sdpa, eager, flex_attention "
@@ -58,7 +54,7 @@ class RowMask:
             )
         self.mask = attention_mask
         self.key_length = key_length
-        self.has_rule = (is_tensor and attention_mask.dim() == 2) or (attention_mask is None and _is_implicit(kernel))
+        self.has_rule = dim == 2 or (attention_mask is None and _is_implicit(kernel))
         self.is_causal = is_causal
         self.window = sliding_window
         self.documents = documents

@@ -57,7 +57,7 @@ def read_masses(
     for sample in range(batch):
         # Contiguous along the keys, once: a product over strided keys packs them again for every block of rows.
         keys = key[sample].float().transpose(1, 2).contiguous()
-        own_rows = rows if rows.dim() == 1 else rows[sample]
+        sample_rows = rows if rows.dim() == 1 else rows[sample]
         groups = _Groups(weights[sample].float())
         index = None if image_index is None else image_index[sample]
         blocks = [
@@ -66,7 +66,7 @@ def read_masses(
                 heads,
                 per_head,
             )
-            for block in own_rows.split(reader.num_rows)
+            for block in sample_rows.split(reader.num_rows)
         ]
         masses.append(torch.cat([mass for mass, _ in blocks], dim=-2))
         if index is not None:
@@ -128,9 +128,9 @@ class _BlockReader:
         for first in range(0, self.kv_heads, self.num_heads):
             last = min(first + self.num_heads, self.kv_heads)
             heads = slice(first * self.shared, last * self.shared)
-            own_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
+            head_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
             numerators, peak = self._numerators(
-                picked[heads], keys[first:last, :, start:stop], partial - start, own_mask
+                picked[heads], keys[first:last, :, start:stop], partial - start, head_mask
             )
             denominator = numerators.sum(dim=-1, keepdim=True)
             if self.sinks is not None:

@@ -51,11 +51,13 @@ def turn_groups(
     known: dict[tuple, dict[str, tuple[int, int]]] = {}  # completions of one prompt share its spans
     for row, messages in enumerate(conversations):
         first = int(attention_mask[row].int().argmax())
-        own = ids[row, first:][attention_mask[row, first:]].tolist()
-        key = (_text(processor, messages, options), *own)
+        row_ids = ids[row, first:][attention_mask[row, first:]].tolist()
+        key = (_text(processor, messages, options), *row_ids)
         if key not in known:
-            spans = _spans_of_text(processor, messages, own, turns, image_token_id, options)
-            known[key] = _spans_of_inputs(processor, messages, own, turns, options, row) if spans is None else spans
+            spans = _spans_of_text(processor, messages, row_ids, turns, image_token_id, options)
+            known[key] = (
+                _spans_of_inputs(processor, messages, row_ids, turns, options, row) if spans is None else spans
+            )
         for name, (start, stop) in known[key].items():
             groups[name][row, first + start : first + stop] = 1.0
     if image_token_id is not None:
@@ -63,14 +65,14 @@ def turn_groups(
     return groups
 
 
-def _spans_of_text(processor, messages, own: list[int], turns, image_token_id, options) -> dict | None:
-    """Half-open spans in `own`, found in the rendered text; None where its tokens differ in more than repetitions."""
+def _spans_of_text(processor, messages, row_ids: list[int], turns, image_token_id, options) -> dict | None:
+    """Half-open spans in `row_ids`, found in the rendered text; None where more differs than repetitions."""
     rendered = _text_tokens(processor, messages, options)
     short = [token for token, _ in _collapsed(rendered, image_token_id)]
-    places = _collapsed(own, image_token_id)
+    places = _collapsed(row_ids, image_token_id)
     if [token for token, _ in places[: len(short)]] != short:
         return None
-    starts = [start for _, start in places] + [len(own)]
+    starts = [start for _, start in places] + [len(row_ids)]
     spans = {}
     for name, role in turns.items():
         emptied = _without_words(messages, role)
@@ -81,10 +83,10 @@ def _spans_of_text(processor, messages, own: list[int], turns, image_token_id, o
     return spans
 
 
-def _spans_of_inputs(processor, messages, own: list[int], turns, options, row: int) -> dict:
-    """Half-open spans in `own`, found in the tokens that the processor makes of words and images."""
+def _spans_of_inputs(processor, messages, row_ids: list[int], turns, options, row: int) -> dict:
+    """Half-open spans in `row_ids`, found in the tokens that the processor makes of words and images."""
     rendered = _render(processor, messages, options)
-    if own[: len(rendered)] != rendered:
+    if row_ids[: len(rendered)] != rendered:
         raise WordsNotFound(
             f"Sample {row}: the chat template gives other tokens than its input_ids; pass the conversations and the "
             "template options that the inputs were made with."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -40,13 +41,14 @@ console = Console(stderr=True)
 class WarnWhenFading(TrainerCallback):
     """Reads the log after every line and warns, once until it recovers, when the learning signal fades."""
 
+    def __init__(self):
+        self._warned: set[str] = set()
+
     def on_log(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        before = fading(state.log_history[:-1])
-        for metric, message in fading(state.log_history).items():
-            if metric not in before:
-                console.print(f"[yellow]warning:[/] step {state.global_step}: {message}", highlight=False)
+        messages = fading(state.log_history) if state.is_world_process_zero else {}
+        for metric in messages.keys() - self._warned:
+            console.print(f"[yellow]warning:[/] step {state.global_step}: {messages[metric]}", highlight=False)
+        self._warned = set(messages)
 
 
 def fading(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -94,27 +96,30 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self, accelerator: Any):
         self._accelerator = accelerator
-        self._received = 0
+        self._received = False
         self._usual: dict[int, Any] = {}
         self.stopped = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take both signals inside; however the body ends, they have their usual effect afterwards."""
         if threading.current_thread() is threading.main_thread():
             self._usual = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self._restore_usual()
 
     def on_step_end(self, args, state, control, **kwargs):
-        received = torch.tensor([float(self._received > 0)], device=self._accelerator.device)
+        received = torch.tensor([float(self._received)], device=self._accelerator.device)
         if self._accelerator.reduce(received, reduction="sum").item() > 0:  # on any rank
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self._restore_usual()
-
     def _receive(self, number: int, frame: Any) -> None:
         if self._received:
             return
-        self._received = number
+        self._received = True
         if not is_behind_launcher():
             self._restore_usual()
         console.print(f"\n{signal.Signals(number).name}: saving at the end of this step, then leaving.")

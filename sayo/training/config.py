@@ -52,26 +52,13 @@ class RegionGRPOConfig(GRPOConfig):
         sums_first = self.multi_objective_aggregation == "sum_then_normalize"
         if self.advantage_std_floor and self.scale_rewards in ("none", False) and sums_first:
             raise ValueError("advantage_std_floor has no effect with scale_rewards='none': leave one of them out.")
-        self.check_objective_has_a_graph()
+        check_graph(self, self.objective_weight > 0)
         try:
             super().__post_init__()
         except ValueError as error:
             if "must be divisible by" not in str(error):
                 raise
             raise ValueError(f"{error} {self._sizes_that_work()}") from None
-
-    def check_objective_has_a_graph(self) -> None:
-        """Raise where gradient checkpointing would take the graph of the attention away.
-
-        The trainer asks again: TRL makes checkpointing reentrant for an adapter under ZeRO-3.
-        """
-        if self.objective_weight and _is_reentrant(self):
-            raise ValueError(
-                "objective_weight needs the graph of the attention, which reentrant gradient checkpointing does not "
-                "keep: set gradient_checkpointing_kwargs={'use_reentrant': False}. For an adapter under ZeRO-3, TRL "
-                "allows only the reentrant kind: take ZeRO-2 (recipes/accelerate/zero2.yaml), or "
-                "gradient_checkpointing=false."
-            )
 
     def _sizes_that_work(self) -> str:
         """Name the numbers near the user's own that TRL can divide into whole groups."""
@@ -105,11 +92,7 @@ class AnchoredSFTConfig(SFTConfig):
     def __post_init__(self):
         super().__post_init__()
         _check_not_negative(self, "enhance_weight", "suppress_weight")
-        if self.is_anchored and _is_reentrant(self):
-            raise ValueError(
-                "The attention losses need the graph of the attention, which reentrant gradient checkpointing does "
-                "not keep: set gradient_checkpointing_kwargs={'use_reentrant': False}."
-            )
+        check_graph(self, self.is_anchored)
 
     @property
     def is_anchored(self) -> bool:
@@ -123,6 +106,15 @@ def _check_not_negative(config: Any, *keys: str) -> None:
             raise ValueError(f"{key} must not be negative, got {getattr(config, key)}.")
 
 
-def _is_reentrant(config: Any) -> bool:
+def check_graph(config: Any, attention_in_loss: bool) -> None:
+    """Raise ValueError where gradient checkpointing would take the graph of the attention away.
+
+    The GRPO trainer asks again: TRL makes checkpointing reentrant for an adapter under ZeRO-3.
+    """
     kwargs = config.gradient_checkpointing_kwargs or {}
-    return bool(config.gradient_checkpointing and kwargs.get("use_reentrant"))
+    if attention_in_loss and config.gradient_checkpointing and kwargs.get("use_reentrant"):
+        raise ValueError(
+            "A loss on the attention needs its graph, which reentrant gradient checkpointing does not keep: set "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}. For an adapter under ZeRO-3, TRL allows only the "
+            "reentrant kind: take ZeRO-2 (recipes/accelerate/zero2.yaml), or gradient_checkpointing=false."
+        )

@@ -16,6 +16,9 @@ ACCURACY_NAMES = ("accuracy", "accuracy_reward")
 EPS = 1e-4
 """What TRL adds to the standard deviation that it divides by."""
 
+ROUNDINGS = 16
+"""Units in the last place that a sum over rewards, its mean and its standard deviation may be off by, taken twice."""
+
 TOKEN_MEAN_LOSSES = ("grpo", "sapo")
 TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
@@ -74,10 +77,8 @@ def advantage_parts(
     scale_rewards: str = "group",
     aggregation: str = "sum_then_normalize",
     std_floor: float = 0.0,
-) -> torch.Tensor:
-    """`(N, F)`: what each reward contributes to TRL's advantages. The parts of a completion sum to its advantage.
-
-    TRL's normalisation is linear once its standard deviations are known, so it can be taken apart exactly.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each reward contributes to TRL's advantages, which are linear in the rewards once their std is known.
 
     Args:
         rewards: `(N, F)` of all processes, whole groups in order; NaN where a reward does not apply.
@@ -87,43 +88,52 @@ def advantage_parts(
         std_floor: the standard deviation of a group's rewards (of the batch's under `scale_rewards="batch"`) counts
             as at least this, so that rounding noise is not blown up to advantages of 1. 0 is TRL.
 
+    Returns:
+        parts `(N, F)`, which sum to the advantage of a completion; and `(N,)`, how far rounding may take that sum from
+        TRL's own: some units of the largest weighted reward over which the mean is taken, divided as the rewards are.
+
     Raises:
         ValueError: a mode of TRL's that is not known here.
     """
     _check_mode("scale_rewards", scale_rewards, ("group", "batch", "none"))
     _check_mode("multi_objective_aggregation", aggregation, ("sum_then_normalize", "normalize_then_sum"))
     unscorable = rewards.isnan().all(dim=1)
+    size, floor = num_generations, std_floor  # completions over which TRL takes the mean, and the floor of their std
     if aggregation == "normalize_then_sum":
         grouped = rewards.view(-1, num_generations, rewards.shape[1])
         mean, std = torch.nanmean(grouped, dim=1, keepdim=True), nanstd(grouped, dim=1, keepdim=True)
         rewards = ((grouped - mean) / (std.clamp(min=std_floor) + EPS)).view(rewards.shape)
+        size, floor, scale_rewards = len(rewards), 0.0, "batch"
     weighted = torch.nan_to_num(rewards, nan=0.0) * weights
+    largest = weighted.abs().sum(dim=1)
     weighted[unscorable] = torch.nan  # TRL leaves them out of the mean, and pays them nothing
-    total = weighted.sum(dim=1)
-    if aggregation == "normalize_then_sum":
-        parts = (weighted - torch.nanmean(weighted, dim=0)) / (nanstd(total) + EPS)
-    else:
-        mean = torch.nanmean(weighted.view(-1, num_generations, weights.shape[0]), dim=1)
-        parts = weighted - mean.repeat_interleave(num_generations, dim=0)
-        if scale_rewards == "group":
-            std = nanstd(total.view(-1, num_generations), dim=1).repeat_interleave(num_generations)
-            parts = parts / (std.clamp(min=std_floor) + EPS)[:, None]
-        elif scale_rewards == "batch":
-            parts = parts / (nanstd(total).clamp(min=std_floor) + EPS)
-    return torch.nan_to_num(parts, nan=0.0)
+    mean = torch.nanmean(weighted.view(-1, size, len(weights)), dim=1)
+    parts = weighted - mean.repeat_interleave(size, dim=0)
+    divisor = torch.ones_like(largest)
+    if scale_rewards != "none":
+        size = num_generations if scale_rewards == "group" else len(rewards)
+        std = nanstd(weighted.sum(dim=1).view(-1, size), dim=1).repeat_interleave(size)
+        divisor = std.clamp(min=floor) + EPS
+    parts = torch.nan_to_num(parts / divisor[:, None], nan=0.0)
+    largest = largest.view(-1, size).amax(dim=1).repeat_interleave(size)
+    # The mean is off by a few units of the largest reward; the std too, in proportion to the advantage.
+    rounding = ROUNDINGS * torch.finfo(weighted.dtype).eps * largest / divisor * (1 + parts.sum(dim=1).abs())
+    return parts, torch.nan_to_num(rounding, nan=0.0)
 
 
-def check_parts(parts: torch.Tensor, advantages: torch.Tensor, largest_reward: float) -> None:
-    """Raise RuntimeError where the parts, `(B, F)`, do not sum to TRL's own advantages, `(B,)`, as they must without a
-    floor. Rounding is relative to the `largest_reward` (weighted), and TRL divides by as little as `EPS`.
+def check_parts(parts: torch.Tensor, advantages: torch.Tensor, rounding: torch.Tensor) -> None:
+    """Check that the parts, `(B, F)`, sum to TRL's own advantages, `(B,)`, as they must without a floor.
+
+    Raises:
+        RuntimeError: they differ by more than `rounding`, `(B,)`.
     """
-    difference = (parts.sum(dim=1) - advantages).abs().max().item()
-    tolerance = 10 * torch.finfo(advantages.dtype).eps / EPS * max(1.0, largest_reward)
-    if not difference <= tolerance:
+    difference = (parts.sum(dim=1) - advantages).abs()
+    if not (difference <= rounding).all():
+        worst = (difference - rounding).argmax()
         raise RuntimeError(
-            f"The parts of the rewards sum to other advantages than TRL's (by {difference:.2g}, tolerance "
-            f"{tolerance:.2g}): this TRL normalises rewards in another way than sayo.training.credit.advantage_parts. "
-            "Install the version that sayo was tested with."
+            f"The parts of the rewards sum to other advantages than TRL's (by {difference[worst]:.2g}, where rounding "
+            f"explains {rounding[worst]:.2g}): this TRL normalises rewards in another way than "
+            "sayo.training.credit.advantage_parts. Install the version that sayo was tested with."
         )
 
 

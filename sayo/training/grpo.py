@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,15 +27,14 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.groups import completion_traces, vision_token_ids
-from sayo.geometry import VisualLayout
 from sayo.metrics.perception import token_dependency
 from sayo.recipes import RecipeError
 from sayo.rollout import Completions, rollout_groups
 from sayo.training import credit
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
-from sayo.training.config import RegionGRPOConfig
+from sayo.training.config import RegionGRPOConfig, check_graph
 from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, require_finite_rewards, save_batch
-from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, send_overlay, sink_free_metrics
+from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
 from sayo.training.resume import ExactResume
 
@@ -96,7 +94,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self._capture = AttentionCapture(
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
-        self.args.check_objective_has_a_graph()
+        check_graph(self.args, self.args.objective_weight > 0)
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         credit.check_gates(self._reward_gates, self.reward_func_names)
@@ -117,6 +115,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         try:
             with self._scoring_pass_forced() as forced:
                 output = super()._generate_and_score_completions(inputs)
+            plain_prompts(self._logs["prompt"])
             if forced:
                 # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
                 output.pop("old_per_token_logps")
@@ -136,31 +135,29 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         metrics of `shape_advantages`.
         """
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
+        modes = (self.scale_rewards, self.multi_objective_aggregation, floor)
         weights = self.reward_weights.to(rewards.device)
-        modes = (self.scale_rewards, self.multi_objective_aggregation)
-        all_parts = credit.advantage_parts(rewards, weights, self.num_generations, *modes, floor)
+        all_parts, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
         first = self.accelerator.process_index * len(scored.inputs)
-        parts = all_parts[first : first + len(scored.inputs)]
+        here = slice(first, first + len(scored.inputs))
         if floor == 0:
-            largest = (rewards.nan_to_num() * weights).abs().sum(dim=1).max().item()
-            credit.check_parts(parts, output["advantages"], largest)
+            credit.check_parts(all_parts[here], output["advantages"], rounding[here])
         else:
-            output["advantages"] = parts.sum(dim=1)
-            logged = self._logs["advantages"]  # TRL has logged its own for the completions table by now
-            earlier = list(logged)[: -len(all_parts)]
-            logged.clear()
-            logged.extend([*earlier, *all_parts.sum(dim=1).tolist()])
+            totals, logged = all_parts.sum(dim=1), self._logs["advantages"]
+            output["advantages"] = totals[here]
+            for _ in totals:
+                logged.pop()  # TRL has logged its own for the completions table by now
+            logged.extend(totals.tolist())
         batch = ShapingBatch(
             output["advantages"],
-            dict(zip(names, parts.unbind(dim=1), strict=True)),
+            dict(zip(names, all_parts[here].unbind(dim=1), strict=True)),
             output["completion_mask"],
             scored.traces,
             dependency=cache(partial(self._image_dependency, scored)),
             gather=self.accelerator.gather,
         )
-        token_weights = credit.token_weights_of_loss(
-            self.loss_type, output["completion_mask"] * output.get("tool_mask", 1)
-        )
+        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        token_weights = credit.token_weights_of_loss(self.loss_type, mask)
         reduce_sum = partial(self.accelerator.reduce, reduction="sum")
         output["advantages"], metrics = credit.shape_advantages(
             batch, self.advantage_shaper, token_weights, reduce_sum
@@ -241,11 +238,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         for name, value in {**attention_metrics(scored.traces), **sink_free_metrics(scored.traces, inputs)}.items():
             self._log_metric(name, value)
         if self._wants_overlay() and self.accelerator.is_main_process:
-            step = self.state.global_step
-            path = Path(self.args.output_dir, "overlays", f"overlay_{step:05d}.png")
-            layout = VisualLayout.from_processor(self.processing_class, self.model.config)
-            if save_overlay(path, step, inputs, completions, scored.traces, layout):
-                send_overlay(path, step, self.args.report_to or [], self.callback_handler.callbacks)
+            save_overlay(self, inputs, completions, scored.traces)
         inputs = [{**example, "attention": trace} for example, trace in zip(inputs, scored.traces, strict=True)]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -255,10 +248,6 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards
-
-    def log(self, logs, start_time=None):
-        plain_prompts(self._logs["prompt"])
-        super().log(logs, start_time)
 
     def _wants_overlay(self) -> bool:
         steps = self.args.overlay_steps

@@ -10,15 +10,9 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from rich.table import Table
-
 from sayo.recipes import RecipeError
 
 _LAUNCH = "accelerate launch --config_file recipes/accelerate/{} scripts/train.py --config-name RECIPE ..."
-
-
-class LaunchError(RecipeError):
-    """The launcher and the trainer disagree about what is running; the message has the line to use instead."""
 
 
 def is_behind_launcher() -> bool:
@@ -61,17 +55,17 @@ def check_processes(args: Any) -> None:
     """Stop before the model is loaded if the launcher started another kind of run than the trainer takes part in.
 
     Raises:
-        LaunchError: with the line to use instead.
+        RecipeError: with the line to use instead.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        raise LaunchError(
+        raise RecipeError(
             "accelerate was asked for several processes but started one (distributed_type MULTI_CPU does that "
             f"without MPI). Use: {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true (if one process is what you mean, "
             "unset MASTER_ADDR)."
         )
     if args.world_size != launched:
-        raise LaunchError(
+        raise RecipeError(
             f"The launcher started {launched} processes, but each of them trains alone ({args.world_size} process), "
             f"on {args.device.type}: they would overwrite each other. Is CUDA visible to all? Without a GPU, use: "
             f"{_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true"
@@ -82,13 +76,13 @@ def check_launch(trainer: Any) -> None:
     """Check the built trainer's sharding against what the launcher asked for.
 
     Raises:
-        LaunchError: with what differs.
+        RecipeError: with what differs.
     """
     asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") else ""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
         asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
     if not sharding(trainer).startswith(asked):
-        raise LaunchError(
+        raise RecipeError(
             f"{asked} was asked for, but this is {trainer.accelerator.distributed_type.value} with sharding "
             f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
             f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2.yaml')}"
@@ -103,15 +97,16 @@ def sharding(trainer: Any) -> str:
     return "FSDP" if trainer.is_fsdp_enabled else "none"
 
 
-def launch_table(trainer: Any) -> Table:
-    """What the launch really got."""
-    args, accelerator, policy = trainer.args, trainer.accelerator, trainer.model
+def launch_facts(trainer: Any) -> dict[str, str]:
+    """What the launch really got, for the terminal, the run's report and bug reports."""
+    args, policy = trainer.args, trainer.model
     # ZeRO-3 keeps nothing but a shard of each parameter
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in policy.parameters() if p.requires_grad)
     autocast = "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
-    rows = {
-        "processes": f"{args.world_size} ({accelerator.distributed_type.value}, sharding {sharding(trainer)})",
-        "device": str(accelerator.device),
+    kind = trainer.accelerator.distributed_type.value
+    facts = {
+        "processes": f"{args.world_size} ({kind}, sharding {sharding(trainer)})",
+        "device": str(args.device),
         "precision": f"weights {str(policy.dtype).removeprefix('torch.')}, mixed precision {autocast}",
         "attention kernel": policy.config._attn_implementation,
         "trainable parameters": f"{trainable:,}",
@@ -120,26 +115,15 @@ def launch_table(trainer: Any) -> Table:
     }
     if hasattr(trainer, "reward_func_names"):
         engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
-        engine = "rollout function" if trainer.rollout_func is not None else engine
         weights = zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
-        rows["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
-        rows["attention read at"] = f"layers {trainer._capture.layers}"
-        rows["rewards"] = ", ".join(f"{name} x {weight:g}" for name, weight in weights)
-    table = Table(title="sayo", show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+        facts["rollouts"] = f"{args.num_generations} per prompt, {args.generation_batch_size} at once, {engine}"
+        facts["attention read at"] = f"layers {trainer._capture.layers}"
+        facts["rewards"] = ", ".join(f"{name} x {weight:g}" for name, weight in weights)
+    return facts
 
 
-def environment(trainer: Any) -> dict[str, Any]:
-    """Device, processes and versions of a run, for its report and for bug reports."""
+def versions() -> dict[str, str]:
+    """Of Python, the platform and the packages that decide what a run computes."""
     packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
-    accelerator = trainer.accelerator
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        "distributed_type": accelerator.distributed_type.value,
-        "versions": {name: version(name) for name in packages},
-    }
+    system = {"python": platform.python_version(), "platform": platform.platform()}
+    return system | {name: version(name) for name in packages}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from sayo.attention import AttentionTrace
@@ -90,44 +89,40 @@ def _image_mass(trace: AttentionTrace) -> np.ndarray:
 
 
 def save_overlay(
-    path: Path,
-    step: int,
-    samples: Sequence[Mapping],
-    completions: Sequence[Any],
-    traces: Sequence[AttentionTrace],
-    layout: VisualLayout,
-) -> bool:
-    """Write a picture of the attention over the image, one completion of each of a few prompts.
+    trainer: Any, samples: Sequence[Mapping], completions: Sequence[Any], traces: Sequence[AttentionTrace]
+) -> None:
+    """Write a picture of the attention over the image, one completion of each of a few prompts, and send it.
 
-    Samples without a region, with several images or without any response are left out; False, and no file, when
-    nothing is left.
+    Samples without a region, with several images or without any response are left out; no file where nothing is left.
     """
-    panels, seen = [], set()
+    layout = VisualLayout.from_processor(trainer.processing_class, trainer.model.config)
+    panels: dict[str, dict] = {}
     for sample, completion, trace in zip(samples, completions, traces, strict=True):
         images = sample.get("images") or []
         prompt = sample.get("question") or str(sample["prompt"][-1]["content"])
-        if len(images) != 1 or not trace.has_region or not len(trace) or prompt in seen or len(panels) == MAX_PANELS:
+        if len(images) != 1 or not trace.has_region or not len(trace) or prompt in panels:
             continue
-        seen.add(prompt)
         ratio = attention_metrics([trace]).get("attention/region_ratio", float("nan"))
-        panels.append(
-            {
-                "image": images[0],
-                "cells": layout.cells(*images[0].size),
-                "map": response_map(trace),
-                "regions": sample.get("regions") or [],
-                "question": prompt,
-                "completion": completion if isinstance(completion, str) else completion[0]["content"],
-                "caption": f"region ratio {ratio:.2f}",
-            }
-        )
+        panels[prompt] = {
+            "image": images[0],
+            "cells": layout.cells(*images[0].size),
+            "map": response_map(trace),
+            "regions": sample.get("regions") or [],
+            "question": prompt,
+            "completion": completion if isinstance(completion, str) else completion[0]["content"],
+            "caption": f"region ratio {ratio:.2f}",
+        }
     if panels:
-        save_sheet(panels, path, title=f"attention over the image at step {step} (green: answer, orange: evidence)")
-    return bool(panels)
+        step = trainer.state.global_step
+        path = Path(trainer.args.output_dir, "overlays", f"overlay_{step:05d}.png")
+        title = f"attention over the image at step {step} (green: answer, orange: evidence)"
+        save_sheet(list(panels.values())[:MAX_PANELS], path, title=title)
+        _send_overlay(trainer, path)
 
 
-def send_overlay(path: Path, step: int, trackers: Sequence[str], callbacks: Iterable[TrainerCallback]) -> None:
-    """Send the picture to the `trackers` that show pictures (tensorboard's writer belongs to one of `callbacks`)."""
+def _send_overlay(trainer: Any, path: Path) -> None:
+    """Send the picture to the trackers that show pictures (tensorboard's writer belongs to a callback)."""
+    step, trackers = trainer.state.global_step, trainer.args.report_to or []
     if "wandb" in trackers:
         import wandb
 
@@ -137,10 +132,9 @@ def send_overlay(path: Path, step: int, trackers: Sequence[str], callbacks: Iter
         import trackio
 
         trackio.log({OVERLAY: trackio.Image(path)}, step=step)
-    for callback in callbacks:
+    for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(Image.open(path).convert("RGB"))
             callback.tb_writer.add_image(OVERLAY, pixels, step, dataformats="HWC")
 
 

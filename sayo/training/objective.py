@@ -66,25 +66,31 @@ def mean_log_attention(
     return logs.mean(dim=(1, 2)).sum() / takes_part.sum().clamp(min=1)
 
 
-class RegionObjective:
+class OpenCaptures:
+    """Mixin in front of a TRL trainer: what a loss enters in `_captures` stays open until its backward pass is done.
+
+    Gradient checkpointing runs the layers again during the backward pass.
+    """
+
+    _captures: ExitStack | None = None
+
+    def training_step(self, *args, **kwargs):
+        with ExitStack() as self._captures:
+            return super().training_step(*args, **kwargs)
+
+
+class RegionObjective(OpenCaptures):
     """Mixin in front of a TRL GRPO trainer: adds `objective_weight * region_objective` to every training loss.
 
-    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
     Logs `objective/region`, the region score of the current policy on its rollouts (higher is better), and
     `objective/weight`.
     """
-
-    _objective_stack: ExitStack | None = None
 
     @property
     def objective_weight(self) -> float:
         """Weight at the current step: linear warm-up, then constant. A function of the step alone, as resume needs."""
         warmup = self.args.objective_warmup_steps
         return self.args.objective_weight * min(1.0, (self.state.global_step + 1) / max(1, warmup))
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        with ExitStack() as self._objective_stack:
-            return super().training_step(model, inputs, *args, **kwargs)
 
     def _compute_loss(self, model, inputs):
         weight = self.objective_weight
@@ -94,7 +100,7 @@ class RegionObjective:
         rows = tokens + inputs["prompt_ids"].shape[1] - (1 if self.args.objective_rows == "deciding" else 0)
         padding = (0, inputs["completion_ids"].shape[1])
         groups = {name: pad(inputs[f"objective_{name}"], padding) for name in ("region", "image")}
-        captured = self._objective_stack.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
+        captured = self._captures.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
         loss = super()._compute_loss(model, inputs)
         per_key = {
             name: captured.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)

@@ -11,7 +11,6 @@ numbers from Python's, numpy's or torch's global generators are covered).
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -22,7 +21,7 @@ import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from transformers import TrainerCallback
-from trl.trainer.utils import RepeatSampler, strip_images_from_messages
+from trl.trainer.utils import RepeatSampler
 
 from sayo.training import checkpoints
 from sayo.training.checkpoints import CheckpointError
@@ -126,8 +125,6 @@ class ExactResume:
             if self.args.should_save and self.log_completions:
                 # Pictures in the table of a tracker are left out: they are large, and the data set has them.
                 state["logs"] = {name: values for name, values in self._logs.items() if name != "images"}
-                for name in ("prompt", "completion"):
-                    state["logs"][name] = [strip_images_from_messages(messages) for messages in self._logs[name]]
         if getattr(self.args, "sync_ref_model", False):
             state["reference"] = {name: _shard(p) for name, p in self.ref_model.named_parameters()}
         return checkpoints.plain(state)
@@ -165,14 +162,6 @@ class _RestoreOnTrainBegin(TrainerCallback):
         self._trainer._started = time.time()
         if self._trainer._resumed_from is not None:
             self._trainer._restore()
-
-
-def run_id(run_dir: Path, anew: bool) -> str:
-    """The tracker's name of this run: one per run folder, so that a restarted run continues the same curves."""
-    file = run_dir / "run_id"
-    if anew or not file.is_file():
-        file.write_text(os.urandom(8).hex())
-    return file.read_text()
 
 
 def _shard(parameter: torch.Tensor) -> torch.Tensor:

@@ -7,19 +7,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch.distributed
 from rich.console import Console
+from rich.table import Table
 from transformers import TrainerCallback
 
+from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
 from sayo.training import launch, setup
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
-from sayo.training.checkpoints import check_fits, checkpoints, newest_complete, step_of
+from sayo.training.checkpoints import checkpoints, newest_complete, step_of
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import out_of_memory_named
-from sayo.training.resume import run_id
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -36,36 +36,45 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         callbacks: added to the trainer.
 
     Raises:
-        RecipeError: what is wrong and which key or command mends it.
+        RecipeError: what is wrong and which key or command fixes it.
         CheckpointError: this launch cannot resume from the checkpoint, or a checkpoint cannot be written.
         Interrupted: a signal asked the run to stop; a checkpoint is saved.
         NonFiniteError, OutOfMemory: see `sayo.training.guards`.
     """
-    launch.die_with_launcher()
     launch.prepare_environment(recipe.trainer)
     trainer = build_trainer(recipe, max_samples=10 if dry_run else None)
     launch.check_launch(trainer)
     run_dir, main = Path(trainer.args.output_dir), trainer.accelerator.is_main_process
+    facts = launch.launch_facts(trainer)
     if main:
-        console.print(launch.launch_table(trainer))
+        table = Table(title="sayo", show_header=False, title_justify="left")
+        for row in facts.items():
+            table.add_row(*row)
+        console.print(table)
     if dry_run:
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
         return run_dir
-    checkpoint = find_checkpoint(recipe, run_dir, trainer)
+    checkpoint, messages = find_checkpoint(recipe, run_dir)
     if main:
+        for message in messages:
+            console.print(message, highlight=False)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
-        (run_dir / "environment.json").write_text(json.dumps(launch.environment(trainer), indent=2) + "\n")
+        environment = {**facts, "versions": launch.versions()}
+        (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     stop = StopOnSignal(trainer.accelerator)
     for callback in (stop, WarnWhenFading(), *callbacks):
         trainer.add_callback(callback)
     out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
-    with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory:
+    with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory, stop.listening():
         trainer.train(resume_from_checkpoint=checkpoint)
         if not stop.stopped:
             trainer.save_model()
             trainer.save_state()
-    _leave_together(trainer)
+    # Ranks that end apart can abort in gloo's destructor after the work is done: meet first, then part.
+    trainer.accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if stop.stopped:
         raise Interrupted(
             f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
@@ -78,13 +87,20 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     """The recipe's trainer: `RegionGRPOTrainer`, or `AnchoredSFTTrainer` for a recipe without rewards.
 
     Raises:
-        RecipeError: see `setup.check_recipe`, or TRL refuses the settings.
+        SayoError: see `setup.check_recipe` and the trainers.
+        RecipeError: transformers, peft or TRL refuses the settings (its own error is the cause).
     """
     setup.check_recipe(recipe)
     try:
-        args = setup.trainer_config_class(recipe)(**recipe.trainer)
+        return setup.with_plain_key_names(_trainer(recipe, max_samples))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"`trainer`: {error}") from None
+        if isinstance(error, SayoError):
+            raise
+        raise RecipeError(f"The trainer cannot be built: {error}") from error
+
+
+def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:
+    args = setup.trainer_config_class(recipe)(**recipe.trainer)
     launch.check_processes(args)
     data = recipe.data if max_samples is None else recipe.data.model_copy(update={"max_samples": max_samples})
     shared = {
@@ -96,20 +112,21 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
         "peft_config": setup.lora_config(recipe.model),
     }
     if not recipe.rewards:
-        return setup.with_plain_key_names(AnchoredSFTTrainer(**shared))
+        return AnchoredSFTTrainer(**shared)
     args.reward_weights = [section.weight for section in recipe.rewards.values()]
     args.reward_gates = [section.gate for section in recipe.rewards.values()]
     rewards = [setup.bound_function(section, f"rewards.{name}") for name, section in recipe.rewards.items()]
     shaper = recipe.advantage_shaper and setup.bound_function(recipe.advantage_shaper, "advantage_shaper")
-    return setup.with_plain_key_names(RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared))
+    return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
 
 
-def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
-    """The checkpoint to resume from: the newest complete one (`resume: auto`), none (`never`), or the one named.
+def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from and what to say about it.
+
+    It is the newest complete one (`resume: auto`), none (`never`), or the one named.
 
     Raises:
         RecipeError: the named checkpoint does not exist, or newer ones are in the way of the start asked for.
-        CheckpointError: this launch cannot resume from it.
     """
     newest, skipped = newest_complete(run_dir)
     messages = []
@@ -125,29 +142,22 @@ def find_checkpoint(recipe: Recipe, run_dir: Path, trainer: Any) -> Path | None:
                 f"`resume: {recipe.resume}` starts at step {start}, but {run_dir} holds {newer[-1].name}. Take "
                 "`resume=auto` to resume from it, another trainer.output_dir, or move the newer checkpoints away."
             )
-    if chosen is not None:
-        check_fits(chosen, trainer.args.world_size, launch.sharding(trainer))
-        messages.append(f"resuming from {chosen}")
-    for message in messages if trainer.accelerator.is_main_process else ():
-        console.print(message, highlight=False)
-    return chosen
+    return chosen, [*messages, f"resuming from {chosen}"] if chosen else messages
 
 
 @contextmanager
 def same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
     """A restarted run continues the same curves; names that the user has set in the environment win."""
-    names = {"WANDB_RUN_ID": run_id(run_dir, anew), "WANDB_RESUME": "allow"} if main else {}
-    ours = {name: value for name, value in names.items() if name not in os.environ}
+    ours: dict[str, str] = {}
+    if main:
+        file = run_dir / "run_id"
+        if anew or not file.is_file():
+            file.write_text(os.urandom(8).hex())
+        names = {"WANDB_RUN_ID": file.read_text(), "WANDB_RESUME": "allow"}
+        ours = {name: value for name, value in names.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
     finally:
         for name in ours:
             os.environ.pop(name, None)
-
-
-def _leave_together(trainer: Any) -> None:
-    """Ranks that end apart can abort in gloo's destructor after the work is done: meet first, then part."""
-    trainer.accelerator.wait_for_everyone()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,8 @@ def import_function(dotted: str, key: str) -> Callable:
     Raises:
         RecipeError: with the recipe key that names it.
     """
-    module_name, _, attribute = dotted.rpartition(".")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        return pkgutil.resolve_name(dotted)
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"`{key}: {dotted}` cannot be imported: {error}") from None
 

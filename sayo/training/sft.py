@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
@@ -16,7 +15,7 @@ from sayo.attention.groups import prefix_weights
 from sayo.attention.spans import turn_groups
 from sayo.training.config import AnchoredSFTConfig
 from sayo.training.guards import GuardedSteps
-from sayo.training.objective import mean_log_attention, weighted_rows
+from sayo.training.objective import OpenCaptures, mean_log_attention, weighted_rows
 from sayo.training.resume import ExactResume
 
 
@@ -43,23 +42,19 @@ class AnchoredCollator(DataCollatorForVisionLanguageModeling):
         return output
 
 
-class _AttentionLosses:
-    """Mixin in front of TRL's trainer: adds AVAR's two losses, read from the forward that TRL runs anyway.
-
-    Checkpointing runs the layers again during the backward pass, so the capture stays open in `training_step`.
-    """
+class AttentionLosses(OpenCaptures):
+    """Mixin in front of TRL's trainer: adds AVAR's two losses, read from the forward that TRL runs anyway."""
 
     def __init__(self, model, args: AnchoredSFTConfig | None = None, **kwargs):
-        super().__init__(model, args=args, **kwargs)
-        self._capture_stack: ExitStack | None = None
-        if self.args.is_anchored:
-            # per_head: the paper's logarithm stands inside the mean over heads
-            options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
-            self._capture = AttentionCapture(self.model, per_head=True, **options)
-
-    def training_step(self, *args, **kwargs):
-        with ExitStack() as self._capture_stack:
-            return super().training_step(*args, **kwargs)
+        super().__init__(model, args=args or AnchoredSFTConfig(), **kwargs)
+        if not self.args.is_anchored:
+            return
+        if not isinstance(self.data_collator, DataCollatorForVisionLanguageModeling):
+            raise ValueError("The attention losses need a vision data set: rows with `images`.")
+        self.data_collator = AnchoredCollator(**vars(self.data_collator), image_token_id=self._image_token_id)
+        # per_head: the paper's logarithm stands inside the mean over heads
+        options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
+        self._capture = AttentionCapture(self.model, per_head=True, **options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self.args.is_anchored:
@@ -68,7 +63,7 @@ class _AttentionLosses:
         groups = {"system": inputs.pop("system_mask"), "image": (inputs["input_ids"] == self._image_token_id).float()}
         rows, query_mask = weighted_rows((inputs["labels"] != -100).float())
         with ExitStack() as stack:
-            opened = self._capture_stack if model.training else stack
+            opened = self._captures if model.training else stack
             captured = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
             result = super().compute_loss(model, inputs, False, num_items_in_batch)
         terms = self._terms(captured.masses, groups, query_mask)
@@ -103,7 +98,7 @@ class _AttentionLosses:
         return self.args.enhance_weight * enhance + self.args.suppress_weight * suppress
 
 
-class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer):
+class AnchoredSFTTrainer(ExactResume, GuardedSteps, AttentionLosses, SFTTrainer):
     """TRL's [`~trl.SFTTrainer`]: exact resume, guarded steps and, on request, AVAR's attention losses.
 
     The loss is `L_LM + enhance_weight * L_enh + suppress_weight * L_sup` of arXiv 2603.03825 (section on AGTO), for
@@ -123,11 +118,3 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, _AttentionLosses, SFTTrainer
     """
 
     _tag_names = ("trl", "sft", "sayo")
-
-    def __init__(self, model, args: AnchoredSFTConfig | None = None, train_dataset: Dataset | None = None, **kwargs):
-        super().__init__(model, args=args or AnchoredSFTConfig(), train_dataset=train_dataset, **kwargs)
-        if self.args.is_anchored:
-            plain = self.data_collator
-            if not isinstance(plain, DataCollatorForVisionLanguageModeling):
-                raise ValueError("The attention losses need a vision data set: rows with `images`.")
-            self.data_collator = AnchoredCollator(**vars(plain), image_token_id=self._image_token_id)

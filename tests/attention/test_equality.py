@@ -71,7 +71,7 @@ def test_chosen_rows_and_maps(family):
         model(**inputs)
     weights = eager_weights(family, inputs, capture.layers).mean(2)
     for sample in range(2):
-        own = weights[sample][:, rows[sample]]
+        read_rows = weights[sample][:, rows[sample]]
         for name, masses in reading.masses.items():
-            assert torch.allclose(masses[sample], own @ groups[name][sample].float(), atol=1e-5)
-        assert torch.allclose(reading.maps[sample], own[..., index[sample]], atol=1e-5)
+            assert torch.allclose(masses[sample], read_rows @ groups[name][sample].float(), atol=1e-5)
+        assert torch.allclose(reading.maps[sample], read_rows[..., index[sample]], atol=1e-5)

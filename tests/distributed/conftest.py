@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,5 +80,24 @@ def launch(environment) -> Callable:
                 f"status {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
             )
         return done
+
+    return run
+
+
+def train_jobs(launch: Callable, kind: str, folder: Path, jobs: dict) -> None:
+    """Train recipes one after the other on two ranks; see `train_several.py`."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    launch(kind, Path(__file__).parent / "train_several.py", folder / "jobs.json")
+
+
+@pytest.fixture(scope="module")
+def runs(launch, toys, tmp_path_factory, request) -> Callable[[str], Path]:
+    """Folder of a kind's runs, the module's `jobs_of`; each kind is launched once, when it is first asked for."""
+
+    @cache
+    def run(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        train_jobs(launch, kind, folder, request.module.jobs_of(toys, folder, kind))
+        return folder
 
     return run

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from distributed.conftest import train_jobs
 from safetensors.torch import load_file
 from toy_runs import recipe_values
 from transformers import AutoModelForImageTextToText
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
-
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
 def test_gradient(launch, toys, tmp_path, kind):
-    jobs = {"poisoned": {**recipe_values(toys, tmp_path / "run"), "poison": True}}
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    launch(kind, HERE / "train_several.py", tmp_path / "jobs.json")
+    train_jobs(launch, kind, tmp_path, {"poisoned": {**recipe_values(toys, tmp_path / "run"), "poison": True}})
     for rank in (0, 1):
         stopped = json.loads((tmp_path / "run" / f"rank_{rank}.json").read_text())["stopped"]
         assert "of step 1 is" in stopped and "no step was taken" in stopped

@@ -1,30 +1,32 @@
-"""A launch that would silently be something else stops, and names the line to use instead."""
+"""Two ranks through the shipped script and files; a launch that would silently be something else stops."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from toy_runs import recipe_values
-
-pytestmark = pytest.mark.slow
+from toy_runs import recipe_values, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def recipe(toys, tmp_path):
-    def write(**fields) -> Path:
-        values = recipe_values(toys, tmp_path / "run")
-        values["trainer"] = {**values["trainer"], **fields}
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(values))
-        return path
+def test_two_ranks_train_under_zero2(launch, toys, tmp_path):
+    values = recipe_values(toys, tmp_path / "run", max_steps=2, save_strategy="steps", save_steps=1)
+    done = launch("zero2", ROOT / "scripts/train.py", "--config-name", write_recipe(tmp_path, values))
+    assert "2 (DEEPSPEED, sharding ZeRO-2)" in done.stderr
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    marker = json.loads((checkpoint / "COMPLETE").read_text())
+    assert (marker["world_size"], marker["sharding"]) == (2, "ZeRO-2")
+    ranks = {"training_state_0.pt", "training_state_1.pt", "rng_state_0.pth", "rng_state_1.pth"}
+    assert ranks <= set(marker["files"])
+    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    assert len(log) == 2
+    assert all(line["reward_std"] > 0 and line["attention/image_mass"] > 0 for line in log)
 
-    return write
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fields", "messages"),
     [
@@ -35,10 +37,12 @@ def recipe(toys, tmp_path):
         ("fsdp2", {}, ["FSDP was asked for, but this is MULTI_CPU with sharding none"]),
     ],
 )
-def test_what_would_silently_be_something_else(launch, recipe, tmp_path, kind, fields, messages):
+def test_what_would_silently_be_something_else(launch, toys, tmp_path, kind, fields, messages):
+    """The error names the line to use instead."""
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run", **fields))
     if kind == "multi_cpu":
         values = yaml.safe_load((ROOT / "recipes/accelerate/cpu.yaml").read_text())
         kind = str(tmp_path / "multi_cpu.yaml")
         Path(kind).write_text(yaml.safe_dump({**values, "distributed_type": "MULTI_CPU", "use_cpu": True}))
-    done = launch(kind, ROOT / "scripts/train.py", "--config-name", recipe(**fields), status=None)
+    done = launch(kind, ROOT / "scripts/train.py", "--config-name", recipe, status=None)
     assert done.returncode != 0 and all(message in done.stderr for message in messages), done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Two "machines": two launchers that meet over the network, stopped the way a scheduler stops a job."""
+"""Launchers that are stopped: two that meet over the network, as by a scheduler; and one that is killed with -9."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from distributed.conftest import wait_for_a_step
-from toy_runs import recipe_values
+from toy_runs import recipe_values, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -36,24 +35,38 @@ def test_stop_together_and_resume(machines, toys, tmp_path):
     """Launchers and ranks get the signal at once, and the launchers pass it on: it is one request nevertheless."""
     run = tmp_path / "run"
     saving = {"save_strategy": "steps", "save_steps": 1000, "log_completions": True, "num_completions_to_print": 0}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(toys, run, max_steps=200, **saving)))
-    pair = machines(tmp_path / "recipe.yaml")
+    pair = machines(write_recipe(tmp_path, recipe_values(toys, run, max_steps=200, **saving)))
     wait_for_a_step(run, pair)
-    launchers = [psutil.Process(one.pid) for one in pair]
-    for process in [one for launcher in launchers for one in (*launcher.children(recursive=True), launcher)]:
+    launchers = [psutil.Process(process.pid) for process in pair]
+    for process in [p for launcher in launchers for p in (*launcher.children(recursive=True), launcher)]:
         process.send_signal(signal.SIGTERM)
-    assert [one.wait(timeout=60) for one in pair] == [1, 1], "torch's launcher has a status of its own"
+    assert [process.wait(timeout=60) for process in pair] == [1, 1], "torch's launcher has a status of its own"
     assert "2 (DEEPSPEED, sharding ZeRO-2)" in logs(tmp_path) and "Stopped after step" in logs(tmp_path)
     (checkpoint,) = run.glob("checkpoint-*")
     assert json.loads((checkpoint / "COMPLETE").read_text())["world_size"] == 2
 
     step = int(checkpoint.name.partition("-")[2])
-    shorter = recipe_values(toys, run, max_steps=step + 2, **saving)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(shorter))
-    assert [one.wait(timeout=120) for one in machines(tmp_path / "recipe.yaml")] == [0, 0], logs(tmp_path)
+    shorter = write_recipe(tmp_path, recipe_values(toys, run, max_steps=step + 2, **saving))
+    assert [process.wait(timeout=120) for process in machines(shorter)] == [0, 0], logs(tmp_path)
     assert f"resuming from {checkpoint}" in logs(tmp_path).replace("\n", "")
     assert json.loads((run / "trainer_state.json").read_text())["global_step"] == step + 2
 
 
 def logs(folder: Path) -> str:
     return "".join(file.read_text(errors="replace") for file in sorted(folder.glob("machine_*.log")))
+
+
+def test_ranks_die_with_their_launcher(start, toys, tmp_path):
+    """torch's launcher gives every rank a session of its own: nothing but the kernel can end them with it."""
+    run = tmp_path / "run"
+    values = recipe_values(toys, run, max_steps=5000, log_completions=True, num_completions_to_print=0)
+    process = start("cpu", write_recipe(tmp_path, values), tmp_path / "log", "--main_process_port", "0")
+    wait_for_a_step(run, [process])
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    assert sum("train.py" in " ".join(rank.cmdline()) for rank in ranks) == 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    for rank in alive:
+        rank.kill()
+    assert not alive

@@ -16,7 +16,6 @@ from sayo.export.package import export_checkpoint
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 KINDS = {
     "ddp": ("MULTI_CPU", "none", "DistributedDataParallel"),
     "zero1": ("DEEPSPEED", "ZeRO-1", "DeepSpeedEngine"),
@@ -33,27 +32,16 @@ def kind(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def runs(launch, toys, tmp_path_factory):
-    """Folder of a kind's runs; each kind is launched once, when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def run(kind: str) -> Path:
-        if kind not in made:
-            folder = made[kind] = tmp_path_factory.mktemp(kind)
-            jobs = {}
-            for job in JOBS:
-                family, tuning = job.split("-")
-                # Clipping would multiply by a norm that is summed in another order: then nothing is bit-equal.
-                fields = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3, "log_completions": True}
-                fields |= {"save_strategy": "steps", "save_steps": 3}
-                jobs[job] = recipe_values(toys, folder / job, family, num_completions_to_print=0, **fields)
-                jobs[job]["model"]["lora"] = TUNINGS[tuning]
-            (folder / "jobs.json").write_text(json.dumps(jobs))
-            launch(kind, HERE / "train_several.py", folder / "jobs.json")
-        return made[kind]
-
-    return run
+def jobs_of(toys, folder: Path, kind: str) -> dict:
+    # Clipping would multiply by a norm that is summed in another order: then nothing is bit-equal.
+    fields = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3, "save_strategy": "steps", "save_steps": 3}
+    fields |= {"log_completions": True, "num_completions_to_print": 0}
+    jobs = {}
+    for job in JOBS:
+        family, tuning = job.split("-")
+        jobs[job] = recipe_values(toys, folder / job, family, **fields)
+        jobs[job]["model"]["lora"] = TUNINGS[tuning]
+    return jobs
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -11,7 +11,6 @@ from toy_runs import recipe_values
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 REWARDS = {
     "attention": {"function": "sayo.rewards.region_attention_reward"},
@@ -31,25 +30,14 @@ JOBS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def runs(launch, toys, tmp_path_factory):
-    made: dict[str, Path] = {}
-
-    def run(kind: str) -> Path:
-        if kind not in made:
-            folder = made[kind] = tmp_path_factory.mktemp(kind)
-            jobs = {}
-            for name, (family, lora, shaper, fields) in JOBS.items():
-                if kind == "zero3" and lora:
-                    continue  # TRL makes its checkpointing reentrant; see test_objective.py
-                jobs[name] = recipe_values(toys, folder / name, family, rewards=REWARDS, **{**FIELDS, **fields})
-                jobs[name]["model"]["lora"] = lora
-                jobs[name]["advantage_shaper"] = {"function": shaper} if shaper else None
-            (folder / "jobs.json").write_text(json.dumps(jobs))
-            launch(kind, HERE / "train_several.py", folder / "jobs.json")
-        return made[kind]
-
-    return run
+def jobs_of(toys, folder: Path, kind: str) -> dict:
+    jobs = {}
+    for name, (family, lora, shaper, fields) in JOBS.items():
+        if kind != "zero3" or not lora:  # TRL makes its checkpointing reentrant; see test_objective.py
+            jobs[name] = recipe_values(toys, folder / name, family, rewards=REWARDS, **{**FIELDS, **fields})
+            jobs[name]["model"]["lora"] = lora
+            jobs[name]["advantage_shaper"] = {"function": shaper} if shaper else None
+    return jobs
 
 
 @pytest.mark.parametrize("name", JOBS)

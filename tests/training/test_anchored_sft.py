@@ -38,7 +38,7 @@ CHECKPOINTING = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs"
 @pytest.fixture(scope="module")
 def rows(toys, tmp_path_factory):
     """Rows with a system turn, and answers of different lengths."""
-    found = load_dataset(
+    prepared = load_dataset(
         str(toys.data["qwen3_vl"]), split="train", cache_dir=str(tmp_path_factory.mktemp("cache"))
     ).select(range(8))
 
@@ -47,7 +47,7 @@ def rows(toys, tmp_path_factory):
         system = [{"role": "system", "content": SYSTEM}] if index % 4 else []
         return {"prompt": [*system, *row["prompt"]], "completion": [{"role": "assistant", "content": answer}]}
 
-    return found.map(conversation, with_indices=True).select_columns(["prompt", "completion", "images"])
+    return prepared.map(conversation, with_indices=True).select_columns(["prompt", "completion", "images"])
 
 
 def trainer_of(toys, rows, folder, family="qwen3_vl", peft_config=None, kernel="sdpa", **options):
@@ -144,10 +144,10 @@ def test_every_way_of_training_takes_the_same_step(toys, rows, tmp_path):
         "accumulation, tokens counted": {**halves, "counts_tokens": True},
     }
     for name, options in ways.items():
-        found, own = gradients(toys, rows, tmp_path / name, **options)
+        parameters, entry = gradients(toys, rows, tmp_path / name, **options)
         for key, value in plain.items():
-            assert torch.allclose(found[key], value, atol=2e-6), (name, key)
-        assert own["attention/image_mass"] == pytest.approx(logged["attention/image_mass"], abs=2e-2)
+            assert torch.allclose(parameters[key], value, atol=2e-6), (name, key)
+        assert entry["attention/image_mass"] == pytest.approx(logged["attention/image_mass"], abs=2e-2)
     start = dict(AutoModelForImageTextToText.from_pretrained(toys.policy["qwen3_vl"]).named_parameters())
     assert any((plain[key] - start[key]).abs().max() > 1e-4 for key in plain if "k_proj" in key)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 from toy_runs import recipe_values
+from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
 
 from sayo.recipes import parse_recipe
 from sayo.training import credit
@@ -62,7 +67,7 @@ def test_gates_that_cannot_open(gates, names, message):
 def test_the_floor_keeps_noise_small():
     """Two groups: a real difference of .2, and rounding noise of 1e-6 that TRL would blow up to .7% of that."""
     rewards = torch.tensor([[0.4], [0.6], [0.5], [0.500001]])
-    without, floored = (advantage_parts(rewards, torch.ones(1), 2, std_floor=floor)[:, 0] for floor in (0.0, 0.05))
+    without, floored = (advantage_parts(rewards, torch.ones(1), 2, std_floor=floor)[0][:, 0] for floor in (0, 0.05))
     for parts in (without, floored):
         assert parts[:2].tolist() == pytest.approx([-0.7066, 0.7066], abs=1e-3)
     assert without[3] > 4e-3 and floored[3] < 2e-5
@@ -89,15 +94,58 @@ def test_unknown_modes_of_trl_are_refused():
         token_weights_of_loss("newest", torch.ones(2, 3))
 
 
-def test_parts_that_are_not_trls_stop_the_run(make_trainer, monkeypatch):
-    """As with a TRL that normalises in another way: here it is told one mode and the parts another."""
-    monkeypatch.setattr(credit, "advantage_parts", lambda *args: advantage_parts(*args[:3], "none", *args[4:]))
-    trainer = make_trainer([counting(0), counting(1)], per_device_train_batch_size=8, num_generations=4, max_steps=1)
-    with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
-        trainer.train()
-    check_parts(torch.tensor([[1.0, 0.5]]), torch.tensor([1.501]), largest_reward=1.0)  # rounding
-    with pytest.raises(RuntimeError, match=r"tolerance 0\.012"):
-        check_parts(torch.tensor([[1.0, 0.5]]), torch.tensor([1.52]), largest_reward=1.0)
+MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]
+
+
+def trls_advantages(rewards, weights, num_generations, scale_rewards, aggregation):
+    """What TRL's own lines make of rewards."""
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    start = source.index("        unscorable_mask = torch.isnan(rewards_per_func)")
+    lines = source[start : source.index("        # Slice to keep only the local part")]
+    modes = {"scale_rewards": scale_rewards, "multi_objective_aggregation": aggregation}
+    trainer = SimpleNamespace(**modes, reward_weights=weights, reward_funcs=list(weights))
+    names = {"self": trainer, "rewards_per_func": rewards.clone(), "num_generations": num_generations, "device": "cpu"}
+    exec(textwrap.dedent(lines), {"torch": torch, "nanstd": nanstd}, names)
+    return names["advantages"]
+
+
+def random_rewards(seed):
+    """`(N, F)` and weights: of any size, or all alike, or nearly; some missing; N and F of any number."""
+    draw = torch.Generator().manual_seed(seed)
+    groups, size, columns = 1 + seed % 9, (2, 4, 16)[seed % 3], 1 + seed % 4
+    values = torch.randn(groups, size, columns, generator=draw) * 10.0 ** torch.randint(
+        -4, 5, (columns,), generator=draw
+    )
+    kinds = [values, (values > 0).float(), values[:, :1].expand_as(values), 1 + 1e-7 * values.sign(), 1000 + values]
+    rewards = kinds[seed % len(kinds)].reshape(groups * size, columns).clone()
+    if seed % 2:
+        rewards[torch.rand(rewards.shape, generator=draw) < 0.4] = NAN
+    return rewards, 3 * torch.rand(columns, generator=draw), size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("modes", MODES)
+def test_parts_of_random_rewards_are_trls(modes, dtype):
+    for seed in range(200):
+        rewards, weights, size = random_rewards(seed)
+        arguments = (rewards.to(dtype), weights, size, *modes)
+        parts, rounding = advantage_parts(*arguments)
+        check_parts(parts, trls_advantages(*arguments), rounding)
+
+
+@pytest.mark.parametrize("modes", MODES)
+def test_another_normalisation_is_noticed(modes, monkeypatch):
+    """Another mode, and already another number beside the standard deviation."""
+    rewards, weights = torch.rand(32, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5])
+    parts, rounding = advantage_parts(rewards, weights, 8, *modes)
+    for others in MODES:
+        if others != modes:
+            with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
+                check_parts(parts, trls_advantages(rewards, weights, 8, *others), rounding)
+    monkeypatch.setattr(credit, "EPS", 1e-6)
+    if modes[0] != "none":
+        with pytest.raises(RuntimeError, match="Install the version"):
+            check_parts(advantage_parts(rewards, weights, 8, *modes)[0], parts.sum(dim=1), rounding)
 
 
 def counting(column, missing=None):
@@ -111,9 +159,7 @@ def counting(column, missing=None):
     return reward
 
 
-@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
-@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
-def test_parts_sum_to_trls_advantages(make_trainer, aggregation, scale_rewards):
+def test_parts_in_a_run(make_trainer, monkeypatch):
     """With a reward that does not apply to some, another to nobody, and completions that nothing applies to."""
     seen = []
 
@@ -124,15 +170,9 @@ def test_parts_sum_to_trls_advantages(make_trainer, aggregation, scale_rewards):
     def never(completions, **kwargs):
         return [None] * len(completions)
 
+    fields = {"reward_weights": [1.0, 0.3, 2.0], "per_device_train_batch_size": 8, "num_generations": 4}
     trainer = make_trainer(
-        [counting(0, missing=4), counting(1, missing=2), never],
-        advantage_shaper=remember,
-        scale_rewards=scale_rewards,
-        multi_objective_aggregation=aggregation,
-        reward_weights=[1.0, 0.3, 2.0],
-        per_device_train_batch_size=8,
-        num_generations=4,
-        max_steps=1,
+        [counting(0, missing=4), counting(1, missing=2), never], advantage_shaper=remember, max_steps=1, **fields
     )
     trainer.train()
     batch = seen[0]
@@ -141,6 +181,10 @@ def test_parts_sum_to_trls_advantages(make_trainer, aggregation, scale_rewards):
     torch.testing.assert_close(sum(batch.parts.values()), batch.advantages, atol=1e-6, rtol=1e-5)
     shares = [trainer.state.log_history[0][f"gradient_share/{name}"] for name in batch.parts]
     assert sum(shares) == pytest.approx(1.0) and shares[2] == 0
+    trainer.scale_rewards = "none"  # as with a TRL that normalises in another way than the parts
+    monkeypatch.setattr(credit, "advantage_parts", lambda *args: advantage_parts(*args[:3], "group", *args[4:]))
+    with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
+        trainer.train()
 
 
 def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):

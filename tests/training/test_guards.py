@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from toy_runs import recipe_values
+from toy_runs import recipe_values, write_recipe
 
 from sayo.rewards import format_reward
-from sayo.training.callbacks import WINDOW, fading
+from sayo.training.callbacks import WINDOW, WarnWhenFading, fading
 from sayo.training.guards import NonFiniteError, OutOfMemory, out_of_memory_named
 
 
@@ -68,9 +67,8 @@ def allocate_too_much(completions, **kwargs):
 def test_out_of_memory_ends_with_advice(toys, tmp_path, sayo_command, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     rewards = {"greedy": {"function": "test_guards.allocate_too_much"}}
-    values = recipe_values(toys, tmp_path / "run", rewards=rewards)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    done = sayo_command("train", "--config-name", tmp_path / "recipe.yaml")
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run", rewards=rewards))
+    done = sayo_command("train", "--config-name", recipe)
     assert done.exit_code == 1 and "error: Out of memory: " in done.stderr
     assert "Change, in this order" in done.stderr and "  1. trainer.gradient_checkpointing=true" in done.stderr
 
@@ -100,13 +98,11 @@ def test_warnings(metric, value):
     healthy = [FINE] * (2 * WINDOW)
     assert fading(healthy) == {}
     assert fading([*healthy, {**FINE, metric: value}]) == {}, "one bad line is no reason to warn"
-    found = fading(healthy + [{**FINE, metric: value}] * WINDOW)
-    assert list(found) == [metric] and found[metric].startswith(metric)
+    messages = fading(healthy + [{**FINE, metric: value}] * WINDOW)
+    assert list(messages) == [metric] and messages[metric].startswith(metric)
 
 
 def test_warnings_reach_the_console(make_trainer, capsys):
-    from sayo.training.callbacks import WarnWhenFading
-
     trainer = make_trainer(format_reward, max_steps=WINDOW + 2, max_completion_length=2)
     trainer.add_callback(WarnWhenFading())
     trainer.train()

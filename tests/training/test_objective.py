@@ -28,7 +28,7 @@ def with_regions(rows):
 
 
 def loss_of(trainer, inputs):
-    with ExitStack() as trainer._objective_stack:
+    with ExitStack() as trainer._captures:
         loss = trainer._compute_loss(trainer.model, inputs)
         loss.backward()
     return loss.item(), {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}

@@ -54,5 +54,5 @@ def test_trains_resumes_exactly_and_exports(toys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_bitsandbytes, reason="needs bitsandbytes")
 def test_four_bits_without_adapters_are_refused(toys, tmp_path):
-    with pytest.raises(ValueError, match="quantized model"):
+    with pytest.raises(RecipeError, match="quantized model"):
         build_trainer(quantized(toys, tmp_path, lora=False))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
+from toy_runs import recipe_values, write_recipe
 
-from sayo.recipes import RecipeError, load_recipe, parse_recipe, recipes_dir
-from sayo.training.setup import check_recipe, trainer_config_class
+from sayo.recipes import DataSection, RecipeError, load_recipe, parse_recipe, recipe_names, recipes_dir
+from sayo.toyworld.cold_start import write_cold_start
+from sayo.training.setup import check_recipe, load_data, trainer_config_class
 
 RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
 REWARDS = sorted(
@@ -110,3 +114,105 @@ def test_accelerate_file_is_read_by_accelerate(path: Path):
     assert config.distributed_type.value == kind
     if kind == "DEEPSPEED":
         assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
+
+
+# The dry run, and what cannot be built
+
+
+@pytest.fixture(scope="module")
+def answers(toys, tmp_path_factory) -> Path:
+    """Rows of supervised tuning."""
+    file = tmp_path_factory.mktemp("answers") / "cold_start.parquet"
+    write_cold_start(toys.policy["qwen3_vl"].parent / "world", file, num_rows=12)
+    return file
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_dry_run(name, toys, answers, tmp_path, sayo_command):
+    recipe = load_recipe(name, ["data.path=prepared/somewhere"])
+    family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
+    data = toys.data[family] if recipe.rewards else answers
+    stand_in = [f"model.name_or_path={toys.policy[family]}", "model.size=null", f"data.path={data}"]
+    on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
+    done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
+    assert done.exit_code == 0, done.output
+    assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.per_device_train_batch_size=3", "What would work: num_generations in"),
+        ("trainer.eval_strategy=steps", "didn't pass an `eval_dataset`"),  # transformers, while the trainer is built
+        ("model.lora={rr: 4}", "unexpected keyword argument 'rr'"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(override, message, dry_run, toys, tmp_path, sayo_command):
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run"))
+    done = sayo_command("train", "--config-name", recipe, override, *dry_run)
+    assert done.exit_code == 2 and message in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: The trainer cannot be built: ")
+
+
+def broken(**kwargs):
+    raise ValueError("a bug in a reward")
+
+
+def test_an_error_inside_a_step_keeps_its_traceback(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    values = recipe_values(toys, tmp_path / "run", rewards={"broken": {"function": "test_recipes.broken"}})
+    done = sayo_command("train", "--config-name", write_recipe(tmp_path, values))
+    assert type(done.exception) is ValueError and str(done.exception) == "a bug in a reward"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "a run that failed gives the signals back"
+
+
+# Rows come from the folder that the recipe names, whatever lies in the library's cache
+
+
+def write(folder, values, column="solution"):
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict({column: values}).to_parquet(folder / "data/train-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+    )
+
+
+def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
+    """`load_dataset(folder)` takes the second for the first: both are called `prepared`."""
+    for run, answers in {"a": ["yes", "no"], "b": ["red"]}.items():
+        write(tmp_path / run / "prepared", answers)
+        rows = load_data(DataSection(path=str(tmp_path / run / "prepared")), "train")
+        assert rows["solution"][:] == answers
+
+
+def test_a_folder_prepared_again_is_read_again(tmp_path):
+    for answers in (["yes", "no"], ["red"]):
+        write(tmp_path / "prepared", answers)
+        assert load_data(DataSection(path=str(tmp_path / "prepared")), "train")["solution"][:] == answers
+
+
+def test_missing_split_and_folder(tmp_path):
+    write(tmp_path / "prepared", ["yes"])
+    with pytest.raises(RecipeError, match="no split 'test'"):
+        load_data(DataSection(path=str(tmp_path / "prepared")), "test")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_data(DataSection(path=str(tmp_path / "nothing")), "train")
+
+
+def test_system_prompt_comes_first(tmp_path):
+    write(tmp_path, [[{"role": "user", "content": "What?"}]], column="prompt")
+    rows = load_data(DataSection(path=str(tmp_path), system_prompt="Look."), "train")
+    assert rows[0]["prompt"] == [{"role": "system", "content": "Look."}, {"role": "user", "content": "What?"}]
+
+
+def test_user_suffix_comes_under_the_question_once(tmp_path):
+    prompts = [[{"role": "user", "content": "What?"}], [{"role": "user", "content": "What?\nLook twice."}]]
+    write(tmp_path, prompts, column="prompt")
+    rows = load_data(DataSection(path=str(tmp_path), user_suffix="Look twice.", system_prompt="Look."), "train")
+    assert [row[-1]["content"] for row in rows["prompt"]] == ["What?\nLook twice."] * 2
+    named = load_data(DataSection(path=str(tmp_path), user_suffix="semantic-back"), "train")
+    assert "<back>" in named[0]["prompt"][-1]["content"]
+    with pytest.raises(RecipeError, match=r"data.user_suffix.*semantic-back, solution-back"):
+        load_data(DataSection(path=str(tmp_path), user_suffix="semantic"), "train")

@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -123,8 +125,8 @@ def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path):
     trainer = make_trainer(format_reward)
     for resume in ("never", str(run / "checkpoint-1")):  # a start that would mix two runs
         with pytest.raises(RecipeError, match="holds checkpoint-3"):
-            find_checkpoint(recipe.model_copy(update={"resume": resume}), run, trainer)
-    assert find_checkpoint(recipe, run, trainer) == run / "checkpoint-3"
+            find_checkpoint(recipe.model_copy(update={"resume": resume}), run)
+    assert find_checkpoint(recipe, run) == (run / "checkpoint-3", [f"resuming from {run / 'checkpoint-3'}"])
 
     (run / "checkpoint-3" / "COMPLETE").rename(run / "checkpoint-3" / "SAVING")
     newest, (message,) = newest_complete(run)
@@ -222,12 +224,29 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
             time.sleep(0.01)
         return [float(len(completion[0]["content"])) for completion in completions]
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run that failed in an earlier test left its own
     trainer = make_trainer(twice, **{**SAVING, "save_steps": 100, "max_steps": 4})
     stop = StopOnSignal(trainer.accelerator)
     trainer.add_callback(stop)
-    with nullcontext() if launched else pytest.raises(KeyboardInterrupt):
+    with nullcontext() if launched else pytest.raises(KeyboardInterrupt), stop.listening():
         trainer.train()
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_and_in_a_save(tmp_path):
+    """The published check itself, three kills; every third one waits until a save has begun."""
+    command = [
+        sys.executable,
+        Path(__file__).parents[2] / "benchmarks/resume.py",
+        "--quick",
+        "--check",
+        "--mode",
+        "single",
+    ]
+    command += ["--work", tmp_path / "work", "--out", tmp_path / "out.json"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (mode,) = json.loads((tmp_path / "out.json").read_text())["modes"]
+    assert mode["kills"] == 3 and mode["in_save"] >= 1 and mode["compared"] >= 1 and mode["differences"] == []

@@ -213,7 +213,7 @@ def random_batch(width=14):
     """Completions with random attention, padded to `width`."""
     rng = np.random.default_rng(0)
     maps = [rng.dirichlet(np.ones(12), size=(2, size + 1)).astype(np.float32) * 0.5 for size in SIZES]
-    traces = [trace(rng.random(size), own) for size, own in zip(SIZES, maps, strict=True)]
+    traces = [trace(rng.random(size), row_maps) for size, row_maps in zip(SIZES, maps, strict=True)]
     values = torch.as_tensor(rng.normal(size=(2, len(SIZES))), dtype=torch.float32)
     dependency = torch.as_tensor(rng.random((len(SIZES), width)), dtype=torch.float32)
     mask = (torch.arange(width) < torch.tensor(SIZES)[:, None]).long()

@@ -1,4 +1,4 @@
-"""What we lean on inside TRL. A failure here names the method that moved; mend `sayo/training/` with it."""
+"""What we lean on inside TRL. A failure here names the method that moved; fix `sayo/training/` with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trl import GRPOTrainer, SFTTrainer
 from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
-from sayo.training.objective import RegionObjective
+from sayo.training.objective import OpenCaptures, RegionObjective
 from sayo.training.resume import ExactResume
 
 EXTENDED = {
@@ -20,9 +20,9 @@ EXTENDED = {
         "_get_per_token_logps_and_entropies": (
             "model input_ids attention_mask logits_to_keep batch_size compute_entropy"
         ),
-        "log": "logs start_time",
     },
-    RegionObjective: {"training_step": "model inputs", "_compute_loss": "model inputs"},
+    OpenCaptures: {"training_step": ""},
+    RegionObjective: {"_compute_loss": "model inputs"},
     ExactResume: {
         "train": "resume_from_checkpoint",
         "_save_checkpoint": "model trial",
@@ -34,7 +34,9 @@ EXTENDED = {
     GuardedSteps: {"compute_loss": "model inputs return_outputs", "_get_grad_norm": "model grad_norm"},
 }
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
-BASES = [(ours, GRPOTrainer) for ours in EXTENDED] + [(ours, SFTTrainer) for ours in (ExactResume, GuardedSteps)]
+BASES = [(ours, GRPOTrainer) for ours in EXTENDED] + [
+    (ours, SFTTrainer) for ours in (ExactResume, GuardedSteps, OpenCaptures)
+]
 
 
 @pytest.mark.parametrize(("ours", "base"), BASES)
