@@ -12,38 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sayo.attention.trace import AttentionTrace
+from sayo.metrics import back_spans
 from sayo.rollout import token_offsets
-from sayo.viz.trend import (
-    Response,
-    back_spans,
-    control_spans,
-    look_back_lift,
-    save_trend,
-    shares_without_prefix,
-    trend_record,
-    trend_summary,
-)
+from sayo.viz.trend import Response, save_trend, trend_record, trend_summary
 
 
-def make_trace(masses: dict[str, np.ndarray], is_generate: bool = False) -> AttentionTrace:
-    """`masses`: group -> (L, T + 1), or (L, T) where it was read during generate."""
-    num_layers, num_rows = next(iter(masses.values())).shape
-    sizes = dict.fromkeys(masses, 1.0)
-    entropy = np.zeros(num_rows if is_generate else num_rows - 1, dtype=np.float32)
-    return AttentionTrace(masses, sizes, entropy, tuple(range(num_layers)))
-
-
-def test_readings_and_missing_groups():
-    masses = {"prefix": np.zeros((1, 3)), "image": np.array([[0.1, 0.2, 0.3]])}
-    assert shares_without_prefix(make_trace(masses))["image"] == pytest.approx([0.2, 0.3])
-    assert shares_without_prefix(make_trace(masses), "deciding")["image"] == pytest.approx([0.1, 0.2])
-    generated = make_trace(masses, is_generate=True)
-    assert shares_without_prefix(generated, "deciding")["image"] == pytest.approx([0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="rows='deciding'"):
-        shares_without_prefix(generated)
-    system = make_trace({"system": masses["prefix"], "image": masses["image"]})
-    with pytest.raises(KeyError, match="'prefix' was not read"):
-        shares_without_prefix(system)
+def make_trace(masses: dict[str, np.ndarray]) -> AttentionTrace:
+    """`masses`: group -> (L, T + 1)."""
+    num_layers, num_rows = masses["image"].shape
+    return AttentionTrace(masses, dict.fromkeys(masses, 1.0), np.zeros(num_rows - 1), tuple(range(num_layers)))
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +67,6 @@ def test_open_empty_and_nested_tags(tokenizer):
     assert len(spans("<back>a</back> b <back>c</back>")) == 2
     assert len(spans("<back>a<back>b</back>c</back>")) == 1
     assert back_spans("", []) == []
-
-
-def test_lift_and_control_of_a_decay_with_one_look_back():
-    series = np.full(100, 0.1)
-    series[60:70] = 0.3
-    value = look_back_lift(series, [(60, 70)])
-    assert (value.lift, value.control, value.gain) == (pytest.approx(3), pytest.approx(1), pytest.approx(3))
-    decay = 0.9 ** np.arange(100)
-    value = look_back_lift(decay, [(60, 70)])
-    assert value.gain == pytest.approx(1), "a decay is no look back"
-    assert value.lift < 0.5 and look_back_lift(decay, [(4, 9)]).gain > 0.5
-    assert look_back_lift(series, []) == (None, None, None)
-    assert look_back_lift(series, [(0, 5)]).lift is None
-
-
-def test_control_spans_touch_no_span_nor_follow_one():
-    spans = [(30, 40)]
-    found = control_spans(spans[0], spans, 80, window=20)
-    assert found[0] == (20, 30) and (21, 31) not in found
-    assert (60, 70) in found and (59, 69) not in found and found[-1] == (70, 80)
-    assert control_spans((5, 5), [], 80) == [] and control_spans((0, 90), [(0, 90)], 90) == []
 
 
 def test_the_plot_is_a_picture_that_shows_the_span(tmp_path):
