@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,7 +33,6 @@ class Browser:
         address = next(re.search(r"ws://\S+", line)[0] for line in self._process.stderr if "listening on ws" in line)
         self._socket = websocket.create_connection(address, timeout=60)
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = None
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
@@ -43,7 +41,7 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
         self._process.terminate()
         self._process.wait(timeout=20)
@@ -110,6 +108,23 @@ class Browser:
         if click:
             for kind in ("mousePressed", "mouseReleased"):
                 self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def choose(self, element_id: str, value: object, event: str = "change") -> None:
+        """Give a control a value and tell the page."""
+        field = f"document.getElementById('{element_id}')"
+        self.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('{event}'))")
+
+    def text(self, element_id: str) -> str:
+        """What an element says."""
+        return self.run(f"document.getElementById('{element_id}').textContent")
+
+    def texts(self, selector: str) -> list[str]:
+        """What each of some elements says."""
+        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.textContent)")
+
+    def count(self, selector: str) -> int:
+        """Number of elements."""
+        return self.run(f"document.querySelectorAll({json.dumps(selector)}).length")
 
     def press(self, key: str) -> None:
         """Press a key such as `ArrowRight`."""

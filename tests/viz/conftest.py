@@ -110,6 +110,7 @@ def synthetic_look(
         tokens=[f" word{index}" for index in range(tokens)],
         special=[False] * tokens,
         trace=trace,
+        heads=None,
         origin="given",
     )
 
