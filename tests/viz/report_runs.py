@@ -1,4 +1,4 @@
-"""Run folders with a made-up but realistic log, recipe, environment and evaluations, as input for the page."""
+"""Run folders with a made-up but realistic log, recipe, environment and evaluations: input for the page."""
 
 from __future__ import annotations
 
@@ -94,8 +94,18 @@ def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, quest
     summary = {**means(lines), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
     summary["accuracy_interval"] = [summary["accuracy"] - 0.05, summary["accuracy"] + 0.04]
     summary["intervals"] = {"tas": [summary["tas"] - 0.02, summary["tas"] + 0.02], "length": [17.0, 18.0]}
+    summary["tas_by_layer"] = layer_figures(skill)
     summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def layer_figures(skill: float) -> dict:
+    """As `sayo.evaluation.summary.layer_figures` returns them."""
+    auc = {0: [0.5, [0.4, 0.6]], 3: [0.4 + skill / 2, [0.3 + skill / 2, 0.5 + skill / 2]]}
+    keys = ("auc", "auc_interval", "mean", "mean_right", "mean_wrong")
+    rows = [{"layer": layer, **dict(zip(keys, (*auc[layer], skill, skill + 0.1, None), strict=True))} for layer in auc]
+    best = {"layer": 3, "auc": auc[3][0], "auc_interval": auc[3][1], "clear": skill > 0.5}
+    return {"by_layer": rows, "best": best}
 
 
 def means(lines: list[dict]) -> dict:
