@@ -106,7 +106,10 @@ def look_at(
     images = [ImageOps.exif_transpose(image).convert("RGB") for image in images]
     prompt = [{"role": "system", "content": system_prompt}] if system_prompt else []
     row = {"prompt": [*prompt, {"role": "user", "content": question}], "images": images}
-    inputs = processor_inputs(processor, [row], model.device)
+    try:
+        inputs = processor_inputs(processor, [row], model.device)
+    except ValueError as error:  # such as a picture that is too thin
+        raise LookError(f"the model's processor refuses the picture: {error}") from error
     cells = _cells(processor, model.config, images, inputs["input_ids"])
     if regions:
         tokens, weights = region_tokens(cells, regions)
