@@ -25,11 +25,8 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._number = 0
-        self._process = subprocess.Popen(
-            [CHROMIUM, *flags, "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = [CHROMIUM, *flags, "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         address = next(re.search(r"ws://\S+", line)[0] for line in self._process.stderr if "listening on ws" in line)
         self._socket = websocket.create_connection(address, timeout=60)
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -64,15 +61,12 @@ class Browser:
             self._notice(answer)
 
     def _notice(self, event: dict[str, Any]) -> None:
-        params = event.get("params", {})
-        if event["method"] == "Runtime.exceptionThrown":
-            self.errors.append(str(params["exceptionDetails"]))
-        elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.errors.append(params["entry"]["text"])
-        elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.errors.append(str(params["args"]))
-        elif event["method"] == "Network.requestWillBeSent":
+        method, params = event["method"], event.get("params", {})
+        if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        level = params.get("entry", {}).get("level") or params.get("type")  # of Log.entryAdded, of consoleAPICalled
+        if method == "Runtime.exceptionThrown" or level in ("error", "warning"):
+            self.errors.append(str(params))
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in CSS pixels."""
@@ -131,8 +125,8 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
-    def screenshot(self, path: Path, whole: bool = False) -> Path:
-        """Write a PNG of the window, or of the whole page."""
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path, **options: Any) -> Path:
+        """Write a PNG of the window, or with `captureBeyondViewport=True` of the whole page."""
+        shot = self.send("Page.captureScreenshot", format="png", **options)
         path.write_bytes(base64.b64decode(shot["data"]))
         return path

@@ -115,30 +115,24 @@ def test_hostile_strings_stay_text(make_run, page):
     assert '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}' in result.text
 
 
-@pytest.mark.parametrize(
-    ("gone", "told"),
-    [
-        ("trainer_state.json", "the training log"),
-        ("recipe.yaml", "the resolved recipe"),
-        ("environment.json", "the environment"),
-        ("evaluation/before", "held-out answers before training"),
-        ("evaluation/after", "held-out answers after training"),
-    ],
-)
-def test_missing_part_is_named(make_run, page, gone, told):
+PARTS = {
+    "trainer_state.json": "the training log",
+    "recipe.yaml": "the resolved recipe",
+    "environment.json": "the environment",
+    "evaluation/before": "held-out answers before training",
+    "evaluation/after": "held-out answers after training",
+}
+FILES = [f"evaluation/after/{name}" for name in ("summary.json", "samples.jsonl", "maps.npz")]
+
+
+@pytest.mark.parametrize("gone", PARTS)
+def test_missing_part_is_named(make_run, page, gone):
     run = make_run()
-    path = run / gone
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert told in page(run).text.partition("Not in this report")[2]
+    (run / gone).rename(run / "elsewhere")
+    assert PARTS[gone] in page(run).text.partition("Not in this report")[2]
 
 
-FILES = ("summary.json", "samples.jsonl", "maps.npz")
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    ["trainer_state.json", "environment.json", "recipe.yaml", *(f"evaluation/after/{name}" for name in FILES)],
-)
+@pytest.mark.parametrize("damaged", [*list(PARTS)[:3], *FILES])
 def test_damaged_part_is_named(make_run, page, damaged):
     run = make_run()
     (run / damaged).write_text('{"torn": [')
@@ -159,9 +153,8 @@ def test_parts_of_an_evaluation_may_be_missing(make_run, page):
 
 
 def test_image_outside_the_folder_is_not_shown(make_run, page, tmp_path):
-    run = make_run()
-    edit_samples(run, lambda record: record.update(image="../../../secret.png"))
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    edit_samples(run := make_run(), lambda record: record.update(image="../../../secret.png"))
     assert "The picture with the regions of this question" not in page(run).images
 
 
@@ -178,9 +171,8 @@ def test_log_of_the_newest_checkpoint_is_read(make_run, page):
 
 def test_single_evaluation_counts_as_after(make_run, page):
     run = make_run()
-    shutil.copytree(run / "evaluation" / "after", run / "moved")
-    shutil.rmtree(run / "evaluation")
-    (run / "moved").rename(run / "evaluation")
+    (run / "evaluation").rename(run / "moved")
+    (run / "moved" / "after").rename(run / "evaluation")
     result = page(run)
     assert "held-out answers before training" in result.text
     assert len(result.images[f"{ON_PICTURE}after training"]) == 1
