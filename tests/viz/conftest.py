@@ -93,18 +93,9 @@ def synthetic_look(tokens: int = 300, grid: tuple[int, int] = (50, 30), layers: 
     masses = {"region": share * 0.2, **dict.fromkeys(("image", "question", "response", "prefix"), share)}
     entropy = generator.random(tokens, dtype=np.float32)
     trace = AttentionTrace(masses, {"region": 25.0, "image": count}, entropy, tuple(range(layers)), maps)
-    return Look(
-        model="synthetic",
-        question=QUESTION,
-        images=[image],
-        cells=[cells],
-        regions=[{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}],
-        tokens=[f" word{index}" for index in range(tokens)],
-        special=[False] * tokens,
-        trace=trace,
-        heads=None,
-        origin="given",
-    )
+    regions, words = [{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}], [f" word{index}" for index in range(tokens)]
+    made = {"tokens": words, "special": [False] * tokens, "trace": trace, "heads": None, "origin": "given"}
+    return Look(model="synthetic", question=QUESTION, images=[image], cells=[cells], regions=regions, **made)
 
 
 @pytest.fixture

@@ -75,19 +75,15 @@ def test_the_command_writes_page_and_picture(look_command, tmp_path) -> None:
     assert colours(tmp_path / "b/look.png") > 100
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--box", "1,2,3"), "is not x1,y1,x2,y2"),
-        (("--box", "9,9,1,1"), "reversed"),
-        (("--layers", "12"), "out of range"),
-        (("--layers", "middle"), "Unknown layer spec"),
-        (("--box", "4:1,1,9,9"), "image 4"),
-    ],
-)
-def test_the_command_names_mistakes(look_command, tmp_path, words: tuple, message: str) -> None:
-    result = look_command(*words)
-    assert result.exit_code == 2 and message in result.output
+MISTAKES = {"1,2,3": "is not x1,y1,x2,y2", "9,9,1,1": "reversed", "4:1,1,9,9": "image 4"}
+
+
+def test_the_command_names_mistakes(look_command, tmp_path) -> None:
+    wrong = {("--box", box): message for box, message in MISTAKES.items()}
+    wrong |= {("--layers", "12"): "out of range", ("--layers", "middle"): "Unknown layer spec"}
+    for words, message in wrong.items():
+        result = look_command(*words)
+        assert result.exit_code == 2 and message in result.output, words
     assert not (tmp_path / "new").exists()
 
 

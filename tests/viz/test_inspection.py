@@ -85,14 +85,10 @@ def test_the_sheet_draws_answer_and_evidence_where_there_are_any(toy, prepare, i
         (["--out", "sheet.docx"], "docx"),
     ],
 )
-def test_unusable_options_say_what_there_is(toy, sayo_command, options: list[str], message: str):
-    result = sayo_command("inspect", toy.prepared, *options)
-    assert result.exit_code == 2 and message in result.output
-
-
-def test_a_folder_without_data_is_named(tmp_path: Path, sayo_command):
-    result = sayo_command("inspect", tmp_path)
-    assert result.exit_code == 2 and "no prepared data" in result.output
+def test_unusable_options_and_folders_say_what_there_is(toy, sayo_command, options: list[str], message: str):
+    for folder, told in ((toy.prepared, message), (toy.world, "no prepared data")):
+        result = sayo_command("inspect", folder, *options)
+        assert result.exit_code == 2 and told in result.output
 
 
 def test_help_and_inspection_need_no_torch(toy, tmp_path: Path):

@@ -108,5 +108,8 @@ def _mean_and_spread(values: Any, key: str) -> str:
     known, is_share = numbers(values), METRICS.get(key, ("", False))[1]
     if not known:
         return ABSENT
-    spread = f" ± {_show(np.std(known, ddof=1), is_share=is_share).rstrip('%')}" if len(known) > 1 else ""
-    return _show(np.mean(known), is_share=is_share) + spread
+    mean = _show(np.mean(known), is_share=is_share)
+    if len(known) == 1:
+        return mean
+    spread = np.std(known, ddof=1)
+    return f"{mean} ± {100 * spread:.1f}" if is_share else f"{mean} ± {spread:.2g}"
