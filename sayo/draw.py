@@ -13,12 +13,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from sayo.attention.trace import AttentionTrace, Rows, select_rows
 from sayo.geometry import VisualCells
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `sayo inspect` draws without torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from sayo.attention.trace import AttentionTrace, Rows
 
 COLORMAP = "inferno"
 REGION_COLORS = {"answer": "#22c55e", "evidence": "#f59e0b"}
@@ -50,7 +51,7 @@ def response_map(trace: AttentionTrace, rows: Rows = "deciding") -> np.ndarray:
     if trace.maps is None or len(trace) == 0:
         raise ValueError("There is no map: read the trace with an image index, and of a non-empty response.")
     weights = trace.entropy if trace.entropy.sum() > 0 else None
-    return np.average(select_rows(trace.maps, rows).mean(axis=0), axis=0, weights=weights)
+    return np.average(trace.map(rows).mean(axis=0), axis=0, weights=weights)
 
 
 def raster(cells: VisualCells, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

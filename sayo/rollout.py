@@ -9,8 +9,8 @@ The steps, each usable alone (`rows` are prepared rows, or mappings with `prompt
 
 `read_traces` is the last two and `completion_traces`: one `AttentionTrace` per capture and row. Any number of captures
 read the same pass; a layer may be in one of them only. A capture made with `maps=True` keeps the attention on every
-visual token, one made with `per_head=True` keeps heads apart (`teacher_force` only). For a single sample,
-`generate(..., keep_cache=True)` spares the pass the prompt. `token_texts` and `token_offsets` turn ids into text.
+visual token, one made with `per_head=True` keeps heads apart. For a single sample, `generate(..., keep_cache=True)`
+spares the pass the prompt. `token_texts` and `token_offsets` turn ids into text.
 """
 
 from __future__ import annotations

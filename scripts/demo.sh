@@ -34,6 +34,6 @@ run sayo export "$DEMO/ablation/both_0" --out "$DEMO/export" --overwrite
 
 say "6/6  report"
 run sayo report "$DEMO/ablation/both_0" "$DEMO/ablation/accuracy_0" "$DEMO/ablation/attention_0" \
-    --out "$DEMO/report.html"
+    --ablation "$DEMO/ablation.json" --out "$DEMO/report.html"
 
 printf '\nDone in %d seconds. Open %s\n' $((SECONDS - start)) "$(realpath "$DEMO/report.html")"

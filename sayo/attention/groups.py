@@ -84,17 +84,20 @@ def completion_traces(
 ) -> list[AttentionTrace]:
     """One [`AttentionTrace`] per row of the batch. A group without any key in a row has size 0 and no masses there.
 
+    Where `captured` kept heads apart, every head is a layer of the traces: `layers` names each layer `H` times.
+
     Args:
         captured: rows `P - 1 .. P + T_max - 1` of every sample.
         groups: as given to the capture.
         entropies: `(B, T_max)` nats.
         completion_mask: `(B, T_max)`; its sum is a completion's number of tokens.
     """
-    masses = {name: value.float().cpu().numpy() for name, value in captured.masses.items()}
+    masses = {name: value.float().flatten(1, -2).cpu().numpy() for name, value in captured.masses.items()}
     sizes = {name: value.sum(dim=1).tolist() for name, value in groups.items()}
     num_visual = (groups["image"] > 0).sum(dim=1).tolist()
     entropies = entropies.float().cpu().numpy()
-    maps = None if captured.maps is None else captured.maps.float().cpu().numpy()
+    maps = None if captured.maps is None else captured.maps.float().flatten(1, -3).cpu().numpy()
+    num_heads = next(iter(masses.values())).shape[1] // len(captured.layers)  # 1 where they were averaged
     traces = []
     for row, length in enumerate(completion_mask.sum(dim=1).tolist()):
         present = [name for name in masses if sizes[name][row] > 0]
@@ -103,7 +106,7 @@ def completion_traces(
                 masses={name: masses[name][row, :, : length + 1] for name in present},
                 sizes={name: size[row] for name, size in sizes.items()},
                 entropy=entropies[row, :length],
-                layers=captured.layers,
+                layers=tuple(layer for layer in captured.layers for _ in range(num_heads)),
                 maps=None if maps is None else maps[row, :, : length + 1, : num_visual[row]],
             )
         )

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sayo import metrics
-from sayo.answers.extract import extract_answer, parse_look_back
+from sayo.answers.extract import extract_answer
 from sayo.attention.trace import AttentionTrace
+from sayo.metrics.lookback import mean_of_known
 from sayo.rewards.accuracy import accuracy_reward
 
 
@@ -100,7 +101,9 @@ def response_values(reply: Reply) -> dict[str, float | None]:
     values["entropy"] = trace.entropy.mean()
     if trace.sizes.get("prefix"):
         values["vas"] = metrics.vas(*(trace.mass(group, "deciding")[:, None] for group in ("image", "prefix")))
-        values["look_back_lift"] = _look_back(reply, trace)
+        spans = metrics.back_spans(reply.text or "", reply.offsets or ())
+        trend = metrics.attention_trend(trace, "deciding")
+        values["look_back_lift"] = mean_of_known(metrics.lift(trend["image"], spans))
     if trace.has_region:
         deciding, of_token = metrics.pooled_attention(trace, "deciding"), metrics.pooled_attention(trace, "of_token")
         prompt_end = [trace.mean(group, "deciding")[:, 0].mean(dtype=np.float64) for group in ("region", "image")]
@@ -126,17 +129,3 @@ def tas_by_layer(reply: Reply) -> dict[str, float]:
         # A sliding window that has left the image behind looks at nothing: no preference would be a wrong answer.
         scores |= {layer: metrics.tas(a, v) for layer, a, v in zip(trace.layers, region, image, strict=True) if v > 0}
     return {str(layer): float(scores[layer]) for layer in sorted(scores)}
-
-
-def mean_of_known(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are not None; None without any."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _look_back(reply: Reply, trace: AttentionTrace) -> float | None:
-    spans = parse_look_back(reply.text or "").spans
-    if not spans or reply.offsets is None:
-        return None
-    trend = metrics.attention_trend({"image": trace.mass("image", "deciding")}, trace.mass("prefix", "deciding"))
-    return mean_of_known(metrics.lift(trend["image"], [metrics.token_span(span, reply.offsets) for span in spans]))

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sayo.evaluation.intervals import association, mean_interval
-from sayo.evaluation.records import ATTENTION, mean_of_known
+from sayo.evaluation.records import ATTENTION
+from sayo.metrics.lookback import mean_of_known
 
 Samples = Sequence[Mapping[str, Any]]
 

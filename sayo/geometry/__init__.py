@@ -4,11 +4,12 @@ Importing it never imports torch.
 """
 
 from sayo.geometry.boxes import RegionError
-from sayo.geometry.cells import VisualCells, cells_from_count
+from sayo.geometry.cells import LayoutError, VisualCells, cells_from_count
 from sayo.geometry.layout import VisualLayout
 from sayo.geometry.regions import Region, coverage_of_box, coverage_of_mask, region_tokens
 
 __all__ = [
+    "LayoutError",
     "Region",
     "RegionError",
     "VisualCells",

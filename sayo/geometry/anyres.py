@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sayo.geometry.cells import VisualCells, clip_to_image, footprints_of_grid, two_views, uniform_grid
+from sayo.geometry.cells import LayoutError, VisualCells, clip_to_image, footprints_of_grid, two_views, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, vision_setting
 
 
@@ -38,11 +38,11 @@ class AnyresGrid:
         pinpoints = first(image_processor.get("image_grid_pinpoints"), config.get("image_grid_pinpoints"))
         vision_type = (config.get("vision_config") or {}).get("model_type", "")
         if "clip" in vision_type and config.get("vision_feature_select_strategy") == "full":
-            raise ValueError("vision_feature_select_strategy='full' puts class tokens into each tile; use 'default'")
+            raise LayoutError("vision_feature_select_strategy='full' puts class tokens into each tile; use 'default'")
         tile = vision_setting(config, "image_size")
         size = edges_of(image_processor, "size", {"shortest_edge": tile})
         if set(size.values()) != {tile}:
-            raise ValueError(f"image processor size {size} differs from the vision tower's image_size {tile}")
+            raise LayoutError(f"image processor size {size} differs from the vision tower's image_size {tile}")
         pinpoints = tuple((int(height), int(width)) for height, width in pinpoints)
         return {"tile": tile, "patch_size": vision_setting(config, "patch_size"), "pinpoints": pinpoints}
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sayo.errors import SayoError
+
+
+class LayoutError(SayoError, ValueError):
+    """An image, a processor or a family whose visual tokens have no known place; the message says what to do."""
+
 
 @dataclass(frozen=True, eq=False)
 class VisualCells:
@@ -45,9 +51,9 @@ class VisualCells:
 
 
 def check_image_size(width: int, height: int) -> None:
-    """Raise ValueError unless both sides are at least one pixel."""
+    """Raise LayoutError unless both sides are at least one pixel."""
     if width < 1 or height < 1:
-        raise ValueError(
+        raise LayoutError(
             f"image size {width} x {height} (W x H): both sides must be at least 1 pixel; drop this image"
         )
 
@@ -122,19 +128,19 @@ def cells_from_count(width: int, height: int, count: int) -> VisualCells:
     ratio (within one cell per side) and have one grid per image.
 
     Raises:
-        ValueError: when no such grid is consistent with square cells (wrong count, class or separator tokens, tiles,
+        LayoutError: when no such grid is consistent with square cells (wrong count, class or separator tokens, tiles,
             or a model that stretches every image to a fixed square).
     """
     check_image_size(width, height)
     if count < 1:
-        raise ValueError(f"{count} visual tokens for an image of {width} x {height}; expected at least 1")
+        raise LayoutError(f"{count} visual tokens for an image of {width} x {height}; expected at least 1")
     pairs = [(count // rows, rows) for rows in range(1, count + 1) if count % rows == 0]
     columns, rows = min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1] * height / width)))
     # A cell side s (pixels) must exist with columns = W/s and rows = H/s, each off by less than one cell.
     smallest = max(width / (columns + 1), height / (rows + 1))
     largest = min(width / (columns - 1) if columns > 1 else math.inf, height / (rows - 1) if rows > 1 else math.inf)
     if smallest >= largest:
-        raise ValueError(
+        raise LayoutError(
             f"{count} visual tokens do not form one grid with the aspect of a {width} x {height} image (closest: "
             f"{columns} x {rows}). If the model adds separator tokens, uses tiles or stretches images to a square, "
             "write a builder for its family in sayo/geometry/families.py"

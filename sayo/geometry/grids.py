@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sayo.geometry.cells import VisualCells, clip_to_image, single_grid, uniform_grid
+from sayo.geometry.cells import LayoutError, VisualCells, clip_to_image, single_grid, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, square, vision_setting
 
 
@@ -40,10 +40,10 @@ def smart_grid(width: int, height: int, factor: int, min_pixels: float, max_pixe
     """(columns, rows) of `factor`-pixel cells that Qwen's `smart_resize` gives an image.
 
     Raises:
-        ValueError: one side is more than 200 times the other, as in the image processor.
+        LayoutError: one side is more than 200 times the other, as in the image processor.
     """
     if max(width, height) / min(width, height) > 200:
-        raise ValueError(
+        raise LayoutError(
             f"image size {width} x {height} (W x H): one side is more than 200 times the other, which the image "
             "processor refuses; drop or crop this image"
         )
@@ -124,7 +124,7 @@ class PixtralGrid:
         ratio = max(height / self.max_height, width / self.max_width, 1.0)
         w, h = math.floor(width / ratio), math.floor(height / ratio)
         if min(w, h) < 1:
-            raise ValueError(f"image size {width} x {height} shrinks to nothing in the image processor; drop it")
+            raise LayoutError(f"image size {width} x {height} shrinks to nothing in the image processor; drop it")
         return single_grid(width, height, math.ceil(w / self.cell), math.ceil(h / self.cell))
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sayo.geometry.cells import VisualCells, cells_from_count, check_image_size
+from sayo.geometry.cells import LayoutError, VisualCells, cells_from_count, check_image_size
 from sayo.geometry.families import FAMILIES
 from sayo.geometry.settings import Json
 
@@ -26,7 +26,7 @@ class UnknownSingleGrid:
     rule: str = "aspect_ratio"
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
-        raise ValueError(
+        raise LayoutError(
             "this family has no layout of its own: pass the number of visual tokens of the image, cells(width, "
             "height, count=...), or write a builder for it in sayo/geometry/families.py"
         )
@@ -54,7 +54,7 @@ class VisualLayout:
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: an unknown family that cuts images into tiles, or settings without a layout.
+            LayoutError: an unknown family that cuts images into tiles, or settings without a layout.
         """
         config = _read_json(model_id_or_dir, "config.json")
         if config is None:
@@ -81,7 +81,7 @@ class VisualLayout:
             images_kwargs: image settings that the processor will get at each call.
 
         Raises:
-            ValueError: an unknown family that cuts images into tiles, or settings without a layout.
+            LayoutError: an unknown family that cuts images into tiles, or settings without a layout.
         """
         image_processor = getattr(processor, "image_processor", processor)
         overrides = {**(getattr(processor, "images_kwargs", None) or {}), **(images_kwargs or {})}
@@ -92,13 +92,13 @@ class VisualLayout:
         """The layout of a `processor_fingerprint` of prepared data, without the processor's files.
 
         Raises:
-            ValueError: a family or a setting that this version does not know.
+            LayoutError: a family or a setting that this version does not know.
         """
         settings = json.loads(fingerprint)
         family = settings.pop("family")
         builder = FAMILIES.get(family)
         if builder is None or set(settings) != {field.name for field in fields(builder)}:
-            raise ValueError(f"the data were prepared for a layout that this version does not know: {fingerprint}")
+            raise LayoutError(f"the data were prepared for a layout that this version does not know: {fingerprint}")
         return cls(family, builder(**{name: _frozen(value) for name, value in settings.items()}))
 
     @classmethod
@@ -108,12 +108,12 @@ class VisualLayout:
         processor_settings = getattr(FAMILIES.get(family), "processor_settings", {})
         settings = {**image_processor, **processor_settings, **images_kwargs}
         if settings.get("do_resize") is False:
-            raise ValueError(f"{family}: do_resize=False has no fixed layout; leave resizing to the image processor")
+            raise LayoutError(f"{family}: do_resize=False has no fixed layout; leave resizing to the image processor")
         if family in FAMILIES:
             return cls(family, FAMILIES[family].read(settings, config))
         tiles = [name for name in _TILE_SETTINGS if settings.get(name)]
         if tiles:
-            raise ValueError(
+            raise LayoutError(
                 f"family {family!r} is unknown and cuts images into tiles (settings {', '.join(tiles)}): write a "
                 "builder with read() and cells() for it in sayo/geometry/families.py, add it to FAMILIES and to the "
                 "test table in tests/geometry"
@@ -130,14 +130,14 @@ class VisualLayout:
                 and needed for a family without a builder.
 
         Raises:
-            ValueError: a side below one pixel, an aspect ratio that the processor refuses, or a wrong count.
+            LayoutError: a side below one pixel, an aspect ratio that the processor refuses, or a wrong count.
         """
         check_image_size(width, height)
         if isinstance(self.builder, UnknownSingleGrid) and count is not None:
             return cells_from_count(width, height, count)
         cells = self.builder.cells(width, height, num_images)
         if count is not None and len(cells) != count:
-            raise ValueError(
+            raise LayoutError(
                 f"the {self.family} layout has {len(cells)} visual tokens for a {width} x {height} image, the "
                 f"processor made {count}: build the layout from the same processor (VisualLayout.from_processor), or "
                 "map the data set again with that processor"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sayo.geometry.cells import LayoutError
+
 Json = dict[str, Any]
 
 
@@ -16,12 +18,12 @@ def square(value: int | list[int] | Json) -> int:
     """The side of a square that is written as a number, `[h, w]` or `{"height": h, "width": w}`.
 
     Raises:
-        ValueError: the sides differ.
+        LayoutError: the sides differ.
     """
     sides = set(value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value])
     sides.discard(None)
     if len(sides) != 1:
-        raise ValueError(
+        raise LayoutError(
             f"expected a square, got {value}; write a builder for this layout in sayo/geometry/families.py"
         )
     return int(sides.pop())
@@ -39,11 +41,11 @@ def vision_setting(config: Json, name: str) -> int:
     """A number of the model's vision config, such as `patch_size`.
 
     Raises:
-        ValueError: the config does not hold it (files of old transformers versions leave defaults out).
+        LayoutError: the config does not hold it (files of old transformers versions leave defaults out).
     """
     value = (config.get("vision_config") or {}).get(name)
     if value is None:
-        raise ValueError(
+        raise LayoutError(
             f"config.json of this {config.get('model_type')} model has no vision_config.{name}: load and save its "
             "config once (AutoConfig.from_pretrained(...).save_pretrained(...)), which writes all values"
         )

@@ -5,60 +5,93 @@ Source: Look-Back (arXiv 2507.03019), `vis_demo/att_trend_viz.py` of the public 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from sayo.answers.extract import parse_look_back
+from sayo.attention.trace import AttentionTrace, Rows
 
-def attention_trend(masses: Mapping[str, np.ndarray], prefix: np.ndarray) -> dict[str, np.ndarray]:
-    """Share of each key group in the attention outside the prefix, per step.
+GROUPS = ("image", "question", "response")
+Span = tuple[int, int]
+"""Half-open range of response tokens."""
 
-    The prefix (everything before the first visual token) contains the attention sink; excluding it makes the shares
-    independent of the sink. They sum to less than 1 if some keys are in no group.
+
+class LookBackLift(NamedTuple):
+    """How much more the `<back>` spans of a response look at the image than the steps before them.
+
+    Attributes:
+        lift: mean over spans of `lift`; None where it is not defined.
+        control: the same over stretches of the same length elsewhere in the response; None without any. Attention to
+            the image decays, so this is usually below 1.
+        gain: lift / control: what the tag adds to what any stretch of this response does.
+    """
+
+    lift: float | None
+    control: float | None
+    gain: float | None
+
+
+def attention_trend(trace: AttentionTrace, rows: Rows = "of_token") -> dict[str, np.ndarray]:
+    """Share of each key group in the attention that is left without the prefix, per response token.
+
+    The prefix (everything before the first visual token) holds the attention sink; leaving it out of the denominator
+    makes the shares independent of it. They sum to less than 1 where keys belong to no group.
 
     Args:
-        masses: group -> `(L, T)` attention mass, heads averaged ("image", "query", "generated").
-        prefix: `(L, T)` mass on the prefix.
+        trace: with the key group "prefix".
+        rows: Look-Back's release reads the rows of the tokens.
 
     Returns:
-        group -> `(T,)` mean over layers of `mass / (1 - prefix)`; 0 for a layer that attends only to the prefix.
+        group -> `(T,)` float64, mean over layers of `mass / (1 - prefix)`, for those of `GROUPS` that were read; 0
+        where a layer attends to the prefix only.
     """
-    left = 1.0 - np.asarray(prefix, dtype=np.float64)
+    left = 1.0 - trace.mass("prefix", rows).astype(np.float64)
     return {
-        group: np.divide(mass, left, out=np.zeros_like(left), where=left > 1e-12).mean(axis=0)
-        for group, mass in masses.items()
+        group: np.divide(trace.mass(group, rows), left, out=np.zeros_like(left), where=left > 1e-12).mean(axis=0)
+        for group in GROUPS
+        if group in trace.masses
     }
 
 
-def token_span(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def token_span(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> Span:
     """Half-open token span that covers a character span.
 
-    Computed from offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`.
+    By offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`.
 
     Args:
         characters: half-open character span of the decoded response.
         offsets: `(start, end)` characters of each response token, ascending, as a fast tokenizer returns them.
 
     Returns:
-        `(first, last + 1)` of the tokens that overlap the span; an empty span if there are none.
+        `(first, last + 1)` of the tokens that share a character with the span; an empty span where none does.
     """
     start, end = characters
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
     return (inside[0], inside[-1] + 1) if inside else (len(offsets), len(offsets))
 
 
-def lift(series: np.ndarray, spans: Sequence[tuple[int, int]], window: int = 20) -> list[float | None]:
-    """Mean image attention of a span relative to the `window` steps before it.
+def back_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """Token spans of every complete, non-empty `<back>...</back>`, without the tags.
 
-    A lift above 1 does not prove that the tag caused it: compare with spans of text-only verification.
+    A token that holds a piece of the tag and a piece of the inside (`>I`) belongs to the span.
+    """
+    return [token_span(span, offsets) for span in parse_look_back(text).spans if text[slice(*span)].strip()]
+
+
+def lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> list[float | None]:
+    """How much more a span looks than the steps before it: mean over the span / mean over the `window` steps before.
+
+    A lift above 1 does not prove that the tag did it: compare with spans of text-only verification.
 
     Args:
         series: `(T,)` share of attention on the image.
         spans: half-open token spans `(start, end)`.
 
     Returns:
-        One number per span; None if the span is empty, no step precedes it, or the preceding steps have no attention
-        on the image.
+        One number per span; None where nothing precedes the span, the span is empty, or the steps before it do not
+        look at the image at all.
     """
     series = np.asarray(series, dtype=np.float64)
     lifts: list[float | None] = []
@@ -67,3 +100,46 @@ def lift(series: np.ndarray, spans: Sequence[tuple[int, int]], window: int = 20)
         defined = len(inside) > 0 and len(before) > 0 and before.mean() > 0
         lifts.append(float(inside.mean() / before.mean()) if defined else None)
     return lifts
+
+
+def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: int = 20) -> list[Span]:
+    """All stretches of the response as long as `span` that, with the `window` before them, touch none of `spans`.
+
+    A span that stands so early that its own window is shorter is compared with windows no shorter than that.
+
+    What lift such stretches show is due to the course of attention alone. It does not show what more text does: for
+    that, compare with responses to the text-only prompt (`sayo.prompts.USER_SUFFIX["text-back"]`).
+    """
+    length = span[1] - span[0]
+    taken = np.zeros(num_tokens + 1, dtype=np.int64)
+    for start, end in spans:
+        taken[start + 1 : end + 1] = 1
+    before = np.cumsum(taken)  # tokens of spans before a position
+    first = max(1, min(window, span[0]))
+    starts = np.arange(first, max(first, num_tokens - length + 1)) if length > 0 else np.arange(0)
+    free = before[starts + length] == before[np.maximum(0, starts - window)]
+    return [(int(start), int(start) + length) for start in starts[free]]
+
+
+def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> LookBackLift:
+    """Lift of the spans of one response, beside that of control spans of equal length.
+
+    Args:
+        series: `(T,)` share of the image (`attention_trend(trace)["image"]`).
+        spans: `<back>` spans (`back_spans`).
+        window: tokens before a span that it is compared with; fewer at the start of the response.
+    """
+    lifts = lift(series, spans, window)
+    controls = [
+        mean_of_known(lift(series, control_spans(span, spans, len(series), window), window))
+        for span, value in zip(spans, lifts, strict=True)
+        if value is not None
+    ]
+    mean, control = mean_of_known(lifts), mean_of_known(controls)
+    return LookBackLift(mean, control, mean / control if mean is not None and control else None)
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -177,6 +177,7 @@ def report(
     runs: Annotated[list[str], typer.Argument(help="Run folders (trainer.output_dir); several share the charts.")],
     out: Annotated[str, typer.Option(help="HTML file to write.")] = "report.html",
     questions: Annotated[int, typer.Option(min=0, help="Held-out questions shown.")] = 6,
+    ablation: Annotated[str | None, typer.Option(help="JSON file of arms and seeds, shown as a table.")] = None,
 ) -> None:
     """Write one self-contained HTML page: curves, held-out table, attention before and after, recipe, environment.
 
@@ -184,7 +185,7 @@ def report(
     """
     from sayo.viz.report import build_report
 
-    typer.echo(build_report(runs, out, questions).resolve())
+    typer.echo(build_report(runs, out, questions, ablation).resolve())
 
 
 def inspect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
 from sayo.errors import SayoError
 from sayo.geometry import VisualCells, VisualLayout, region_tokens
-from sayo.rollout import generate, given_response, processor_inputs, read_traces, token_texts
+from sayo.rollout import Completions, generate, given_response, processor_inputs, read_traces, token_texts
+
+HEAD_VALUES = 12_000_000
+"""Values of head-by-head maps worth reading: about what fits into a page."""
 
 
 class LookError(SayoError, ValueError):
@@ -35,6 +38,8 @@ class Look:
         tokens: `T` strings; joined, they are the response.
         special: `T` bools: control tokens such as the end of the turn.
         trace: with maps, and with the key groups of `sayo.rollout.rollout_groups`; "region" only with regions.
+        heads: the same with every head as a layer of its own, of as many of the last layers as `HEAD_VALUES` allows;
+            None where it allows none.
         origin: how the response was made: "given", "greedy" or its temperature.
     """
 
@@ -46,6 +51,7 @@ class Look:
     tokens: list[str]
     special: list[bool]
     trace: AttentionTrace
+    heads: AttentionTrace | None
     origin: str
 
     @property
@@ -100,13 +106,15 @@ def look_at(
     images = [ImageOps.exif_transpose(image).convert("RGB") for image in images]
     prompt = [{"role": "system", "content": system_prompt}] if system_prompt else []
     row = {"prompt": [*prompt, {"role": "user", "content": question}], "images": images}
-    inputs = processor_inputs(processor, [row], model.device)
+    try:
+        inputs = processor_inputs(processor, [row], model.device)
+    except ValueError as error:  # such as a picture that is too thin
+        raise LookError(f"the model's processor refuses the picture: {error}") from error
     cells = _cells(processor, model.config, images, inputs["input_ids"])
     if regions:
         tokens, weights = region_tokens(cells, regions)
         row |= {"region_tokens": tokens.tolist(), "region_weights": weights.tolist()}
     row["num_visual_tokens"] = [len(image) for image in cells]
-    capture = AttentionCapture(model, layers=layers, maps=True)
     was_training = model.training
     model.eval()
     if response is None:
@@ -114,7 +122,7 @@ def look_at(
         completions = generate(model, processor, inputs, **options, keep_cache=True)
     else:
         completions = given_response(processor.tokenizer, response, model.device)
-    ((trace,),) = read_traces(model, processor, inputs, completions, [row], [capture], temperature)
+    trace, heads = _read(model, processor, inputs, completions, row, layers, temperature)
     model.train(was_training)
     ids, special = completions.ids[0].tolist(), set(processor.tokenizer.all_special_ids)
     return Look(
@@ -126,8 +134,41 @@ def look_at(
         tokens=token_texts(processor.tokenizer, ids),
         special=[token_id in special for token_id in ids],
         trace=trace,
+        heads=heads,
         origin="given" if response is not None else "greedy" if not temperature else f"T = {temperature:g}",
     )
+
+
+def _read(
+    model: nn.Module,
+    processor: Any,
+    inputs: Mapping[str, torch.Tensor],
+    completions: Completions,
+    row: Mapping[str, Any],
+    layers: LayerSpec,
+    temperature: float,
+) -> tuple[AttentionTrace, AttentionTrace | None]:
+    """`trace` and `heads` of a `Look`, from one pass: a layer is read by one of two captures."""
+    every = AttentionCapture(model, layers=layers).layers
+    num_heads, length = model.config.get_text_config().num_attention_heads, completions.ids.shape[1]
+    num_layers = HEAD_VALUES // (num_heads * (length + 1) * sum(row["num_visual_tokens"]))
+    first = max(0, len(every) - num_layers)
+    captures = [
+        AttentionCapture(model, layers=list(part), maps=True, per_head=per_head)
+        for part, per_head in ((every[:first], False), (every[first:], True))
+        if part
+    ]
+    traces = [trace for (trace,) in read_traces(model, processor, inputs, completions, [row], captures, temperature)]
+
+    def averaged(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        parts = zip(traces, arrays, strict=True)
+        return np.concatenate(
+            [array.reshape(len(set(trace.layers)), -1, *array.shape[1:]).mean(axis=1) for trace, array in parts]
+        )
+
+    masses = {name: averaged([trace.masses[name] for trace in traces]) for name in traces[0].masses}
+    trace = replace(traces[0], masses=masses, layers=every, maps=averaged([trace.maps for trace in traces]))
+    return trace, traces[-1] if first < len(every) else None
 
 
 def _cells(processor: Any, config: Any, images: list[Image.Image], input_ids: torch.Tensor) -> list[VisualCells]:

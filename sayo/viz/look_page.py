@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
+from sayo.attention import AttentionTrace
 from sayo.draw import COLORMAP
 from sayo.metrics.region import pooled_attention, tas
 from sayo.viz.look import Look, LookError
@@ -24,25 +25,40 @@ def write_look(look: Look, out: str | Path, max_bytes: int = PAGE_BYTES) -> Path
     """Write the page of one response to `out` and return its path.
 
     Args:
-        max_bytes: upper bound of the file. Maps get coarser until it fits; the page says how coarse.
+        max_bytes: upper bound of the file. The maps of all layers get coarser until they fit, then single heads are
+            added, the last layer's first, while they fit; the page says what it holds.
 
     Raises:
         LookError: the bound is too small even for the coarsest maps.
     """
-    trace = look.trace
-    shares = np.stack([trace.masses[name] for name in SHARES if name in trace.masses], axis=1)
     # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
-    maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in (trace.maps, shares))
-    budget = max_bytes - len(_render(look, [], LEVELS[0]).encode()) - 2000
+    maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in _arrays(look.trace))
+    budget = max_bytes - len(_render(look, [], {}, LEVELS[0]).encode()) - 2000
     for levels in LEVELS:
         packed = [_pack(*entry, levels) for entry in zip(maps, shares, strict=True)]
-        size = sum(len(text) + 20 for entry in packed for text in entry.values())
-        if size <= budget:
-            return write_text(_render(look, packed, levels), out)
-    raise LookError(
-        f"the maps need {size:,} bytes, {max(budget, 0):,} are left: read fewer layers (--layers last) or a shorter "
-        "response (--max-new-tokens)"
-    )
+        if (size := _size(packed)) <= budget:
+            break
+    else:
+        raise LookError(
+            f"the maps need {size:,} bytes, {max(budget, 0):,} are left: read fewer layers (--layers last) or a "
+            "shorter response (--max-new-tokens)"
+        )
+    heads = {}
+    for layer in reversed(sorted(set(look.heads.layers)) if look.heads is not None else []):
+        places = [place for place, of in enumerate(look.heads.layers) if of == layer]
+        added = [
+            _pack(*entry, levels) for entry in zip(*(values[places] for values in _arrays(look.heads)), strict=True)
+        ]
+        if (size := size + _size(added)) > budget:
+            break
+        heads[1 + look.trace.layers.index(layer)] = len(packed)
+        packed += added
+    return write_text(_render(look, packed, heads, levels), out)
+
+
+def _arrays(trace: AttentionTrace) -> tuple[np.ndarray, np.ndarray]:
+    """Maps `(L, T + 1, N)` and shares `(L, groups, T + 1)`."""
+    return trace.maps, np.stack([trace.masses[name] for name in SHARES if name in trace.masses], axis=1)
 
 
 def quantize(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +83,13 @@ def _pack(maps: np.ndarray, shares: np.ndarray, levels: int) -> dict[str, str]:
     return {name: to_base64(data) for name, data in arrays.items()}
 
 
-def _render(look: Look, packed: list[dict[str, str]], levels: int) -> str:
+def _size(packed: list[dict[str, str]]) -> int:
+    """Bytes in the page."""
+    return sum(len(text) + 20 for entry in packed for text in entry.values())
+
+
+def _render(look: Look, packed: list[dict[str, str]], heads: dict[int, int], levels: int) -> str:
+    """The page; `heads`: entry of a layer -> entry of its first head."""
     table = np.rint(colormaps[COLORMAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
     footprints, panels = _panels(look)
     data = {
@@ -75,6 +97,8 @@ def _render(look: Look, packed: list[dict[str, str]], levels: int) -> str:
         "special": [index for index, is_special in enumerate(look.special) if is_special],
         "entropy": [float(f"{value:.5g}") for value in look.trace.entropy],
         "layers": list(look.trace.layers),
+        "heads": heads,
+        "num_heads": 0 if look.heads is None else look.heads.layers.count(look.heads.layers[0]),
         "levels": levels,
         "maps": packed,
         "share_names": [name for name in SHARES if name in look.trace.masses],

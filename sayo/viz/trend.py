@@ -20,17 +20,14 @@ from sayo.attention.layers import LayerSpec
 from sayo.attention.trace import Rows
 from sayo.draw import new_figure
 from sayo.errors import SayoError
-from sayo.metrics.lookback import attention_trend, lift, token_span
+from sayo.metrics.lookback import LookBackLift, Span, attention_trend, back_spans, look_back_lift, mean_of_known
 from sayo.rewards import accuracy_reward
 from sayo.rollout import generate, processor_inputs, read_traces, token_offsets
 from sayo.viz.plots import COLORS, GREY, line
 
-GROUPS = ("image", "question", "response")
 SPAN_COLOR = "#e69f00"
 MARKERS = "os^D"
 FEWEST = 5  # responses that a mean needs to be drawn
-Span = tuple[int, int]
-"""Half-open range of response tokens."""
 
 
 class Response(NamedTuple):
@@ -46,21 +43,6 @@ class Response(NamedTuple):
     text: str
     offsets: list[Span]
     trace: AttentionTrace
-
-
-class Lift(NamedTuple):
-    """How much more the `<back>` spans of a response look at the image than the steps before them.
-
-    Attributes:
-        lift: over spans of mean share in it / mean share in the window before it; None where that is not defined.
-        control: the same over stretches of the same length elsewhere in the response; None without any. Attention to
-            the image decays, so this is usually below 1.
-        gain: lift / control: what the tag adds to what any stretch of this response does.
-    """
-
-    lift: float | None
-    control: float | None
-    gain: float | None
 
 
 def sample_responses(
@@ -148,71 +130,12 @@ def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path,
     return Path(path)
 
 
-def shares_without_prefix(trace: AttentionTrace, rows: Rows = "of_token") -> dict[str, np.ndarray]:
-    """Share of image, question and response so far in the attention of each response token, without the prefix.
-
-    The prefix (every token before the first visual one) is left out of the denominator because the sinks sit in it.
-    Look-Back's release reads the rows of the tokens.
-
-    Returns:
-        group -> `(T,)` float64 (see `sayo.metrics.lookback.attention_trend`), of the groups that were read.
-    """
-    masses = {group: trace.mass(group, rows) for group in GROUPS if group in trace.masses}
-    return attention_trend(masses, trace.mass("prefix", rows))
-
-
-def back_spans(text: str, offsets: Sequence[Span]) -> list[Span]:
-    """Token spans of every complete, non-empty `<back>...</back>`, without the tags.
-
-    A token that holds a piece of the tag and a piece of the inside (`>I`) belongs to the span.
-    """
-    spans = parse_look_back(text).spans
-    return [token_span((start, end), offsets) for start, end in spans if text[start:end].strip()]
-
-
-def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: int = 20) -> list[Span]:
-    """All stretches of the response as long as `span` that, with the `window` before them, touch none of `spans`.
-
-    A span that stands so early that its own window is shorter is compared with windows no shorter than that.
-
-    What lift such stretches show is due to the course of attention alone. It does not show what more text does: for
-    that, compare with responses to the text-only prompt (`sayo.prompts.USER_SUFFIX["text-back"]`).
-    """
-    length = span[1] - span[0]
-    taken = np.zeros(num_tokens + 1, dtype=np.int64)
-    for start, end in spans:
-        taken[start + 1 : end + 1] = 1
-    before = np.cumsum(taken)  # tokens of spans before a position
-    first = max(1, min(window, span[0]))
-    starts = np.arange(first, max(first, num_tokens - length + 1)) if length > 0 else np.arange(0)
-    free = before[starts + length] == before[np.maximum(0, starts - window)]
-    return [(int(start), int(start) + length) for start in starts[free]]
-
-
-def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> Lift:
-    """Lift of the spans of one response, beside that of control spans of equal length.
-
-    Args:
-        series: `(T,)` share of the image (`shares_without_prefix(trace)["image"]`).
-        spans: `<back>` spans (`back_spans`).
-        window: tokens before a span that it is compared with; fewer at the start of the response.
-    """
-    lifts = lift(series, spans, window)
-    controls = [
-        _mean(lift(series, control_spans(span, spans, len(series), window), window))
-        for span, value in zip(spans, lifts, strict=True)
-        if value is not None
-    ]
-    mean, control = _mean(lifts), _mean(controls)
-    return Lift(mean, control, mean / control if mean is not None and control else None)
-
-
 def trend_record(response: Response) -> dict[str, Any]:
     """What `trend.json` holds of one response; without an image or a token it has neither spans nor shares."""
     text, trace, row = response.text, response.trace, response.row
     has_shares = len(trace) > 0 and trace.sizes.get("image", 0) > 0
     spans = back_spans(text, response.offsets) if has_shares else []
-    shares = shares_without_prefix(trace)["image"] if has_shares else np.zeros(0)
+    shares = attention_trend(trace)["image"] if has_shares else np.zeros(0)
     return {
         "id": str(row["id"]),
         "response": text,
@@ -236,18 +159,13 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "responses": len(records),
         "back_rate": len(back) / len(records) if records else None,
-        "strict_rate": _mean([record["strict"] for record in records]),
-        "accuracy": _mean([record["correct"] for record in records]),
-        "accuracy_with_back": _mean([record["correct"] for record in back]),
-        "accuracy_without_back": _mean([record["correct"] for record in no_back]),
-        **{name: _mean([record[name] for record in records]) for name in Lift._fields},
+        "strict_rate": mean_of_known([record["strict"] for record in records]),
+        "accuracy": mean_of_known([record["correct"] for record in records]),
+        "accuracy_with_back": mean_of_known([record["correct"] for record in back]),
+        "accuracy_without_back": mean_of_known([record["correct"] for record in no_back]),
+        **{name: mean_of_known([record[name] for record in records]) for name in LookBackLift._fields},
         "image_share_by_tenth": np.mean(tenths, axis=0).tolist() if tenths else None,
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def save_trend(
@@ -261,7 +179,7 @@ def save_trend(
     with new_figure(path, 8.0, 2.4 * len(traces) + 0.6, dpi=150) as figure:
         panels = figure.subplots(len(traces), squeeze=False)[:, 0]
         for axes, trace, ranges, title in zip(panels, traces, spans, titles, strict=True):
-            shares = shares_without_prefix(trace)
+            shares = attention_trend(trace)
             for (group, values), color in zip(shares.items(), COLORS, strict=False):
                 line(axes, np.arange(len(values)), values, color, group)
             for number, (start, end) in enumerate(ranges):

@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from sayo.geometry import VisualLayout
+from sayo.geometry import LayoutError, VisualLayout
 
 QWEN3 = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
 
@@ -41,7 +41,7 @@ def test_worked_example_of_qwen2_5_vl_and_what_it_refuses():
         ((5, -1), None, "at least 1"),
         ((4200, 20), None, "200 times"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(LayoutError, match=message):
             layout.cells(*size, count=count)
 
 
@@ -59,7 +59,7 @@ def test_files_and_live_objects_give_one_fingerprint(tmp_path):
     write(tmp_path / "new", config, {**nested, "patch_size": 14}, {"image_processor": nested})  # the nested one wins
     assert VisualLayout.from_pretrained(tmp_path / "new").fingerprint == live.fingerprint
     assert VisualLayout.from_fingerprint(live.fingerprint) == live
-    with pytest.raises(ValueError, match="does not know"):
+    with pytest.raises(LayoutError, match="does not know"):
         VisualLayout.from_fingerprint('{"family": "qwen3_vl", "patch_size": 16}')
     layout = VisualLayout.from_pretrained(write(tmp_path / "torchvision", config, torchvision))
     assert layout.fingerprint == live.fingerprint
@@ -133,14 +133,14 @@ def test_call_settings_come_before_the_processors_own():
 
 def test_an_unknown_single_grid_model_needs_the_count():
     layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), BrandNewConfig())
-    with pytest.raises(ValueError, match="count="):
+    with pytest.raises(LayoutError, match="count="):
         layout.cells(500, 375)
     assert layout.cells(500, 375, count=234).grid == (18, 13)
 
 
 def test_an_unknown_tiled_model_says_what_to_write(tmp_path):
     write(tmp_path, {"model_type": "brand_new_vl"}, {"crop_to_patches": True, "max_patches": 12})
-    with pytest.raises(ValueError, match=r"crop_to_patches.*builder.*families\.py"):
+    with pytest.raises(LayoutError, match=r"crop_to_patches.*builder.*families\.py"):
         VisualLayout.from_pretrained(tmp_path)
 
 
@@ -180,5 +180,5 @@ def test_a_kept_class_token_sees_no_pixel():
 def test_old_files_without_a_patch_size_say_what_to_do(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "paligemma", "vision_config": {}}')
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 224, "width": 224}}')
-    with pytest.raises(ValueError, match=r"vision_config\.patch_size"):
+    with pytest.raises(LayoutError, match=r"vision_config\.patch_size"):
         VisualLayout.from_pretrained(tmp_path)

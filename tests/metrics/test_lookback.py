@@ -1,32 +1,52 @@
+"""Look-Back's attention trend and lift on worked numbers."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from sayo.metrics import attention_trend, lift
+from sayo.attention.trace import AttentionTrace
+from sayo.metrics import attention_trend, back_spans, lift, look_back_lift
+from sayo.metrics.lookback import control_spans
+from sayo.rollout import token_offsets
 
-MASSES = {"image": 0.20, "query": 0.08, "generated": 0.30}  # and .02 on vision_end, in no group
+MASSES = {"image": 0.20, "question": 0.08, "response": 0.30}  # and .02 on vision_end, in no group
 
 
-def test_shares_of_a_row():
-    trend = attention_trend({name: np.array([[mass]]) for name, mass in MASSES.items()}, np.array([[0.40]]))
-    assert trend["image"][0] == pytest.approx(0.333333, abs=1e-6)
-    assert trend["query"][0] == pytest.approx(0.133333, abs=1e-6)
-    assert trend["generated"][0] == pytest.approx(0.5, abs=1e-6)
-    assert sum(share[0] for share in trend.values()) == pytest.approx(0.966667, abs=1e-6)
+def trace_of(masses: dict[str, list], num_tokens: int | None = None) -> AttentionTrace:
+    """`masses`: group -> (L, T + 1), or (L, num_tokens) as read during generate."""
+    arrays = {name: np.array(values, dtype=float) for name, values in masses.items()}
+    num_layers, num_rows = arrays["image"].shape
+    num_tokens = num_rows - 1 if num_tokens is None else num_tokens
+    sizes = dict.fromkeys(arrays, 1.0)
+    return AttentionTrace(arrays, sizes, np.zeros(num_tokens), tuple(range(num_layers)))
 
 
 @given(st.floats(0.0, 0.95))
-def test_the_prefix_does_not_matter(prefix):
-    scale = (1 - prefix) / 0.6
-    trend = attention_trend({name: np.array([[mass * scale]]) for name, mass in MASSES.items()}, np.array([[prefix]]))
-    assert trend["image"][0] == pytest.approx(1 / 3, abs=1e-6)
+def test_shares_of_a_row_do_not_depend_on_the_prefix(prefix):
+    masses = {name: [[0.5, mass * (1 - prefix) / 0.6]] for name, mass in MASSES.items()}
+    trend = attention_trend(trace_of({"prefix": [[0.0, prefix]], **masses}))
+    shares = [trend[name][0] for name in MASSES]
+    assert shares == pytest.approx([0.333333, 0.133333, 0.5], abs=1e-6)
 
 
-def test_layers_are_a_mean_of_ratios_and_one_on_the_prefix_only_counts_as_0():
-    trend = attention_trend({"image": np.array([[0.1], [0.3]])}, np.array([[0.8], [0.0]]))
-    assert trend["image"][0] == pytest.approx((0.5 + 0.3) / 2)
-    assert attention_trend({"image": np.zeros((1, 2))}, np.ones((1, 2)))["image"].tolist() == [0, 0]
+def test_layers_are_a_mean_of_ratios_and_a_layer_that_sees_the_prefix_only_counts_as_0():
+    masses = {"image": [[0, 0.1, 0.1], [0, 0.3, 0.0]], "prefix": [[0, 0.8, 0.8], [0, 0.0, 1.0]]}
+    assert attention_trend(trace_of(masses))["image"] == pytest.approx([(0.5 + 0.3) / 2, 0.5 / 2])
+
+
+def test_rows_and_missing_groups():
+    masses = {"prefix": np.zeros((1, 3)), "image": [[0.1, 0.2, 0.3]]}
+    assert attention_trend(trace_of(masses))["image"] == pytest.approx([0.2, 0.3])
+    assert attention_trend(trace_of(masses), "deciding")["image"] == pytest.approx([0.1, 0.2])
+    generated = trace_of(masses, num_tokens=3)
+    assert attention_trend(generated, "deciding")["image"] == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="rows='deciding'"):
+        attention_trend(generated)
+    with pytest.raises(KeyError, match="'prefix' was not read"):
+        attention_trend(trace_of({"image": masses["image"]}))
 
 
 def test_lift():
@@ -35,3 +55,65 @@ def test_lift():
     assert lift(series, [(25, 27)], window=25) == [pytest.approx(0.4 / 0.26)]
     assert lift(series, [(0, 3), (7, 7)]) == [None, None]
     assert lift(np.array([0.0, 0.5]), [(1, 2)]) == [None]
+
+
+def test_lift_and_control_of_a_decay_with_one_look_back():
+    series = np.full(100, 0.1)
+    series[60:70] = 0.3
+    value = look_back_lift(series, [(60, 70)])
+    assert (value.lift, value.control, value.gain) == (pytest.approx(3), pytest.approx(1), pytest.approx(3))
+    decay = 0.9 ** np.arange(100)
+    value = look_back_lift(decay, [(60, 70)])
+    assert value.gain == pytest.approx(1), "a decay is no look back"
+    assert value.lift < 0.5 and look_back_lift(decay, [(4, 9)]).gain > 0.5
+    assert look_back_lift(series, []) == (None, None, None)
+    assert look_back_lift(series, [(0, 5)]).lift is None
+
+
+def test_control_spans_touch_no_span_nor_follow_one():
+    spans = [(30, 40)]
+    found = control_spans(spans[0], spans, 80, window=20)
+    assert found[0] == (20, 30) and (21, 31) not in found
+    assert (60, 70) in found and (59, 69) not in found and found[-1] == (70, 80)
+    assert control_spans((5, 5), [], 80) == [] and control_spans((0, 90), [(0, 90)], 90) == []
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Byte-level BPE whose tokens merge the tags with their neighbours (`.</`, `><`), as Qwen's do."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    corpus = ["a.</think><back>ok</back><think>b.</think>"] * 9 + ["><", ".</", ">ok<", "k</"] * 99
+    initial = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=275, initial_alphabet=initial, special_tokens=["<eos>"])
+    bpe.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+
+
+def test_spans_of_merged_tags_come_from_the_ids(tokenizer):
+    """With or without an end of sequence, and however the ids cut the text."""
+    text = "<think>a.</think><back>ok</back><think>b</think>"
+    ids = tokenizer(text)["input_ids"]
+    pieces = [tokenizer.decode([token]) for token in ids]
+    assert any("<" in piece and ">" in piece for piece in pieces) and len(pieces) < len(text)
+    for response in (ids, [*ids, tokenizer.eos_token_id]):
+        decoded, offsets = token_offsets(tokenizer, response)
+        assert decoded.startswith(text) and len(offsets) == len(response), "T = number of ids"
+        [(start, end)] = back_spans(decoded, offsets)
+        inside = "".join(pieces[start:end])
+        assert "ok" in inside and len(inside) <= len("<back>ok</back>")
+    characters = [tokenizer(character)["input_ids"][0] for character in text]  # not how the tokenizer would cut it
+    assert back_spans(*token_offsets(tokenizer, characters)) == [(text.index("ok"), text.index("ok") + 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *((text, 0) for text in ("<back>cut off", "</back>x<back>", "<back> </back>", "")),
+        ("<back>a</back> b <back>c</back>", 2),
+        ("<back>a<back>b</back>c</back>", 1),
+    ],
+)
+def test_open_empty_and_nested_tags(tokenizer, text, count):
+    assert len(back_spans(*token_offsets(tokenizer, tokenizer(text)["input_ids"]))) == count

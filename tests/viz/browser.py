@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,15 +25,11 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._number = 0
-        self._process = subprocess.Popen(
-            [CHROMIUM, *flags, "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = [CHROMIUM, *flags, "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         address = next(re.search(r"ws://\S+", line)[0] for line in self._process.stderr if "listening on ws" in line)
         self._socket = websocket.create_connection(address, timeout=60)
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = None
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
@@ -43,7 +38,7 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
         self._process.terminate()
         self._process.wait(timeout=20)
@@ -66,15 +61,12 @@ class Browser:
             self._notice(answer)
 
     def _notice(self, event: dict[str, Any]) -> None:
-        params = event.get("params", {})
-        if event["method"] == "Runtime.exceptionThrown":
-            self.errors.append(str(params["exceptionDetails"]))
-        elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.errors.append(params["entry"]["text"])
-        elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.errors.append(str(params["args"]))
-        elif event["method"] == "Network.requestWillBeSent":
+        method, params = event["method"], event.get("params", {})
+        if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        level = params.get("entry", {}).get("level") or params.get("type")  # of Log.entryAdded, of consoleAPICalled
+        if method == "Runtime.exceptionThrown" or level in ("error", "warning"):
+            self.errors.append(str(params))
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in CSS pixels."""
@@ -111,13 +103,30 @@ class Browser:
             for kind in ("mousePressed", "mouseReleased"):
                 self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
+    def choose(self, element_id: str, value: object, event: str = "change") -> None:
+        """Give a control a value and tell the page."""
+        field = f"document.getElementById('{element_id}')"
+        self.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('{event}'))")
+
+    def text(self, element_id: str) -> str:
+        """What an element says."""
+        return self.run(f"document.getElementById('{element_id}').textContent")
+
+    def texts(self, selector: str) -> list[str]:
+        """What each of some elements says."""
+        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.textContent)")
+
+    def count(self, selector: str) -> int:
+        """Number of elements."""
+        return self.run(f"document.querySelectorAll({json.dumps(selector)}).length")
+
     def press(self, key: str) -> None:
         """Press a key such as `ArrowRight`."""
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
-    def screenshot(self, path: Path, whole: bool = False) -> Path:
-        """Write a PNG of the window, or of the whole page."""
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path, **options: Any) -> Path:
+        """Write a PNG of the window, or with `captureBeyondViewport=True` of the whole page."""
+        shot = self.send("Page.captureScreenshot", format="png", **options)
         path.write_bytes(base64.b64decode(shot["data"]))
         return path

@@ -60,9 +60,7 @@ def look(policy, picture) -> Look:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A headless Chromium; skips where there is none."""
-    pytest.importorskip(
-        "websocket", reason="pip install websocket-client (the browser tests talk to Chromium with it)"
-    )
+    pytest.importorskip("websocket", reason="pip install websocket-client (which talks to Chromium)")
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium, then the page is tested in it")
     with Browser(tmp_path_factory.mktemp("chromium")) as page:
@@ -81,15 +79,9 @@ def page(browser):
     assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in browser.requests)
 
 
-def synthetic_look(
-    tokens: int = 300,
-    grid: tuple[int, int] = (50, 30),
-    layers: int = 28,
-    views: int = 1,
-    seed: int = 0,
-) -> Look:
+def synthetic_look(tokens: int = 300, grid: tuple[int, int] = (50, 30), layers: int = 28, views: int = 1) -> Look:
     """A look of any shape: maps are noise around a few bright cells, harder to deflate than real ones."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     columns, rows = grid
     count = columns * rows * views
     maps = generator.exponential(1e-4, (layers, tokens + 1, count)).astype(np.float32)
@@ -101,24 +93,12 @@ def synthetic_look(
     masses = {"region": share * 0.2, **dict.fromkeys(("image", "question", "response", "prefix"), share)}
     entropy = generator.random(tokens, dtype=np.float32)
     trace = AttentionTrace(masses, {"region": 25.0, "image": count}, entropy, tuple(range(layers)), maps)
-    return Look(
-        model="synthetic",
-        question=QUESTION,
-        images=[image],
-        cells=[cells],
-        regions=[{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}],
-        tokens=[f" word{index}" for index in range(tokens)],
-        special=[False] * tokens,
-        trace=trace,
-        origin="given",
-    )
+    regions, words = [{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}], [f" word{index}" for index in range(tokens)]
+    made = {"tokens": words, "special": [False] * tokens, "trace": trace, "heads": None, "origin": "given"}
+    return Look(model="synthetic", question=QUESTION, images=[image], cells=[cells], regions=regions, **made)
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """`make_run(name, steps=40, gain=0.4, seed=0, full_log=False)` -> a complete run folder."""
-
-    def build(name: str = "toy", steps: int = 40, gain: float = 0.4, seed: int = 0, full_log: bool = False) -> Path:
-        return write_run(tmp_path / name, steps, gain, seed, full_log)
-
-    return build
+    """`make_run(name, ...)` -> a complete run folder (see `write_run`)."""
+    return lambda name="toy", **options: write_run(tmp_path / name, **options)

@@ -1,4 +1,4 @@
-"""Run folders with a made-up but realistic log, recipe, environment and evaluations, as input for the page."""
+"""Run folders with a made-up but realistic log, recipe, environment and evaluations: input for the page."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from PIL import Image, ImageDraw
 COLORS = {"red": (220, 60, 50), "blue": (60, 90, 210), "green": (50, 160, 80), "yellow": (235, 200, 60)}
 KINDS = ("attribute", "relation", "counting")
 CELLS, SIDE = 4, 16  # a 64 x 64 picture is 4 x 4 visual tokens
-CURVES = {  # key: value at the start, change over training
-    "loss": (0.0, 0.0),
-    "reward": (1.2, 0.4),
+FEW = {  # key: value at the start, change over training
     "rewards/accuracy/mean": (0.55, 0.4),
     "rewards/attention/mean": (0.3, 0.5),
-    "rewards/format/mean": (0.9, 0.05),
-    "rewards/accuracy/std": (0.45, -0.2),
     "attention/region_ratio": (1.4, 1.6),
     "entropy": (0.4, -0.25),
-    "completions/mean_length": (17.0, 2.0),
-    "gradient_share/accuracy": (0.7, -0.2),
-    "gradient_share/attention": (0.2, 0.2),
-    "gradient_share/format": (0.1, 0.0),
 }
-FEW = ("rewards/accuracy/mean", "rewards/attention/mean", "attention/region_ratio", "entropy")  # faster tests
+CURVES = {
+    **FEW,
+    "reward": (1.2, 0.4),
+    "rewards/format/mean": (0.9, 0.05),
+    "rewards/accuracy/std": (0.45, -0.2),
+    "completions/mean_length": (17.0, 2.0),
+    **{
+        f"gradient_share/{name}": (share, 0.0)
+        for name, share in (("accuracy", 0.7), ("attention", 0.2), ("format", 0.1))
+    },
+}
 
 
-def write_run(run: Path, steps: int, gain: float, seed: int, full_log: bool) -> Path:
-    """A complete run folder whose policy gets `gain` better."""
+def write_run(run: Path, gain: float = 0.4, seed: int = 0, full_log: bool = False, steps: int = 40) -> Path:
+    """A complete run folder whose policy gets `gain` better; a log of few curves makes faster tests."""
     rng = np.random.default_rng(seed)
     run.mkdir(parents=True)
     history = []
     for step in range(1, steps + 1):
-        curves = CURVES if full_log else {key: CURVES[key] for key in FEW}
-        noise = dict(zip(curves, rng.normal(0, 0.03, len(curves)), strict=True))
         done = gain * (1 - np.exp(-3 * step / steps))
-        values = {key: float(first + change * done + noise[key]) for key, (first, change) in curves.items()}
+        curves = CURVES if full_log else FEW
+        values = {key: float(first + change * done + rng.normal(0, 0.03)) for key, (first, change) in curves.items()}
         history.append({"step": step, "kl": float("nan"), **values})
         if full_log and step % 10 == 0:  # the trainer's own evaluation
             history.append({"step": step, "eval_rewards/accuracy/mean": float(0.5 + done)})
@@ -64,15 +65,14 @@ def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, quest
     for number in range(questions):
         target, other = (number * 5) % CELLS**2, (number * 5 + 7) % CELLS**2
         color, wrong = names[number % 4], names[(number + 1) % 4]
-        picture, boxes = Image.new("RGB", (CELLS * SIDE, CELLS * SIDE), (226, 232, 240)), []
-        for cell, name in ((target, color), (other, wrong)):
+        picture, regions = Image.new("RGB", (CELLS * SIDE, CELLS * SIDE), (226, 232, 240)), []
+        for role, cell, name in (("answer", target, color), ("evidence", other, wrong)):
             x, y = SIDE * (cell % CELLS), SIDE * (cell // CELLS)
-            boxes.append([x, y, x + SIDE, y + SIDE])
+            regions.append({"box": [x, y, x + SIDE, y + SIDE], "role": role})
             ImageDraw.Draw(picture).ellipse((x + 2, y + 2, x + 13, y + 13), fill=COLORS[name], outline=(30, 41, 59))
         picture.save(folder / "images" / f"{number}.png")
         heat = rng.uniform(0.2, 1.0, (CELLS, CELLS))
-        heat.flat[other] += 6 * (1 - skill)
-        heat.flat[target] += 8 * skill
+        heat.flat[[other, target]] += 6 * (1 - skill), 8 * skill
         maps[f"q{number}"] = (0.4 * heat / heat.sum()).astype(np.float32)
         correct = (rng.random(4) < skill).astype(int).tolist()
         lines.append(
@@ -84,7 +84,7 @@ def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, quest
                 "completions": [f"I look. <answer>{color if right else wrong}</answer>" for right in correct],
                 "correct": correct,
                 "tas": float(np.clip(skill + rng.normal(0, 0.1), 0, 1)),
-                "regions": [{"box": boxes[0], "role": "answer"}, {"box": boxes[1], "role": "evidence"}],
+                "regions": regions,
                 "image": f"images/{number}.png",
                 "map": f"q{number}",
             }
@@ -94,8 +94,17 @@ def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, quest
     summary = {**means(lines), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
     summary["accuracy_interval"] = [summary["accuracy"] - 0.05, summary["accuracy"] + 0.04]
     summary["intervals"] = {"tas": [summary["tas"] - 0.02, summary["tas"] + 0.02], "length": [17.0, 18.0]}
+    summary["tas_by_layer"] = layer_figures(skill)
     summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def layer_figures(skill: float) -> dict:
+    """As `sayo.evaluation.summary.layer_figures` returns them."""
+    figures = {"auc": 0.4 + skill / 2, "auc_interval": [0.3 + skill / 2, 0.5 + skill / 2]}
+    means = {"mean": skill, "mean_right": skill + 0.1, "mean_wrong": None}
+    rows = [{"layer": 0, "auc": 0.5, "auc_interval": [0.4, 0.6], **means}, {"layer": 3, **figures, **means}]
+    return {"by_layer": rows, "best": {"layer": 3, **figures, "clear": skill > 0.5}}
 
 
 def means(lines: list[dict]) -> dict:

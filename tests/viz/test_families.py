@@ -14,7 +14,7 @@ from transformers import BatchFeature
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from sayo.attention import AttentionCapture
-from sayo.rollout import generate, processor_inputs, read_traces
+from sayo.rollout import _forward_arguments, generate, given_response, processor_inputs, read_traces
 from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
 from sayo.viz.figures import save_looks
 from sayo.viz.look import look_at
@@ -42,13 +42,10 @@ class TinyProcessor:
         visual = [image if token == IMAGE else 1 for token in visual_ids(self.name, pictures)]
         ids = [*self.tokenizer("user\n")["input_ids"], *visual, *self.tokenizer(question)["input_ids"]]
         input_ids = torch.tensor([ids])
-        found = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} | pixels(self.name, [pictures])
-        types = (input_ids == image).long()
-        if self.name == "gemma3":
-            found["token_type_ids"] = types
-        if "depth" in FAMILIES[self.name][2]:
-            found["mm_token_type_ids"] = types
-        return BatchFeature(found)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)} | pixels(self.name, [pictures])
+        for name, is_read in (("token_", self.name == "gemma3"), ("mm_token_", "depth" in FAMILIES[self.name][2])):
+            inputs |= {f"{name}type_ids": (input_ids == image).long()} if is_read else {}
+        return BatchFeature(inputs)
 
 
 def tiny_policy(name: str, kernel: str | None = None) -> tuple[torch.nn.Module, TinyProcessor]:
@@ -65,31 +62,22 @@ def seen(request) -> SimpleNamespace:
     torch.manual_seed(0)
     model, processor = tiny_policy(request.param)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
-    regions = [{"box": [16, 0, 32, 16]}]
-    options = {"regions": regions, "max_new_tokens": 6, "temperature": 1.0, "name": request.param}
-    return SimpleNamespace(
-        name=request.param,
-        processor=processor,
-        picture=picture,
-        row={"prompt": [{"role": "user", "content": QUESTION}], "images": [picture]},
-        look=look_at(model, processor, [picture], QUESTION, **options),
-    )
+    options = {"regions": [{"box": [16, 0, 32, 16]}], "max_new_tokens": 6, "temperature": 1.0}
+    row = {"prompt": [{"role": "user", "content": QUESTION}], "images": [picture]}
+    look = look_at(model, processor, [picture], QUESTION, **options)
+    return SimpleNamespace(name=request.param, picture=picture, row=row, look=look)
 
 
 def test_maps_are_the_attention_of_the_eager_kernel(seen) -> None:
     look = look_at(*tiny_policy(seen.name), [seen.picture], QUESTION, response="The disc is red.")
     eager, processor = tiny_policy(seen.name, "eager")
     inputs = processor_inputs(processor, [seen.row], "cpu")
-    response = processor.tokenizer("The disc is red.", return_tensors="pt")["input_ids"]
-    ids = torch.cat([inputs["input_ids"], response], dim=1)
-    arguments = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in inputs:
-            arguments[name] = torch.nn.functional.pad(inputs[name], (0, response.shape[1]))
+    completions = given_response(processor.tokenizer, "The disc is red.", "cpu")
+    arguments, rows = _forward_arguments(inputs, completions)
     with torch.no_grad():
         attentions = torch.stack(eager(**arguments, output_attentions=True).attentions)[:, 0]
-    image = (ids[0] == eager.config.image_token_id).nonzero()[:, 0]
-    expected = attentions.mean(dim=1)[:, -response.shape[1] - 1 :][..., image]
+    image = arguments["input_ids"][0] == eager.config.image_token_id
+    expected = attentions.mean(dim=1)[:, rows][..., image]
     np.testing.assert_allclose(look.trace.maps, expected, atol=2e-5)
 
 
@@ -119,6 +107,6 @@ def test_regions_lie_in_every_view(seen) -> None:
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:
     assert save_looks({"": seen.look}, tmp_path / "look.png").stat().st_size > 1000
     page.open(write_look(seen.look, tmp_path / "look.html"))
-    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent.split(':')[0])")
+    captions = [text.split(":")[0] for text in page.texts("figcaption")]
     assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
-    assert page.run("document.querySelectorAll('.stack rect').length") == VIEWS[seen.name]
+    assert page.count(".stack rect") == VIEWS[seen.name]

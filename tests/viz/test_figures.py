@@ -16,7 +16,7 @@ from sayo.viz.figures import save_looks
 from sayo.viz.trend import drift, drift_width, save_drift
 
 
-def trace(region: float, image: float, length: int) -> AttentionTrace:
+def trace(region: float | list, image: float, length: int) -> AttentionTrace:
     masses = {"region": np.full((2, length + 1), region), "image": np.full((2, length + 1), image)}
     return AttentionTrace(masses, {"region": 2.0, "image": 16.0}, np.ones(length), (0, 1))
 
@@ -26,33 +26,26 @@ def colours(path) -> int:
 
 
 def test_drift_is_the_mean_over_the_responses_that_last() -> None:
-    traces = [trace(0.1, 0.4, 6) for _ in range(5)] + [trace(0.2, 0.4, 3) for _ in range(5)]
-    curves = drift(traces)
-    np.testing.assert_allclose(curves["image"][:, 1], 0.4)
-    np.testing.assert_allclose(curves["image"][:, 0], range(1, 7))
+    curves = drift([trace(0.1, 0.4, 6)] * 5 + [trace(0.2, 0.4, 3)] * 5)
+    np.testing.assert_allclose(curves["image"][:, :2], [[token, 0.4] for token in range(1, 7)])
     # 0.1 / 2 over 0.4 / 16 is 2, and 4 for the short ones, which end after three tokens
     np.testing.assert_allclose(curves["region"][:, 1], [3, 3, 3, 2, 2, 2])
     half = 1.96 * np.std([2] * 5 + [4] * 5, ddof=1) / np.sqrt(10)
     np.testing.assert_allclose(curves["region"][:, 2], [half, half, half, 0, 0, 0], atol=1e-12)
-
-
-def test_drift_of_several_tokens_per_point() -> None:
-    masses = {"region": np.tile(np.arange(1.0, 8.0), (2, 1)) / 100, "image": np.full((2, 7), 0.4)}
-    rising = AttentionTrace(masses, {"region": 2.0, "image": 16.0}, np.ones(6), (0, 1))
-    curve = drift([rising] * 5, width=4)["region"]
-    # tokens 1 to 4 are read at 0.01 to 0.04 (mean 0.025), tokens 5 and 6 at 0.05 and 0.06; / 2 over 0.4 / 16
-    np.testing.assert_allclose(curve, [[2.5, 0.5, 0], [6.5, 1.1, 0]], atol=1e-9)
-    assert drift_width([rising], most=20) == 1 and drift_width([rising], most=4) == 2
-
-
-def test_drift_of_too_few_responses_is_an_error() -> None:
     with pytest.raises(SayoError, match="ask more questions"):
         drift([trace(0.1, 0.4, 3)] * 2)
 
 
+def test_drift_of_several_tokens_per_point() -> None:
+    rising = trace([token / 100 for token in range(1, 8)], 0.4, 6)
+    # tokens 1 to 4 are read at 0.01 to 0.04 (mean 0.025), tokens 5 and 6 at 0.05 and 0.06; / 2 over 0.4 / 16
+    np.testing.assert_allclose(drift([rising] * 5, width=4)["region"], [[2.5, 0.5, 0], [6.5, 1.1, 0]], atol=1e-9)
+    assert drift_width([rising], most=20) == 1 and drift_width([rising], most=4) == 2
+
+
 def test_pictures_are_drawn(look, tmp_path) -> None:
-    assert colours(save_looks({"": look}, tmp_path / "look.png", dpi=60)) > 100
-    assert colours(save_looks({"before": look, "after": look}, tmp_path / "both.png", dpi=60)) > 100
+    for looks in ({"": look}, {"before": look, "after": look}):
+        assert colours(save_looks(looks, tmp_path / f"{len(looks)}.png", dpi=60)) > 100
     curves = {"before": drift([trace(0.1, 0.4, 6)] * 5), "after": drift([trace(0.2, 0.5, 6)] * 5)}
     assert colours(save_drift(curves, tmp_path / "drift.png", dpi=60)) > 20
 
@@ -63,38 +56,43 @@ def test_long_hostile_responses_and_views_are_drawn(tmp_path) -> None:
     assert colours(save_looks({"": dataclasses.replace(look, tokens=tokens)}, tmp_path / "look.png", dpi=60)) > 100
 
 
-def test_the_command_writes_page_and_picture(toy, tmp_path, sayo_command) -> None:
-    image = next((toy.world / "images").glob("*.png"))
-    words = (toy.policy, image, "What color is the disc?", "--box", "8,8,40,40", "--response", "It is red.")
-    files = ("--out", tmp_path / "a/look.html", "--png", tmp_path / "b/look.png", "--layers", "0,last")
-    result = sayo_command("look", *words, *files)
-    assert result.exit_code == 0, result.output
-    assert "MB" in result.output
-    assert re.search(r'"layers": \[0, [1-9]\]', (tmp_path / "a/look.html").read_text())
+@pytest.fixture
+def look_command(toy, tmp_path, sayo_command):
+    """`sayo look` at a picture of the toy world (another file if named), with further options; page in `x.html`."""
+    disc = next((toy.world / "images").glob("*.png"))
+
+    def run(*options, image=disc):
+        words = (toy.policy, image, "What color is the disc?", "--response", "It is red.")
+        return sayo_command("look", *words, "--out", tmp_path / "new/x.html", *options)
+
+    return run
+
+
+def test_the_command_writes_page_and_picture(look_command, tmp_path) -> None:
+    result = look_command("--box", "8,8,40,40", "--png", tmp_path / "b/look.png", "--layers", "0,last")
+    assert result.exit_code == 0 and "MB" in result.output, result.output
+    assert re.search(r'"layers": \[0, [1-9]\]', (tmp_path / "new/x.html").read_text())
     assert colours(tmp_path / "b/look.png") > 100
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--box", "1,2,3"), "is not x1,y1,x2,y2"),
-        (("--box", "9,9,1,1"), "reversed"),
-        (("--layers", "12"), "out of range"),
-        (("--layers", "middle"), "Unknown layer spec"),
-        (("--box", "4:1,1,9,9"), "image 4"),
-    ],
-)
-def test_the_command_names_mistakes(toy, tmp_path, sayo_command, words: tuple, message: str) -> None:
-    image = next((toy.world / "images").glob("*.png"))
-    result = sayo_command("look", toy.policy, image, "Why?", "--response", "x", "--out", tmp_path / "x.html", *words)
-    assert result.exit_code == 2 and message in result.output
-    assert not (tmp_path / "x.html").exists()
+MISTAKES = {"1,2,3": "is not x1,y1,x2,y2", "9,9,1,1": "reversed", "4:1,1,9,9": "image 4"}
 
 
-def test_a_file_that_is_no_picture_is_named(toy, tmp_path, sayo_command) -> None:
+def test_the_command_names_mistakes(look_command, tmp_path) -> None:
+    wrong = {("--box", box): message for box, message in MISTAKES.items()}
+    wrong |= {("--layers", "12"): "out of range", ("--layers", "middle"): "Unknown layer spec"}
+    for words, message in wrong.items():
+        result = look_command(*words)
+        assert result.exit_code == 2 and message in result.output, words
+    assert not (tmp_path / "new").exists()
+
+
+def test_pictures_that_cannot_be_shown_are_named(look_command, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    result = sayo_command("look", toy.policy, tmp_path / "broken.png", "Why?", "--out", tmp_path / "x.html")
-    assert result.exit_code == 2 and "broken.png" in result.output
+    Image.new("RGB", (900, 3)).save(tmp_path / "thin.png")
+    for name, message in (("broken.png", "broken.png"), ("thin.png", "aspect ratio")):
+        result = look_command(image=tmp_path / name)
+        assert result.exit_code == 2 and message in result.output, result.output
 
 
 def test_figures_of_two_checkpoints(toy, tmp_path, sayo_command) -> None:

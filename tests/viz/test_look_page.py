@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import re
 import zlib
@@ -30,68 +29,78 @@ def html(look, tmp_path_factory):
 
 def drawn(page, condition: str) -> str:
     """The picture, once the page says that it has drawn `token/entry/reading`."""
-    page.wait_for(f"/{condition}/.test(document.body.dataset.drawn)")
+    page.wait_for(f"/^{condition}$/.test(document.body.dataset.drawn)")
     return page.run(CANVAS)
 
 
-def test_it_draws_the_whole_response_first(page, html, tmp_path) -> None:
+def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_path) -> None:
     page.open(html)
-    assert page.run("document.querySelectorAll('.t').length") == 24
-    assert page.run("document.querySelectorAll('.stack rect').length") == 1
-    assert page.run("document.querySelectorAll('#trend polyline').length") == 4
-    assert page.run("document.getElementById('numbers').textContent").startswith("Whole response, mean of 24 tokens")
+    assert [page.count(selector) for selector in (".t", ".stack rect", "#trend polyline")] == [24, 1, 4]
+    assert page.text("numbers").startswith("Whole response, mean of 24 tokens")
     pixels = np.asarray(Image.open(page.screenshot(tmp_path / "shot.png")).convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
-    # where the picture stands, the map is in many colours
-    x, y, width, height = page.run(
-        "(r => [r.x, r.y, r.width, r.height])(document.querySelector('.stack').getBoundingClientRect())"
+    sides = page.run(
+        "(r => [r.top, r.bottom, r.left, r.right])(document.querySelector('.stack').getBoundingClientRect())"
     )
-    part = pixels[int(y) : int(y + height), int(x) : int(x + width)]
-    assert part.std(axis=(0, 1)).max() > 10
+    top, bottom, left, right = map(int, sides)  # where the picture stands, the map is in many colours
+    assert pixels[top:bottom, left:right].std(axis=(0, 1)).max() > 10
+    text = html.read_text()
+    assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
 
 
 def test_hovering_changes_the_picture_and_leaving_restores_it(page, html) -> None:
     page.open(html)
     whole = page.run(CANVAS)
     page.point_at("#t5")
-    first = drawn(page, "^5.0.0$")
+    first = drawn(page, "5.0.0")
     page.point_at("#t20")
-    second = drawn(page, "^20.0.0$")
+    second = drawn(page, "20.0.0")
     page.point_at("h1")
-    assert len({whole, first, second}) == 3 and drawn(page, "^-1.0.0$") == whole
+    assert len({whole, first, second}) == 3 and drawn(page, "-1.0.0") == whole
 
 
-def test_layers_and_readings_change_the_picture(page, html) -> None:
+def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
+    """Entries: the mean, four layers, then four heads of each layer, the last layer's first."""
     page.open(html)
     pictures = {page.run(CANVAS)}
-    choose = "(e => {{ e.value = {value}; e.dispatchEvent(new Event('{event}')); }})(document.getElementById('{id}'))"
-    for id_, value, event, expected in (
-        ("layer", 4, "input", "^-1.4.0$"),
-        ("rows", 1, "change", "^-1.4.1$"),
-        ("layer", 1, "input", "^-1.1.1$"),
+    assert page.run("document.getElementById('head').disabled")
+    for control, value, event, expected in (
+        ("layer", 4, "input", "-1.4.0"),
+        ("head", 2, "change", "-1.7.0"),
+        ("rows", 1, "change", "-1.7.1"),
+        ("layer", 1, "input", "-1.19.1"),
+        ("head", -1, "change", "-1.1.1"),
     ):
-        before = page.run("document.body.dataset.drawn")
-        page.run(choose.format(value=value, event=event, id=id_))
-        page.wait_for(f"document.body.dataset.drawn !== '{before}'")
+        page.choose(control, value, event)
         pictures.add(drawn(page, expected))
-    assert len(pictures) == 4
+    assert len(pictures) == 6
+    assert page.texts("#head option") == ["mean of all", *(f"head {head}" for head in range(4))]
+    page.choose("head", 3)
+    page.choose("layer", 0, "input")  # no single head is a mean over layers
+    drawn(page, "-1.0.1")
+
+
+def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look) -> None:
+    page.open(html)
+    page.point_at("#t7", click=True)
+    own = drawn(page, "7.0.0")
+    values = look.trace.maps.mean(axis=0)[:-1]
+    for choice, peak in (("own", values[7].max()), ("all", values.max())):
+        page.choose("peak", choice)
+        page.wait_for(f"Math.abs(parseFloat(document.getElementById('peak-name').textContent) - {100 * peak}) < 0.1")
+    assert page.run(CANVAS) != own
 
 
 def test_clicking_holds_a_token_and_keys_move_it(page, html) -> None:
     page.open(html)
     page.point_at("#t7", click=True)
-    held = drawn(page, "^7.0.0$")
+    held = drawn(page, "7.0.0")
     page.point_at("h1")
-    assert drawn(page, "^7.0.0$") == held
-    assert "Token 8 of 24" in page.run("document.getElementById('numbers').textContent")
-    for key, expected in (
-        ("ArrowRight", "^8.0.0$"),
-        ("ArrowUp", "^8.1.0$"),
-        ("End", "^23.1.0$"),
-        ("ArrowLeft", "^22.1.0$"),
-        ("ArrowDown", "^22.0.0$"),
-        ("Escape", "^-1.0.0$"),
-    ):
+    assert drawn(page, "7.0.0") == held
+    assert "Token 8 of 24" in page.text("numbers")
+    keys = ("ArrowRight", "ArrowUp", "End", "ArrowLeft", "ArrowDown", "Escape")
+    for key, expected in zip(keys, ("8.0.0", "8.1.0", "23.1.0", "22.1.0", "22.0.0", "-1.0.0"), strict=True):
         page.press(key)
         drawn(page, expected)
 
@@ -99,47 +108,39 @@ def test_clicking_holds_a_token_and_keys_move_it(page, html) -> None:
 @pytest.mark.parametrize("reading", [0, 1], ids=["deciding", "of_token"])
 def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, reading: int) -> None:
     page.open(html)
-    page.run(
-        f"(e => {{ e.value = {reading}; e.dispatchEvent(new Event('change')); }})(document.getElementById('rows'))"
-    )
+    page.choose("rows", reading)
     page.point_at("#t9", click=True)
-    drawn(page, f"^9.0.{reading}$")
+    drawn(page, f"9.0.{reading}")
     page.point_at(".stack")  # the middle of 6 x 4 cells is the corner of token 15
-    text = page.run("document.getElementById('cell').textContent")
-    found = re.fullmatch(r"Visual token (\d+): ([\d.]+)\s% of all attention; x 48–64 px, y 32–48 px", text)
-    assert found and int(found[1]) == 15
+    shown = re.fullmatch(r"Visual token 15: (.+)\s% of all attention; x 48–64 px, y 32–48 px", page.text("cell"))
     row = look.trace.maps.mean(axis=0)[9 + reading]
-    assert float(found[2]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
-    shown = page.run("document.getElementById('numbers').textContent")
-    target = float(re.search(r"region ([\d.]+)\s%", shown)[1]) / 100
-    assert target == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
+    assert float(shown[1]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
+    region = float(re.search(r"region ([\d.]+)\s%", page.text("numbers"))[1]) / 100
+    assert region == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
 def test_token_colours_follow_the_choice(page, html, look) -> None:
     page.open(html)
     alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
-    targets = look.trace.masses["region"].mean(axis=0)[:-1]
-    np.testing.assert_allclose(page.run(alpha), 0.72 * targets / targets.max(), atol=6e-3)
-    page.run("(e => { e.value = 'entropy'; e.dispatchEvent(new Event('change')); })(document.getElementById('paint'))")
-    np.testing.assert_allclose(page.run(alpha), 0.72 * look.trace.entropy / look.trace.entropy.max(), atol=6e-3)
+    for choice, values in (("region", look.trace.masses["region"].mean(axis=0)[:-1]), ("entropy", look.trace.entropy)):
+        page.choose("paint", choice)
+        np.testing.assert_allclose(page.run(alpha), 0.72 * values / values.max(), atol=6e-3)
 
 
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], HOSTILE, response=HOSTILE, name=HOSTILE)
     page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.title") != "owned"
-    assert page.run("document.querySelector('h1').textContent") == HOSTILE
-    assert page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')") == HOSTILE
-    assert page.run("document.querySelectorAll('img').length") == 1
+    assert page.texts("h1") == [HOSTILE] and "".join(page.texts(".t:not(.mark)")) == HOSTILE
+    assert page.count("img") == 1
 
 
 def test_characters_of_several_tokens_and_line_breaks(page, policy, picture, tmp_path) -> None:
-    look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂‮x")
+    look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂\u202ex")
     page.open(write_look(look, tmp_path / "look.html"))
-    marks = page.run("document.querySelectorAll('.t.mark').length")
-    assert marks == sum(text == "" for text in look.tokens) > 0
-    shown = page.run("[...document.querySelectorAll('.t:not(.mark)')].map(t => t.textContent).join('')")
-    assert shown == " dé↵\n 🙂�x"  # a right-to-left override must not turn the page around
+    assert page.count(".t.mark") == sum(text == "" for text in look.tokens) > 0
+    # a right-to-left override must not turn the page around
+    assert "".join(page.texts(".t:not(.mark)")) == " dé↵\n 🙂\ufffdx"
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -153,31 +154,19 @@ def test_nothing_sticks_out(page, html, width: int) -> None:
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
     page.open(write_look(look, tmp_path / "look.html"))
-    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
-    assert captions == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
-    assert page.run("[...document.getElementById('paint').options].map(o => o.value)") == ["image", "entropy"]
-    assert page.run("document.querySelectorAll('.stack rect').length") == 0
+    assert page.texts("figcaption") == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
+    assert page.texts("#paint option") == ["attention on the image", "entropy"] and page.count(".stack rect") == 0
 
 
-def test_views_are_shown_apart_and_separators_are_left_out(page, tmp_path) -> None:
+def test_views_apart_without_separators_and_heads_and_attention(page, tmp_path) -> None:
     look = synthetic_look(tokens=10, grid=(6, 4), layers=2, views=2)
     look.cells[0].footprints[-1] = np.nan
+    look.trace.maps[:] = 0
     page.open(write_look(look, tmp_path / "look.html"))
-    captions = page.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
-    assert captions == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
-
-
-def test_the_file_loads_nothing(html) -> None:
-    text = html.read_text()
-    assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
-    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
-
-
-def test_an_all_zero_map_draws(page, look, tmp_path) -> None:
-    zero = dataclasses.replace(look, trace=dataclasses.replace(look.trace, maps=np.zeros_like(look.trace.maps)))
-    page.open(write_look(zero, tmp_path / "look.html"))
+    assert page.texts("figcaption") == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
+    assert page.run("document.getElementById('head').disabled")
     page.point_at("#t3")
-    drawn(page, "^3.0.0$")
+    drawn(page, "3.0.0")
 
 
 def page_data(path) -> dict:
@@ -213,28 +202,41 @@ def test_quantised_values_stay_within_the_bound(levels: int) -> None:
 
 
 def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
-    data = page_data(write_look(look, tmp_path / "look.html"))
-    assert data["layers"] == [0, 1, 2, 3] and len(data["maps"]) == 5
-    region = look.trace.masses["region"]
-    for index in range(5):  # the mean over the layers, then each layer
-        maps, mass = (values.mean(axis=0) if index == 0 else values[index - 1] for values in (look.trace.maps, region))
+    path = write_look(look, tmp_path / "look.html")
+    data = page_data(path)
+    assert data["layers"] == [0, 1, 2, 3] and data["heads"] == {"4": 5, "3": 9, "2": 13, "1": 17}
+    assert len(data["maps"]) == 1 + 4 + 4 * data["num_heads"] and "the last 4 layers" in path.read_text()
+    order = [head for layer in (3, 2, 1, 0) for head in range(4 * layer, 4 * layer + 4)]
+    expected = [
+        np.concatenate([averaged.mean(axis=0)[None], averaged, heads[order]])
+        for averaged, heads in (
+            (look.trace.maps, look.heads.maps),
+            (look.trace.masses["region"], look.heads.masses["region"]),
+        )
+    ]
+    for index, (maps, mass) in enumerate(zip(*expected, strict=True)):
         assert (np.abs(unpack(data, index) - maps) <= error_bound(maps, data["levels"])).all()
         shares = np.frombuffer(base64.b64decode(data["maps"][index]["shares"]), dtype="<f4").reshape(5, -1)
         np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
+
+
+def test_what_a_page_may_weigh_decides_how_many_heads_it_holds(look, tmp_path) -> None:
+    whole = write_look(look, tmp_path / "look.html").stat().st_size
+    path = write_look(look, tmp_path / "small.html", max_bytes=whole - 3000)
+    data = page_data(path)
+    assert path.stat().st_size < whole - 3000 and len(data["maps"]) > 4
+    assert list(data["heads"]) == ["4", "3", "2", "1"][: len(data["heads"])] and len(data["heads"]) < 4
+    with pytest.raises(LookError, match="read fewer layers"):
+        write_look(look, tmp_path / "none.html", max_bytes=25_000)
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(page, tmp_path) -> None:
     path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
     page.open(path)
     page.point_at("#t150")
-    drawn(page, "^150.0.0$")
+    drawn(page, "150.0.0")
     assert 1_000_000 < path.stat().st_size < PAGE_BYTES
     data = page_data(path)
     assert len(data["maps"]) == 1 + 36  # every layer is there, in coarser steps
     assert data["levels"] < 255 and f"{data['levels'] + 1} square-root steps" in path.read_text()
-
-
-def test_a_bound_that_nothing_fits_into_is_an_error(look, tmp_path) -> None:
-    with pytest.raises(LookError, match="read fewer layers"):
-        write_look(look, tmp_path / "look.html", max_bytes=25_000)
-    assert not (tmp_path / "look.html").exists()

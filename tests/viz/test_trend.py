@@ -1,4 +1,4 @@
-"""Look-Back's attention trend on worked numbers, on real tokens, and as a picture."""
+"""Look-Back's attention trend over responses: records, their summary, and a picture."""
 
 from __future__ import annotations
 
@@ -8,109 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from sayo.attention.trace import AttentionTrace
-from sayo.rollout import token_offsets
-from sayo.viz.trend import (
-    Response,
-    back_spans,
-    control_spans,
-    look_back_lift,
-    save_trend,
-    shares_without_prefix,
-    trend_record,
-    trend_summary,
-)
+from sayo.viz.trend import Response, save_trend, trend_record, trend_summary
 
 
-def make_trace(masses: dict[str, np.ndarray], is_generate: bool = False) -> AttentionTrace:
-    """`masses`: group -> (L, T + 1), or (L, T) where it was read during generate."""
-    num_layers, num_rows = next(iter(masses.values())).shape
-    sizes = dict.fromkeys(masses, 1.0)
-    entropy = np.zeros(num_rows if is_generate else num_rows - 1, dtype=np.float32)
-    return AttentionTrace(masses, sizes, entropy, tuple(range(num_layers)))
-
-
-def test_readings_and_missing_groups():
-    masses = {"prefix": np.zeros((1, 3)), "image": np.array([[0.1, 0.2, 0.3]])}
-    assert shares_without_prefix(make_trace(masses))["image"] == pytest.approx([0.2, 0.3])
-    assert shares_without_prefix(make_trace(masses), "deciding")["image"] == pytest.approx([0.1, 0.2])
-    generated = make_trace(masses, is_generate=True)
-    assert shares_without_prefix(generated, "deciding")["image"] == pytest.approx([0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="rows='deciding'"):
-        shares_without_prefix(generated)
-    system = make_trace({"system": masses["prefix"], "image": masses["image"]})
-    with pytest.raises(KeyError, match="'prefix' was not read"):
-        shares_without_prefix(system)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Byte-level BPE whose tokens merge the tags with their neighbours (`.</`, `><`), as Qwen's do."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.decoder = decoders.ByteLevel()
-    corpus = ["a.</think><back>ok</back><think>b.</think>"] * 9 + ["><", ".</", ">ok<", "k</"] * 99
-    initial = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=275, initial_alphabet=initial, special_tokens=["<eos>"])
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-
-
-def test_merged_tags_give_one_span_with_or_without_an_end(tokenizer):
-    text = "<think>a.</think><back>ok</back><think>b</think>"
-    ids = tokenizer(text)["input_ids"]
-    pieces = [tokenizer.decode([token]) for token in ids]
-    assert any("<" in piece and ">" in piece for piece in pieces) and len(pieces) < len(text)
-    for response in (ids, [*ids, tokenizer.eos_token_id]):
-        decoded, offsets = token_offsets(tokenizer, response)
-        assert decoded.startswith(text) and len(offsets) == len(response), "T = number of ids"
-        [(start, end)] = back_spans(decoded, offsets)
-        inside = "".join(pieces[start:end])
-        assert "ok" in inside and len(inside) <= len("<back>ok</back>")
-
-
-def test_offsets_come_from_the_ids_not_from_the_text(tokenizer):
-    text = "a.</think><back>ok</back>"
-    ids = [tokenizer(character)["input_ids"][0] for character in text]  # not how the tokenizer would cut it
-    assert len(ids) == len(text) > len(tokenizer(text)["input_ids"])
-    decoded, offsets = token_offsets(tokenizer, ids)
-    assert offsets == [(i, i + 1) for i in range(len(text))]
-    assert back_spans(decoded, offsets) == [(text.index("ok"), text.index("ok") + 2)]
-
-
-def test_open_empty_and_nested_tags(tokenizer):
-    def spans(text):
-        return back_spans(*token_offsets(tokenizer, tokenizer(text)["input_ids"]))
-
-    assert spans("<back>cut off") == [] and spans("</back>x<back>") == [] and spans("<back> </back>") == []
-    assert len(spans("<back>a</back> b <back>c</back>")) == 2
-    assert len(spans("<back>a<back>b</back>c</back>")) == 1
-    assert back_spans("", []) == []
-
-
-def test_lift_and_control_of_a_decay_with_one_look_back():
-    series = np.full(100, 0.1)
-    series[60:70] = 0.3
-    value = look_back_lift(series, [(60, 70)])
-    assert (value.lift, value.control, value.gain) == (pytest.approx(3), pytest.approx(1), pytest.approx(3))
-    decay = 0.9 ** np.arange(100)
-    value = look_back_lift(decay, [(60, 70)])
-    assert value.gain == pytest.approx(1), "a decay is no look back"
-    assert value.lift < 0.5 and look_back_lift(decay, [(4, 9)]).gain > 0.5
-    assert look_back_lift(series, []) == (None, None, None)
-    assert look_back_lift(series, [(0, 5)]).lift is None
-
-
-def test_control_spans_touch_no_span_nor_follow_one():
-    spans = [(30, 40)]
-    found = control_spans(spans[0], spans, 80, window=20)
-    assert found[0] == (20, 30) and (21, 31) not in found
-    assert (60, 70) in found and (59, 69) not in found and found[-1] == (70, 80)
-    assert control_spans((5, 5), [], 80) == [] and control_spans((0, 90), [(0, 90)], 90) == []
+def make_trace(masses: dict[str, np.ndarray]) -> AttentionTrace:
+    """`masses`: group -> (L, T + 1)."""
+    num_layers, num_rows = masses["image"].shape
+    return AttentionTrace(masses, dict.fromkeys(masses, 1.0), np.zeros(num_rows - 1), tuple(range(num_layers)))
 
 
 def test_the_plot_is_a_picture_that_shows_the_span(tmp_path):
@@ -152,23 +58,23 @@ def test_records_and_their_summary():
 
 
 def test_command(toy, tmp_path, sayo_command):
-    words = (
-        "trend",
-        toy.policy,
+    options = (
         "--data",
         toy.prepared,
         "--limit",
         3,
         "--max-new-tokens",
         12,
+        "--temperature",
+        1,
         "--out",
         tmp_path / "t",
     )
-    result = sayo_command(*words, "--user-suffix", "semantic-back", "--temperature", 1)
+    result = sayo_command("trend", toy.policy, *options, "--user-suffix", "semantic-back")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "t/trend.json").read_text())
     assert written["summary"]["responses"] == len(written["responses"]) == 3
     assert all(0 < value < 1 for record in written["responses"] for value in record["image_share"])
     assert Image.open(tmp_path / "t/trend.png").size[0] > 500
-    result = sayo_command(*words, "--user-suffix", "semantic")
+    result = sayo_command("trend", toy.policy, *options, "--user-suffix", "semantic")
     assert result.exit_code == 2 and "semantic-back, solution-back" in result.output

@@ -14,10 +14,12 @@ from sayo.viz.pages import render, write_text
 from sayo.viz.report.charts import training_charts
 from sayo.viz.report.gallery import gallery
 from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
-from sayo.viz.report.tables import held_out_tables
+from sayo.viz.report.tables import Table, ablation_table, held_out_tables, layer_tables
 
 
-def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6) -> Path:
+def build_report(
+    runs: Sequence[str | Path], out: str | Path, questions: int = 6, ablation: str | Path | None = None
+) -> Path:
     """Write the page about `runs` (folders that training wrote) to `out` and return its path.
 
     Args:
@@ -26,6 +28,7 @@ def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6
             The page names what is missing.
         out: the HTML file.
         questions: held-out questions in the gallery.
+        ablation: a file of arms and seeds (see `tables.ablation_table`).
 
     Raises:
         ReportError: a folder does not exist, a file in it cannot be read, or none holds a log or an evaluation.
@@ -33,9 +36,10 @@ def build_report(runs: Sequence[str | Path], out: str | Path, questions: int = 6
     names = [Path(run).resolve().name for run in runs]
     names = names if len(set(names)) == len(names) else list(map(str, runs))
     loaded = [load_run(Path(run), name) for run, name in zip(runs, names, strict=True)]
-    if not any(run.history or run.before or run.after for run in loaded):
+    if not any(run.history or run.before or run.after for run in loaded) and ablation is None:
         raise ReportError(f"{', '.join(names)}: no trainer_state.json and no evaluation/ in there: nothing to report.")
-    return write_text(_page(loaded, questions), out)
+    arms = ablation_table(Path(ablation)) if ablation is not None else None
+    return write_text(_page(loaded, questions, arms), out)
 
 
 class SendReport(TrainerCallback):
@@ -65,7 +69,7 @@ class SendReport(TrainerCallback):
             warnings.warn(f"no report in wandb ({error}); `sayo report {run}` writes it", stacklevel=2)
 
 
-def _page(runs: list[Run], questions: int) -> str:
+def _page(runs: list[Run], questions: int, ablation: Table | None) -> str:
     several, groups = len(runs) > 1, _policies(runs)
     everything = {f"{name} {policy}".strip(): e for name, group in groups.items() for policy, e in group.items()}
     return render(
@@ -73,7 +77,8 @@ def _page(runs: list[Run], questions: int) -> str:
         title=f"{len(runs)} runs" if several else runs[0].name,
         several=several,
         runs=[(run.name, _facts(run)) for run in runs],
-        tables=held_out_tables(everything),
+        tables=held_out_tables(everything) + layer_tables(everything),
+        ablation=ablation,
         charts=training_charts(runs),
         galleries=[(name, gallery(group, questions)) for name, group in groups.items()],
         missing=[f"{run.name}: {text}" if several else text for run in runs for text in run.missing],

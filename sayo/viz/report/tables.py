@@ -1,11 +1,16 @@
-"""The numbers of the page: what every policy reached on the held-out questions."""
+"""The numbers of the page: what every policy reached on held-out questions, layer by layer, and arms over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sayo.viz.report.runs import HeldOut, is_number, numbers
+import numpy as np
+
+from sayo.evaluation.summary import advice
+from sayo.viz.report.runs import HeldOut, ReportError, is_number, numbers
 
 METRICS = {  # key of a summary: heading, is it a share (shown in percent)?
     "accuracy": ("Accuracy", True),
@@ -17,11 +22,12 @@ ABSENT = "–"
 
 
 class Table(NamedTuple):
-    """Headings and rows of text."""
+    """Headings and rows of text, and a note below them."""
 
     title: str
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    note: str = ""
 
 
 def held_out_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
@@ -41,12 +47,69 @@ def held_out_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
     return tables if summaries else []
 
 
+def layer_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
+    """For each policy whose layers were read one by one: the TAS of each, and how well it tells right from wrong."""
+    headings = ("Layer", "TAS", "Right answers", "Wrong answers", "AUC")
+    tables = []
+    for name, evaluation in policies.items():
+        if figures := evaluation.summary.get("tas_by_layer"):
+            rows = []
+            for row in figures["by_layer"]:
+                means = (_show(row.get(key)) for key in ("mean", "mean_right", "mean_wrong"))
+                rows.append((str(row["layer"]), *means, _show(row.get("auc"), row.get("auc_interval"))))
+            tables.append(Table(f"TAS by layer, {name}", headings, rows, advice(figures)))
+    return tables
+
+
+def ablation_table(path: Path) -> Table:
+    """Arms of an ablation: mean ± standard deviation over seeds of every metric.
+
+    Args:
+        path: JSON file `{"rows": [{"arm": name, "seeds": [...], <metric>: [one number per seed]}]}`.
+
+    Raises:
+        ReportError: it is not.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        arms = {
+            str(row["arm"]): {key: values for key, values in row.items() if isinstance(values, list)} for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(
+            f'{path} is not an ablation ({{"rows": [{{"arm": ..., "seeds": [...]}}]}}): {error!r}'
+        ) from None
+    metrics = list(dict.fromkeys(key for values in arms.values() for key in values if key != "seeds"))
+    titles = {"vas": "VAS", **{key: title for key, (title, _) in METRICS.items()}}
+    headings = ("Arm", "Seeds", *(titles.get(key, key.replace("_", " ").capitalize()) for key in metrics))
+    lines = [
+        (arm, str(len(values.get("seeds", []))), *(_mean_and_spread(values.get(key), key) for key in metrics))
+        for arm, values in arms.items()
+    ]
+    return Table("", headings, lines, "Mean ± standard deviation over seeds.")
+
+
 def _cell(summary: Mapping[str, Any], key: str) -> str:
-    """A figure with its interval, where it has one; in percent for a metric that is a share."""
-    template = "{:.1%}" if METRICS[key][1] else "{:.3g}"
-    if not is_number(summary.get(key)):
-        return ABSENT
+    """A figure of `METRICS` with its interval, where it has one."""
     intervals = {**(summary.get("intervals") or {}), "accuracy": summary.get("accuracy_interval")}
-    ends = numbers(intervals.get("length" if key == "mean_length" else key))
+    return _show(summary.get(key), intervals.get("length" if key == "mean_length" else key), METRICS[key][1])
+
+
+def _show(value: Any, interval: Sequence[float] | None = None, is_share: bool = False) -> str:
+    """A number, in percent if it is a share, with its interval."""
+    if not is_number(value):
+        return ABSENT
+    template, ends = "{:.1%}" if is_share else "{:.3g}", numbers(interval)
     low_high = f" [{', '.join(template.format(end).rstrip('%') for end in ends)}]" if len(ends) == 2 else ""
-    return template.format(summary[key]) + low_high
+    return template.format(value) + low_high
+
+
+def _mean_and_spread(values: Any, key: str) -> str:
+    known, is_share = numbers(values), METRICS.get(key, ("", False))[1]
+    if not known:
+        return ABSENT
+    mean = _show(np.mean(known), is_share=is_share)
+    if len(known) == 1:
+        return mean
+    spread = np.std(known, ddof=1)
+    return f"{mean} ± {100 * spread:.1f}" if is_share else f"{mean} ± {spread:.2g}"

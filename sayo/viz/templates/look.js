@@ -5,19 +5,20 @@
   const count = data.tokens.length, rowsPerEntry = count + 1, cells = data.image_size;
   const names = { region: "region", image: "image", question: "question", response: "response so far" };
   const inks = { region: "#d55e00", image: "#0072b2", question: "#009e73", response: "#7c5295", entropy: "#b8860b" };
-  const state = { entry: 0, row: 0, // entry 0 is the mean over the layers
+  const state = { layer: 0, head: -1, row: 0, // layer 0 is the mean over the layers, head -1 that over the heads
     paint: data.share_names.includes("region") ? "region" : "image",
-    held: -1, hover: -1, sink: false, contrast: "linear", drawn: null };
+    held: -1, hover: -1, sink: false, contrast: "linear", peak: "own", drawn: null };
 
   // ---- numbers ----
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const floats = (text) => new Float32Array(bytes(text).buffer);
   const shares = data.maps.map((map) => floats(map.shares)), footprints = floats(data.footprints), colors = bytes(data.colors);
   const shown = () => (state.hover >= 0 ? state.hover : state.held); // -1: the whole response
+  const entryIndex = () => (state.head < 0 ? state.layer : data.heads[state.layer] + state.head);
   const percent = (v) => (100 * v).toFixed(v < 0.0995 ? 2 : 1) + "\u00a0%";
   const pixels = (v) => String(Math.round(10 * v) / 10);
 
-  function share(name, token, entry = state.entry) {
+  function share(name, token, entry = entryIndex()) {
     const group = data.share_names.indexOf(name);
     return shares[entry][group * rowsPerEntry + token + state.row];
   }
@@ -44,10 +45,12 @@
     }
   }
   async function currentMap() {
-    const map = await entryMaps(state.entry), values = new Float32Array(cells), token = shown();
+    const map = await entryMaps(entryIndex()), values = new Float32Array(cells), token = shown();
     if (token >= 0) addRow(map, token + state.row, 1, values);
     else for (let t = 0; t < count; t++) addRow(map, t + state.row, weights[t], values);
-    return { values, peak: values.reduce((a, b) => Math.max(a, b), 0) };
+    let peak = values.reduce((a, b) => Math.max(a, b), 0);
+    if (state.peak === "all") for (let t = 0; t < count; t++) peak = Math.max(peak, map.scales[t + state.row]);
+    return { values, peak };
   }
 
   // ---- pictures ----
@@ -95,7 +98,7 @@
     state.drawn = map;
     for (const panel of panels) paintPanel(panel, map);
     $("peak-name").textContent = `${percent(map.peak)} of all attention in one visual token`;
-    document.body.dataset.drawn = `${shown()}/${state.entry}/${state.row}`;
+    document.body.dataset.drawn = `${shown()}/${entryIndex()}/${state.row}`;
   }
   function describeCell(event, stack, image, tokens) {
     const box = stack.getBoundingClientRect();
@@ -153,7 +156,7 @@
     $("whole").setAttribute("aria-pressed", String(token < 0));
   }
   function writeNumbers() {
-    const token = shown(), entry = state.entry, all = spans.map((_, t) => t);
+    const token = shown(), entry = entryIndex(), all = spans.map((_, t) => t);
     const mean = (value) => (token >= 0 ? value(token) : all.reduce((sum, t) => sum + value(t), 0) / count);
     const groups = data.share_names.filter((name) => name in names);
     const parts = groups.map((name) => `${names[name]} ${percent(mean((t) => share(name, t, entry)))}`);
@@ -173,7 +176,7 @@
   const trend = { left: 46, right: 8, top: 8, bottom: 24, height: 220, width: 0 };
   const trendX = (t) => trend.left + (count > 1 ? t / (count - 1) : 0.5) * (trend.width - trend.left - trend.right);
   function drawTrend() {
-    const svg = $("trend"), entry = state.entry;
+    const svg = $("trend"), entry = entryIndex();
     trend.width = svg.clientWidth;
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${trend.width} ${trend.height}`);
@@ -213,9 +216,15 @@
   function showToken() { markToken(); writeNumbers(); markTrend(); drawMaps(); }
   function showAll() { paintTokens(); drawTrend(); showToken(); }
   function setLayer(position) {
-    state.entry = Math.min(Math.max(position, 0), data.layers.length);
-    $("layer").value = state.entry;
-    $("layer-name").textContent = state.entry === 0 ? `mean of ${data.layers.length} layers` : data.layers[state.entry - 1];
+    state.layer = Math.min(Math.max(position, 0), data.layers.length);
+    $("layer").value = state.layer;
+    $("layer-name").textContent = state.layer === 0 ? `mean of ${data.layers.length} layers` : data.layers[state.layer - 1];
+    const heads = state.layer in data.heads ? [...Array(data.num_heads).keys()] : [];
+    if (!heads.includes(state.head)) state.head = -1;
+    $("head").replaceChildren(make("option", { value: -1, textContent: "mean of all" }),
+      ...heads.map((head) => make("option", { value: head, textContent: `head ${head}` })));
+    $("head").value = state.head;
+    $("head").disabled = heads.length === 0;
     showAll();
   }
   function hold(token) {
@@ -229,6 +238,8 @@
   $("layer").max = data.layers.length;
   $("layer").addEventListener("input", (e) => setLayer(Number(e.target.value)));
   $("rows").addEventListener("change", (e) => { state.row = Number(e.target.value); showAll(); });
+  $("head").addEventListener("change", (e) => { state.head = Number(e.target.value); showAll(); });
+  $("peak").addEventListener("change", (e) => { state.peak = e.target.value; drawMaps(); });
   $("contrast").addEventListener("change", (e) => { state.contrast = e.target.value; drawMaps(); });
   $("bare").addEventListener("change", (e) => $("panels").classList.toggle("bare", e.target.checked));
   $("paint").addEventListener("change", (e) => { state.paint = e.target.value; paintTokens(); });
@@ -251,7 +262,7 @@
     if (event.target.matches("select, input[type=range]") || event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = {
       ArrowLeft: () => hold(Math.max(state.held - 1, 0)), ArrowRight: () => hold(Math.min(state.held + 1, count - 1)),
-      ArrowUp: () => setLayer(state.entry + 1), ArrowDown: () => setLayer(state.entry - 1),
+      ArrowUp: () => setLayer(state.layer + 1), ArrowDown: () => setLayer(state.layer - 1),
       Home: () => hold(0), End: () => hold(count - 1), Escape: () => hold(-1),
     };
     if (!(event.key in moves)) return;
