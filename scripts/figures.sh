@@ -23,6 +23,3 @@ run sayo figures "$DEMO/cold_start" "$DEMO/ablation/both_0" --data "$DEMO/prepar
     --max-new-tokens 24 --index 16 --out "$OUT/one_question"
 run sayo figures "$DEMO/long_cold_start" "$DEMO/toy_long" --data "$DEMO/prepared_long" --layers 1 \
     --max-new-tokens 96 --num-questions 256 --out "$OUT/six_questions"
-
-# From the stored table of the toy bench.
-run python -m benchmarks.toy_curves --out "$OUT/objective.png"

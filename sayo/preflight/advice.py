@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from sayo.preflight.estimate import Estimate, Price, reprice
 from sayo.preflight.policy import load_config
 from sayo.preflight.setting import Setting, TokenCount, setting_of
-from sayo.recipes import ModelSection, Recipe
+from sayo.recipes import ModelSection, Recipe, parse_recipe
 
 WORTHWHILE = 0.995  # of the peak: less than half a percent is no saving
 ORDER = ("ddp", "zero1", "zero2", "zero3")
@@ -55,12 +57,14 @@ def changes(setting: Setting, model: ModelSection) -> Iterator[tuple[dict[str, A
 
 def typed(overrides: dict[str, Any]) -> str:
     """Overrides as they are typed on the command line."""
-    return " ".join(
-        f"--config_file recipes/accelerate/{value}.yaml"
-        if key == "sharding"
-        else shlex.quote(f"{key}={_plain(value)}")
-        for key, value in overrides.items()
-    )
+
+    def word(key: str, value: Any) -> str:
+        if key == "sharding":
+            return f"--config_file recipes/accelerate/{value}.yaml"
+        plain = yaml.safe_dump(value, default_flow_style=True, sort_keys=False).removesuffix("...\n").strip()
+        return shlex.quote(f"{key}={plain}")
+
+    return " ".join(word(key, value) for key, value in overrides.items())
 
 
 def out_of_memory_advice(recipe: Recipe, num_processes: int, sharding: str) -> str:
@@ -77,30 +81,23 @@ def out_of_memory_advice(recipe: Recipe, num_processes: int, sharding: str) -> s
     return "\n".join(["Change, in this order, until it fits (`sayo preflight` prices each):", *lines])
 
 
-def knobs(estimate: Estimate) -> list[tuple[str, Price, str]]:
-    """Changes that lower the peak, each priced alone, in the order in which to try them: as typed, price, its note."""
-    chosen = estimate.chosen
-    priced = [(keys, _price(estimate, keys), note) for keys, note in changes(chosen.setting, estimate.recipe.model)]
-    return [(typed(keys), after, note) for keys, after, note in priced if after.peak < WORTHWHILE * chosen.peak]
-
-
-def combined(estimate: Estimate) -> tuple[str, Price] | None:
-    """Changes made one after the other until the recipe fits, as typed, and its price then. None if it never does.
+def until_it_fits(estimate: Estimate) -> list[tuple[str, Price, str]]:
+    """Changes made one after the other until the recipe fits, or none is left: as typed, the price then, its note.
 
     Always the first one in the order that lowers what the earlier ones left; each once, and of several launch
     configurations the last one counts.
     """
-    current, made = estimate.chosen, {}
+    current, made, steps = estimate.chosen, {}, []
     while not current.fits:
-        for keys, _ in changes(current.setting, _apply(estimate.recipe, made).model):
-            repeated = made.keys() & keys.keys() - {"sharding"}
-            after = None if repeated else _price(estimate, {**made, **keys})
+        for keys, note in changes(current.setting, _apply(estimate.recipe, made).model):
+            after = None if made.keys() & keys.keys() - {"sharding"} else _price(estimate, {**made, **keys})
             if after and after.peak < WORTHWHILE * current.peak:
                 current, made = after, {**made, **keys}
+                steps.append((typed(keys), after, note))
                 break
         else:
-            return None
-    return typed(made), current
+            break
+    return steps
 
 
 def _price(estimate: Estimate, overrides: dict[str, Any]) -> Price:
@@ -109,15 +106,9 @@ def _price(estimate: Estimate, overrides: dict[str, Any]) -> Price:
 
 
 def _apply(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    sections: dict[str, dict[str, Any]] = {"trainer": {}, "model": {}}
+    values = recipe.model_dump()
     for key, value in overrides.items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = value
-    model = recipe.model.model_copy(update=sections["model"])
-    return recipe.model_copy(update={"trainer": {**recipe.trainer, **sections["trainer"]}, "model": model})
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        if key != "sharding":
+            section, name = key.split(".")
+            values[section][name] = value
+    return parse_recipe(values)

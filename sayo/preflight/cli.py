@@ -20,7 +20,6 @@ def preflight(
     ] = None,
     peak_tflops: Annotated[float, typer.Option("--peak-tflops", help="Dense bfloat16 peak of one GPU.")] = 989.0,
     memory_gbs: Annotated[float, typer.Option("--memory-gbs", help="Memory bandwidth of one GPU, GB/s.")] = 3350.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: bytes and seconds.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when the recipe does not fit.")] = False,
 ) -> None:
     """Price a recipe: memory of one GPU by item, and time, for every sharding. Loads no weights, needs no GPU.
@@ -30,11 +29,9 @@ def preflight(
     Needs the model's config.json (from the hub, or a local folder). Without prepared data it assumes one image at its
     pixel limit, and says so. Formulas and assumptions: `docs/scale.md` and the docstrings of `sayo.preflight`.
     """
-    import json
-
-    from sayo.preflight import show
     from sayo.preflight.estimate import estimate
     from sayo.preflight.setting import NO_DATA
+    from sayo.preflight.show import as_text
     from sayo.preflight.timing import Hardware
     from sayo.recipes import load_recipe
 
@@ -42,6 +39,6 @@ def preflight(
     # Shipped recipes leave `data.path` open; a price can be had before there are data.
     recipe = load_recipe(config_name, [f"data.path='{NO_DATA}'", *(overrides or [])])
     priced = estimate(recipe, gpus, hardware, sharding)
-    typer.echo(json.dumps(show.as_json(priced), indent=2) if as_json else show.as_text(priced))
+    typer.echo(as_text(priced))
     if check and not priced.chosen.fits:
         raise typer.Exit(1)

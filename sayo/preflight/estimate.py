@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sayo.errors import SayoError
 from sayo.preflight.memory import memory_of
 from sayo.preflight.policy import MetaPolicy, load_config
 from sayo.preflight.setting import SHARDINGS, Setting, TokenCount, count_tokens, setting_of
-from sayo.preflight.sharding import static_bytes
 from sayo.preflight.timing import Hardware, step_time
-from sayo.recipes import Recipe
+from sayo.recipes import Recipe, RecipeError
 
 GIB = 2**30
 MODELLED = ("qwen2_5_vl", "qwen3_vl")
 
 
-class UnmodelledFamilyError(SayoError):
-    """A family whose activations preflight does not model; the message gives what does not depend on them."""
-
-
 @dataclass(frozen=True)
 class Price:
-    """What a setting costs on one GPU.
-
-    phases: bytes by phase and item. time: seconds of a step by part. available: bytes that tensors can have.
-    """
+    """What a setting costs on one GPU."""
 
     setting: Setting
-    phases: dict[str, dict[str, int]]
-    time: dict[str, float]
-    available: int
+    phases: dict[str, dict[str, int]]  # bytes by phase and item
+    time: dict[str, float]  # seconds of a step by part
+    available: int  # bytes that tensors can have
 
     @property
     def worst_phase(self) -> str:
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
     @property
+    def worst(self) -> dict[str, int]:
+        """Items of the phase at whose peak the memory is."""
+        return self.phases[self.worst_phase]
+
+    @property
     def peak(self) -> int:
-        return sum(self.phases[self.worst_phase].values())
+        return sum(self.worst.values())
 
     @property
     def fits(self) -> bool:
@@ -48,6 +43,10 @@ class Price:
     @property
     def seconds(self) -> float:
         return sum(self.time.values())
+
+    @property
+    def epoch_hours(self) -> float:
+        return self.setting.steps_per_epoch * self.seconds / 3600
 
 
 @dataclass
@@ -77,10 +76,6 @@ def estimate(
         gpus: in the whole run.
         sharding: one of `SHARDINGS`; by default the fastest that fits.
         policy, tokens: instead of those of the recipe's model and data.
-
-    Raises:
-        RecipeError: no config or data to be had, or sizes that do not divide.
-        UnmodelledFamilyError: see `MODELLED`.
     """
     from sayo.training.setup import check_recipe
 
@@ -88,13 +83,20 @@ def estimate(
     policy = policy or MetaPolicy(recipe.model, load_config(recipe.model.name_or_path))
     config = policy.config
     if config.model_type not in MODELLED:
-        setting = setting_of(recipe, TokenCount(0, 0, 0, 0), config, gpus, sharding or "zero1")
-        raise UnmodelledFamilyError(_what_is_known(policy, setting))
+        raise RecipeError(
+            f"Preflight models the activations of {' and '.join(MODELLED)} (dense decoders) only, not those of "
+            f"{config.model_type!r}, so it cannot say whether this recipe fits. Its weights take "
+            f"{policy.weight_bytes / GIB:.1f} GiB; `sayo train trainer.max_steps=2` measures the rest."
+        )
     result = Estimate(recipe, policy, tokens or count_tokens(recipe, config), gpus, hardware or Hardware())
-    kinds = dict.fromkeys((*SHARDINGS, sharding or "ddp"))
-    result.prices = {kind: reprice(result, recipe, kind) for kind in kinds}
-    result.chosen = result.prices[sharding] if sharding else best(result.prices.values())
+    result.prices = {kind: reprice(result, recipe, kind) for kind in dict.fromkeys((*SHARDINGS, sharding or "ddp"))}
+    result.chosen = result.prices[sharding] if sharding else min(result.prices.values(), key=_rank)
     return result
+
+
+def _rank(price: Price) -> tuple:
+    """The fastest that fits, the smaller of equally fast ones; the smallest where none fits."""
+    return not price.fits, price.fits and round(price.seconds, 2), price.peak
 
 
 def reprice(estimate: Estimate, recipe: Recipe, sharding: str) -> Price:
@@ -109,24 +111,3 @@ def reprice(estimate: Estimate, recipe: Recipe, sharding: str) -> Price:
     available = round((hardware.gpu_gib - hardware.context_gib) * GIB * (1 - hardware.fragmentation))
     phases = memory_of(policy, setting, round(hardware.gpu_gib * GIB))
     return Price(setting, phases, step_time(policy, setting, hardware), available)
-
-
-def best(prices: Iterable[Price]) -> Price:
-    """The fastest that fits, the smaller of equally fast ones; the smallest where none fits."""
-    fitting = [price for price in prices if price.fits]
-    if fitting:
-        return min(fitting, key=lambda price: (round(price.seconds, 2), price.peak))
-    return min(prices, key=lambda price: price.peak)
-
-
-def _what_is_known(policy: MetaPolicy, setting: Setting) -> str:
-    static = static_bytes(policy, setting)
-    known = {"weights": static.weights + static.reference, "gradients": static.gradients}
-    known["optimizer"] = static.optimizer + static.masters
-    sizes = ", ".join(f"{name} {size / GIB:.1f} GiB" for name, size in known.items())
-    return (
-        f"Preflight models the activations of {' and '.join(MODELLED)} (dense decoders) only, not those of "
-        f"{policy.config.model_type!r}, so it cannot say whether this recipe fits. What does not depend on them, on "
-        f"each of {setting.gpus} GPUs under {setting.sharding}: {sizes}. Add activations, logits and the KV cache; "
-        "`sayo train trainer.max_steps=2` measures them."
-    )

@@ -12,9 +12,9 @@ from torch import nn
 from sayo.preflight import trace
 from sayo.preflight.policy import MetaPolicy, trainable
 from sayo.preflight.setting import Setting
-from sayo.preflight.sharding import Static, static_bytes
 from sayo.preflight.trace import LayerBytes
 
+REDUCE_BUCKET = 500_000_000  # elements; DeepSpeed's reduce_bucket_size
 SAMPLER_BYTES = 28  # per logit while decoding
 IDS_BYTES = 8
 TOKEN_CHUNK, VOCABULARY_CHUNK, TORCH_TILES = 4096, 32768, 7.25
@@ -38,26 +38,62 @@ def memory_of(policy: MetaPolicy, setting: Setting, gpu_bytes: int = 0) -> dict[
     """
     static, vllm = static_bytes(policy, setting), round(setting.vllm_share * gpu_bytes)
     patch = policy.vision.in_channels * policy.vision.patch_size**2 * policy.vision.temporal_patch_size
-    always = {
-        "weights": static.weights,
-        "optimizer": static.optimizer,
-        "master weights": static.masters,
-        "reference model": static.reference,
-        "communication buffers": static.buffers,
-        "images, float32": (setting.generation_batch or setting.micro_batch) * _patches(policy, setting) * patch * 4,
-        "vLLM share": 0 if setting.vllm_sleeps else vllm,
-    }
-    update = {"gradients": static.gradients, "float32 gradients of the step": static.step}
-    phases = {"backward": _backward(policy, setting, static), "update": update}
+
+    def items(*names: str) -> dict[str, int]:
+        return {name: static.get(name, 0) for name in names}
+
+    always = items("weights", "optimizer", "master weights", "reference model", "communication buffers")
+    sequences = setting.generation_batch or setting.micro_batch
+    always["images, float32"] = sequences * _patches(policy, setting) * patch * 4
+    always["vLLM share"] = 0 if setting.vllm_sleeps else vllm
+    backward = _backward(policy, setting, static["gradients"])
+    phases = {"backward": backward | items("gathered layers")}
+    phases["update"] = items("gradients", "float32 gradients of the step")
     if setting.engine != "none":
         # Several generations within one optimizer step find the gradients of its earlier micro-batches.
         amid = setting.generation_batch < setting.accumulation * setting.micro_batch
-        phases["generation"] = {"gradients": static.gradients} if amid else {}
+        phases["generation"] = items("gradients") if amid else {}
         if setting.engine == "transformers":
-            phases["generation"] |= _generation(policy, setting, static)
+            gathered = items("gathered layers", "weights gathered to generate")
+            phases["generation"] |= _generation(policy, setting) | gathered
         elif setting.vllm_sleeps:
             phases["generation"]["vLLM share"] = vllm
-    return {name: {**always, **items} for name, items in phases.items()}
+    return {name: always | phase for name, phase in phases.items()}
+
+
+def static_bytes(policy: MetaPolicy, setting: Setting) -> dict[str, int]:
+    """Bytes on one GPU that do not depend on the batch, by item: the table in docs/scale.md."""
+    gpus, kind, trained, compute = setting.gpus, setting.sharding, policy.trainable, 2 if setting.bf16 else 4
+    reference = policy.weight_bytes if setting.reference == "copy" else 0
+    if kind == "ddp" or (gpus == 1 and kind == "fsdp2"):
+        gradients = policy.trainable_bytes
+        items = {"weights": policy.weight_bytes, "gradients": gradients, "optimizer": 2 * gradients}
+        return items | {"reference model": reference, "communication buffers": gradients if gpus > 1 else 0}
+    # Parameters of the layer at work and of the next one on its way, and of embeddings and head outside of layers.
+    layer = sum(parameter.numel() for parameter in policy.decoder.layers[0].parameters())
+    named = policy.model.named_parameters()
+    rest = sum(p.numel() for name, p in named if ("embed_tokens" in name or "lm_head" in name) and "lora_" not in name)
+    gathered = compute * (2 * layer + rest)
+    if kind == "fsdp2":
+        kept = 4 * trained if setting.bf16 else policy.dtype.itemsize * trained
+        weights = (policy.weight_bytes - policy.trainable_bytes + kept) // gpus
+        items = {"weights": weights, "gradients": kept // gpus, "optimizer": 2 * kept // gpus}
+        return items | {"reference model": reference // gpus, "gathered layers": gathered}
+    # DeepSpeed casts the module to the run's precision; bitsandbytes weights stay packed.
+    weights = policy.weight_bytes if policy.bits else policy.parameters * compute
+    shard = gpus if kind == "zero3" else 1
+    bucket = min(policy.text.hidden_size**2 if kind == "zero3" else REDUCE_BUCKET, trained)
+    return {
+        "weights": weights // shard,
+        "gradients": trained * compute // (1 if kind == "zero1" else gpus),
+        "float32 gradients of the step": 4 * trained // gpus,
+        "optimizer": 8 * trained // gpus,
+        "master weights": 4 * trained // gpus,
+        "reference model": reference // shard,
+        "communication buffers": bucket * compute if gpus > 1 else 0,
+        "gathered layers": gathered if shard > 1 else 0,
+        "weights gathered to generate": weights - weights // shard if setting.gather_to_generate else 0,
+    }
 
 
 def _patches(policy: MetaPolicy, setting: Setting) -> int:
@@ -80,7 +116,7 @@ def _shared(policy: MetaPolicy, setting: Setting, batch: int, tokens: int) -> in
     return batch * (values * policy.dtype.itemsize + tokens**2 + 4 * tokens * IDS_BYTES)
 
 
-def _generation(policy: MetaPolicy, setting: Setting, static: Static) -> dict[str, int]:
+def _generation(policy: MetaPolicy, setting: Setting) -> dict[str, int]:
     text, batch, prompt, length = policy.text, setting.generation_batch, setting.prompt, setting.length
     per_token = 2 * text.num_key_value_heads * policy.head_dim * (2 if setting.bf16 else policy.dtype.itemsize)
     cache = batch * text.num_hidden_layers * per_token
@@ -90,22 +126,21 @@ def _generation(policy: MetaPolicy, setting: Setting, static: Static) -> dict[st
     groups = text.num_attention_heads // text.num_key_value_heads
     decode = cache * length + batch * (length * per_token * (groups + 1) + text.vocab_size * SAMPLER_BYTES)
     kv = cache * (prompt if prefill > decode else length)
-    gathered = {"gathered layers": static.gathered, "weights gathered to generate": static.generation}
-    return {"KV cache": kv, "activations": max(prefill, decode) - kv, **gathered}
+    return {"KV cache": kv, "activations": max(prefill, decode) - kv}
 
 
-def _backward(policy: MetaPolicy, setting: Setting, static: Static) -> dict[str, int]:
-    """Walk from the head back to the images and keep the largest moment."""
-    accumulates = setting.accumulation > 1 or static.gradients < policy.trainable_bytes
+def _backward(policy: MetaPolicy, setting: Setting, whole: int) -> dict[str, int]:
+    """Walk from the head back to the images and keep the largest moment; `whole`: bytes of all gradients."""
+    accumulates = setting.accumulation > 1 or whole < policy.trainable_bytes
     shared = _shared(policy, setting, setting.micro_batch, setting.length)
     stages, moments, done = _stages(policy, setting), [], 0
     kept = sum(stage.kept for stage in stages)
     for stage in reversed(stages):
-        gradients, activations = static.gradients if accumulates else done, shared + kept + stage.again
+        gradients, activations = whole if accumulates else done, shared + kept + stage.again
         moments.append({"gradients": gradients, "activations": activations, stage.name: stage.working})
         kept, done = kept - stage.kept, done + stage.gradients
     worst = max(moments, key=lambda moment: sum(moment.values()))
-    return {**worst, "attention objective": _objective(policy, setting), "gathered layers": static.gathered}
+    return {**worst, "attention objective": _objective(policy, setting)}
 
 
 def _stages(policy: MetaPolicy, setting: Setting) -> list[Stage]:

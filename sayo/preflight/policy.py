@@ -16,14 +16,7 @@ class MetaPolicy:
 
     `base` is the transformers model below peft's wrapper `model`; `text` and `vision` are configs. `parameters` counts
     tied embeddings once, `trainable` are those that get a gradient; `weight_bytes` and `trainable_bytes` are their
-    bytes as loaded; `bits` is 4 or 8 under bitsandbytes.
-
-    Args:
-        section: the recipe's `model:` section.
-        config: the transformers config.
-
-    Raises:
-        RecipeError: unknown dtype.
+    bytes as loaded; `bits` is 4 or 8 under bitsandbytes. An unknown dtype raises RecipeError.
     """
 
     def __init__(self, section: ModelSection, config: Any):
@@ -64,10 +57,7 @@ class MetaPolicy:
         return get_peft_model(model, lora_config(self.section), low_cpu_mem_usage=True)
 
     def bytes_each(self, name: str, parameter: nn.Parameter) -> float:
-        """Bytes per weight; bitsandbytes packs the matrices inside the layers and leaves the rest alone.
-
-        4 bits carry one float32 scale per block of 64 weights (0.0625 bytes), 8 bits one per row (left out).
-        """
+        """Bytes per weight; bitsandbytes packs matrices inside layers, 4 bits with a float32 scale per 64 weights."""
         in_layer = ".layers." in name or ".blocks." in name
         if self.bits is None or not in_layer or parameter.dim() != 2 or "lora_" in name:
             return parameter.element_size()
@@ -89,11 +79,7 @@ def trainable(module: nn.Module) -> tuple[int, int]:
 
 
 def load_config(name_or_path: str) -> Any:
-    """The transformers config of a local folder or a hub id; nothing else is read.
-
-    Raises:
-        RecipeError: no such folder, an unknown architecture, or the hub cannot be reached.
-    """
+    """The transformers config of a local folder or a hub id; RecipeError where there is none to be had."""
     from transformers import AutoConfig
 
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from sayo.preflight.estimate import GIB, Estimate, estimate
 from sayo.preflight.policy import MetaPolicy
 from sayo.preflight.setting import NO_DATA, TokenCount
+from sayo.preflight.show import PAGES
 from sayo.preflight.timing import Hardware
 from sayo.recipes import Recipe, load_recipe
 
@@ -66,14 +67,9 @@ def _recipe(tuning: str, **trainer: int) -> Recipe:
 
 def page() -> str:
     """The page as Markdown."""
-    from jinja2 import Environment, PackageLoader
-
-    template = Environment(
-        loader=PackageLoader("sayo.preflight"), trim_blocks=True, keep_trailing_newline=True
-    ).get_template("scale.md")
     weak, strong = list(rows(None)), list(rows(64 * GPUS[0]))
     values = {"hardware": Hardware(), "prompt": PROMPT, "completion": COMPLETION, "setting": weak[0][2].chosen.setting}
-    return template.render(**values, tables=(weak, strong), gib=GIB)
+    return PAGES.get_template("scale.md").render(**values, tables=(weak, strong), gib=GIB)
 
 
 if __name__ == "__main__":

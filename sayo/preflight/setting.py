@@ -30,35 +30,26 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class Setting:
-    """One run on one GPU; the defaults are those of supervised tuning.
-
-    device: `"cuda"` or `"cpu"` (TRL scores only completion rows where Triton runs, all rows elsewhere).
-    micro_batch: sequences of one forward and backward. accumulation: micro-batches of one optimizer step.
-    generation_batch: sequences that this GPU generates at once. num_iterations: passes over each generation.
-    objective_layers: decoder layers read with a graph, because the region score is a loss too.
-    engine: `"transformers"`, `"vllm colocate"`, `"vllm server"`, or `"none"` for supervised tuning.
-    vllm_share: of the GPU's memory, taken by a colocated engine.
-    reference: `"none"`, `"adapter off"` (LoRA) or `"copy"` (a second model).
-    """
+    """One run on one GPU; the defaults are those of supervised tuning."""
 
     gpus: int
     sharding: str
-    device: str
+    device: str  # "cuda" or "cpu": TRL scores only completion rows where Triton runs, all rows elsewhere
     tokens: TokenCount
-    micro_batch: int
-    accumulation: int
+    micro_batch: int  # sequences of one forward and backward
+    accumulation: int  # micro-batches of one optimizer step
     bf16: bool
     checkpointing: bool
     completion_tokens: int = 0
-    generation_batch: int = 0
-    num_iterations: int = 1
+    generation_batch: int = 0  # sequences that this GPU generates at once
+    num_iterations: int = 1  # passes over each generation
     num_generations: int = 1
-    objective_layers: int = 0
-    engine: str = "none"
-    vllm_share: float = 0.0
+    objective_layers: int = 0  # decoder layers read with a graph, because the region score is a loss too
+    engine: str = "none"  # or "transformers", "vllm colocate", "vllm server"
+    vllm_share: float = 0.0  # of the GPU's memory, taken by a colocated engine
     vllm_sleeps: bool = False
     gather_to_generate: bool = False
-    reference: str = "none"
+    reference: str = "none"  # or "adapter off" (LoRA), "copy" (a second model)
 
     @property
     def prompt(self) -> int:
@@ -79,8 +70,7 @@ class Setting:
     @property
     def extra_forwards(self) -> tuple[str, ...]:
         """Forward passes beside TRL's own generation and loss."""
-        passes = ("scoring", "reference") if self.reference != "none" else ("scoring",)
-        return () if self.engine == "none" else passes
+        return () if self.engine == "none" else ("scoring", "reference")[: 1 + (self.reference != "none")]
 
 
 def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, sharding: str) -> Setting:
@@ -89,10 +79,9 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
     Args:
         config: the transformers config of the model.
         gpus: in the whole run.
-        sharding: one of `SHARDINGS`.
 
     Raises:
-        RecipeError: generation cannot be divided into groups, or an unknown sharding.
+        RecipeError: generation cannot be divided into groups, or a sharding that is not in `SHARDINGS`.
     """
     from sayo.attention.layers import resolve_layers
     from sayo.training.setup import trainer_config_class
@@ -102,31 +91,23 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
     fields = dataclasses.fields(trainer_config_class(recipe))  # the config itself would probe devices
     get = {item.name: item.default for item in fields} | recipe.trainer
     micro, accumulation = get["per_device_train_batch_size"], get["gradient_accumulation_steps"]
-    shared = {
-        "gpus": gpus,
-        "sharding": sharding,
-        "device": "cpu" if get["use_cpu"] else "cuda",
-        "tokens": tokens,
-        "micro_batch": micro,
-        "accumulation": accumulation,
-        "bf16": (not get["fp16"]) if get["bf16"] is None else get["bf16"],
-        "checkpointing": bool(get["gradient_checkpointing"]),
-    }
+    bf16 = (not get["fp16"]) if get["bf16"] is None else get["bf16"]
+    device, checkpointing = "cpu" if get["use_cpu"] else "cuda", bool(get["gradient_checkpointing"])
+    setting = Setting(gpus, sharding, device, tokens, micro, accumulation, bf16, checkpointing)
     if not recipe.rewards:
-        return Setting(**shared)
-    per_gpu = micro * (get["steps_per_generation"] or accumulation)
-    if get["generation_batch_size"]:
-        per_gpu = get["generation_batch_size"] // gpus
+        return setting
+    whole, pieces = get["generation_batch_size"], get["steps_per_generation"] or accumulation
+    per_gpu = whole // gpus if whole else micro * pieces
     if per_gpu * gpus % get["num_generations"]:
         raise RecipeError(
             f"One generation holds {per_gpu * gpus} completions, which num_generations={get['num_generations']} does "
             "not divide. Change trainer.num_generations, trainer.per_device_train_batch_size or --gpus."
         )
     engine = f"vllm {get['vllm_mode']}" if get["use_vllm"] else "transformers"
-    layers = config.get_text_config().num_hidden_layers
-    layers = len(resolve_layers(get["attention_layers"], tuple(range(layers)), layers))
-    return Setting(
-        **shared,
+    depth = config.get_text_config().num_hidden_layers
+    layers = len(resolve_layers(get["attention_layers"], tuple(range(depth)), depth))
+    return dataclasses.replace(
+        setting,
         completion_tokens=get["max_completion_length"],
         generation_batch=per_gpu,
         num_iterations=get["num_iterations"],
@@ -144,9 +125,6 @@ def count_tokens(recipe: Recipe, config: Any) -> TokenCount:
     """Visual tokens of every row, at most those of `model.size`; text of the first rows at 4 bytes per token.
 
     Without data, or without the `num_visual_tokens` column, one image at the processor's pixel limit is assumed.
-
-    Raises:
-        RecipeError: the data that the recipe names cannot be read.
     """
     from sayo.training.setup import load_data
 

@@ -1,9 +1,8 @@
 """What one layer keeps and needs, found by running it on fake tensors.
 
 A layer of the recipe's own model (kernel, LoRA, autocast and all) runs forward and backward on tensors without data
-(torch's `FakeTensorMode`), while `LiveBytes` counts the bytes of all live tensor storages. Nothing is computed and
-nothing is allocated, so an 8B layer takes a fraction of a second on any machine. What a kernel allocates inside
-itself and frees before it returns (its workspace) is not seen.
+(torch's `FakeTensorMode`), while `LiveBytes` counts the bytes of all live tensor storages. Nothing is computed or
+allocated. What a kernel allocates inside itself and frees before it returns (its workspace) is not seen.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import copy
 import functools
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,16 +24,12 @@ from sayo.preflight.policy import MetaPolicy, trainable
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live tensor storages, real or fake, while it is open. Independent of any allocator.
-
-    `now` and `peak` are bytes. Tensors made before it opened count from `watch` on.
-    """
+    """Counts the bytes of live tensor storages (`now`, `peak`), real or fake; older ones count from `watch` on."""
 
     def __init__(self):
         super().__init__()
         self._sizes: dict[int, int] = {}
-        self.now = 0
-        self.peak = 0
+        self.now = self.peak = 0
 
     def watch(self, *tensors: torch.Tensor) -> int:
         """Count these tensors too, each storage once. Returns the bytes that were new."""
@@ -71,77 +65,62 @@ class LayerBytes(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def decoder_layer(policy: MetaPolicy, bf16: bool, batch: int, tokens: int) -> LayerBytes:
-    """One decoder layer on `(batch, tokens)` positions; completions end apart, so batches carry a mask.
+    """One decoder layer on `(batch, tokens)` positions; completions end apart, so batches carry a mask."""
 
-    Args:
-        bf16: run under bfloat16 autocast, as the trainer's `bf16: true` does.
-    """
+    def arguments() -> dict[str, Any]:
+        angles = torch.empty(batch, tokens, policy.head_dim, dtype=policy.dtype)
+        mask = torch.empty(batch, 1, tokens, tokens, dtype=torch.bool)
+        return {"position_embeddings": (angles, angles), "attention_mask": mask}
 
-    def run(layer: nn.Module, hidden: torch.Tensor, angles: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output = layer(hidden, position_embeddings=(angles, angles), attention_mask=mask)
-        return output[0] if isinstance(output, tuple) else output
-
-    shared = {(batch, tokens, policy.head_dim): policy.dtype, (batch, 1, tokens, tokens): torch.bool}
-    size = (batch, tokens, policy.text.hidden_size)
-    return _trace(policy, bf16, policy.decoder.layers[0], size, run, shared, below=True)
+    return _trace(policy, bf16, policy.decoder.layers[0], (batch, tokens, policy.text.hidden_size), arguments, True)
 
 
 @functools.lru_cache(maxsize=256)
 def vision_block(policy: MetaPolicy, bf16: bool, images: int, patches: int) -> LayerBytes:
     """One block of the vision tower on `images` images of `patches` patches, full attention within each image."""
-    if not patches:
-        return LayerBytes()
     vision, total = policy.vision, patches * images
-    boundaries = np.arange(0, total + 1, patches)  # numpy: a fake tensor has no values to split at
 
-    def run(block: nn.Module, hidden: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-        return block(hidden, cu_seqlens=boundaries, position_embeddings=(angles, angles))
+    def arguments() -> dict[str, Any]:
+        angles = torch.empty(total, vision.hidden_size // vision.num_heads)
+        boundaries = np.arange(0, total + 1, patches)  # numpy: a fake tensor has no values to split at
+        return {"position_embeddings": (angles, angles), "cu_seqlens": boundaries}
 
-    shared = {(total, vision.hidden_size // vision.num_heads): torch.float32}
-    return _trace(policy, bf16, policy.tower.blocks[0], (total, vision.hidden_size), run, shared)
+    return _trace(policy, bf16, policy.tower.blocks[0], (total, vision.hidden_size), arguments)
 
 
 @functools.lru_cache(maxsize=256)
 def merger(policy: MetaPolicy, bf16: bool, patches: int) -> LayerBytes:
     """One merger (projector) from patches to visual tokens."""
-    if not patches:
-        return LayerBytes()
     size, below = (patches, policy.vision.hidden_size), trainable(policy.tower.blocks)[0] > 0
-    return _trace(policy, bf16, policy.tower.merger, size, lambda layer, hidden: layer(hidden), below=below)
+    return _trace(policy, bf16, policy.tower.merger, size, dict, below)
 
 
 def _trace(
-    policy: MetaPolicy,
-    bf16: bool,
-    module: nn.Module,
-    size: tuple,
-    run: Callable,
-    shared: Any = None,
-    below: bool = False,
+    policy: MetaPolicy, bf16: bool, module: nn.Module, size: tuple, arguments: Callable, below: bool = False
 ) -> LayerBytes:
-    """Run `module` without and with gradients.
+    """Run `module` on hidden states of a size, without and with gradients.
 
     Args:
-        shared: shapes and dtypes of what serves all layers alike (mask, rotary angles): counted by the caller.
+        arguments: makes the other arguments, which serve all layers alike (mask, rotary angles): counted elsewhere.
         below: something below learns, so gradients pass through even where the module itself is frozen.
     """
+    if not size[0]:  # no image
+        return LayerBytes()
     live, layer = LiveBytes(), copy.deepcopy(module)
-    autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
-    with FakeTensorMode(), live, autocast:
-        _materialise(layer)
-        common = [torch.empty(shape, dtype=dtype) for shape, dtype in (shared or {}).items()]
+    with FakeTensorMode(allow_non_fake_inputs=True), live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        layer.to_empty(device="cpu")
+        shared = arguments()
         start = torch.empty(size, dtype=policy.dtype, requires_grad=True)
-        live.watch(start, *common, *layer.parameters(), *layer.buffers())
         base = live.now
         hidden = start * 1.0  # like a real hidden state: no leaf, freed as soon as nobody needs it
         input_bytes = hidden.untyped_storage().nbytes()
         floor = live.peak = live.now
         with torch.no_grad():
-            output_bytes = run(layer, hidden, *common).untyped_storage().nbytes()
+            output_bytes = _first(layer(hidden, **shared)).untyped_storage().nbytes()
         forward = live.peak - floor
         if not (below or trainable(layer)[0]):
             return LayerBytes(input_bytes, output_bytes, 0, forward, 0)
-        result = run(layer, hidden, *common)
+        result = _first(layer(hidden, **shared))
         del hidden
         saved = live.now - base - output_bytes
         gradient = torch.empty_like(result)
@@ -152,13 +131,5 @@ def _trace(
     return LayerBytes(input_bytes, output_bytes, saved, forward, backward)
 
 
-def _materialise(module: nn.Module) -> None:
-    """Give a meta module fake CPU parameters; inside an open `FakeTensorMode`."""
-    for owner in module.modules():
-        for name, parameter in owner._parameters.items():
-            if parameter is not None:
-                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
-                owner._parameters[name] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output

@@ -1,7 +1,5 @@
 """`sayo preflight` as it is typed."""
 
-import json
-
 import pytest
 
 from sayo.recipes import recipe_names
@@ -25,24 +23,22 @@ def test_a_recipe_that_fits(run, toy):
 
 
 def test_a_recipe_that_does_not_fit_names_knobs_in_order(run, toy):
-    words = ("--config-name", "toy", "--gpu-memory", "2.5", "--gpus", "1", "--sharding", "ddp")
+    words = ("--config-name", "toy", "--gpu-memory", "2.2", "--gpus", "1", "--sharding", "ddp")
     batch = "trainer.per_device_train_batch_size=256"
     result = run(*words, "--check", batch, f"data.path={toy.prepared}")
     assert result.exit_code == 1, result.output
     assert "does not fit" in result.output
-    checkpointing, batch = (result.output.index(key) for key in ("gradient_checkpointing=true", "batch_size=128"))
-    assert checkpointing < batch
-    assert "Fits with trainer.gradient_checkpointing=true" in result.output
+    _, changes = result.output.split("Change, in this order")
+    first, *_, last = lines = changes.strip().splitlines()[1:]
+    assert "gradient_checkpointing=true" in first and "batch_size=128" in lines[1]
+    assert " fits  " in last and " fits  " not in first, changes
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_can_be_priced_before_there_are_data(run, name):
-    result = run("--config-name", name, "--json", "--sharding", "zero1", "data.path='(none yet)'")
+    result = run("--config-name", name, "--sharding", "zero1", "data.path='(none yet)'")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    price = found["prices"]["zero1"]
-    assert found["tokens"]["source"].startswith("assumed") and found["sharding"] == "zero1" and found["fits"]
-    assert price["peak"] == max(sum(items.values()) for items in price["memory"].values())
+    assert "(assumed: " in result.output and "with zero1;" in result.output
 
 
 @pytest.mark.parametrize(
