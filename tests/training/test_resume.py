@@ -239,7 +239,8 @@ def test_kills_at_random_moments_and_in_a_save(tmp_path):
     """The published check itself, three kills; every third one waits until a save has begun."""
     command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--mode", "single"]
     command += ["--work", tmp_path / "work", "--out", tmp_path / "out.json"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2])
+    root = Path(__file__).parents[2]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     (mode,) = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert mode["kills"] == 3 and mode["in_save"] >= 1 and mode["compared"] >= 1 and mode["differences"] == []
