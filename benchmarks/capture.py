@@ -19,7 +19,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,12 +27,15 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.harness import finish, options_of, own_process, write
+from benchmarks.harness import finish, now, options_of, own_process, write
 from benchmarks.models import SHAPES, make_model
 from sayo.attention import AttentionCapture, CapturedMasses
 
 TARGETS = {("scoring", "last"): 1.03, ("scoring", "all"): 1.25, ("step", "scored"): 1.02, ("update", "last"): 1.02}
+REPEATS = 3
 MEMORY_TARGET = 0.01  # of what eager weights need at the same length
+EAGER_LENGTH = 4096  # where eager's memory is measured
+UPDATE_LENGTH = 2048  # longest that fits into memory with a graph
 # What glibc keeps of freed memory is noise of 100 MiB in resident memory; so every array is mapped and unmapped.
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
@@ -66,15 +68,9 @@ def log_probs(model: Any, ids: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def seconds(run: Callable[[], Any], device: str) -> float:
-    """Process time on a CPU, wall time on a GPU."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
+    start = now(device)
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    return now(device) - start
 
 
 class ReadingClock:
@@ -84,9 +80,7 @@ class ReadingClock:
         self.spent, read = 0.0, CapturedMasses.read
 
         def timed(reading: CapturedMasses, *args: Any, **kwargs: Any) -> None:
-            start = time.process_time()
-            read(reading, *args, **kwargs)
-            self.spent += time.process_time() - start
+            self.spent += seconds(lambda: read(reading, *args, **kwargs), device)
 
         if device == "cpu":
             CapturedMasses.read = timed
@@ -95,7 +89,7 @@ class ReadingClock:
 def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namespace, clock: ReadingClock) -> dict:
     """`run(context)` in turn without and with an open capture."""
     plain, read, inside = [], [], []
-    for _ in range(options.repeats):
+    for _ in range(1 if options.quick else REPEATS):
         plain.append(seconds(lambda: run(nullcontext()), options.device))
         clock.spent = 0.0
         read.append(seconds(lambda: run(capturing()), options.device))
@@ -108,7 +102,7 @@ def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namesp
 def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
     """The scoring pass, or (`update`, at lengths whose graph fits into memory) scoring pass + loss."""
     model, clock = build(options), ReadingClock(options.device)
-    longest = options.update_length if part == "update" else max(options.lengths)
+    longest = UPDATE_LENGTH if part == "update" else max(options.lengths)
     for length in [length for length in options.lengths if length <= longest] or options.lengths[:1]:
         ids, groups = make_batch(model, length)
         for share in (0.3, 1.0):
@@ -173,8 +167,8 @@ def memory(options: argparse.Namespace) -> Iterator[dict]:
     def peak(case: str, length: int) -> int:
         return own_process("benchmarks.capture", "--peak-of", case, *shared, "--lengths", length, **FREED_AT_ONCE)
 
-    for length in sorted({1024, options.eager_length, max(options.lengths)}):
-        plain, has_eager = peak("plain", length), length == options.eager_length
+    for length in sorted({1024, EAGER_LENGTH, max(options.lengths)}):
+        plain, has_eager = peak("plain", length), length == EAGER_LENGTH
         added = {case: peak(case, length) - plain for case in ("last", "all", "eager")[: 2 + has_eager]}
         for case, value in added.items():
             row = {"part": "memory", "case": case, "length": length, "added_mib": value / 2**20}
@@ -227,9 +221,6 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="100M")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096, 8192])
-    parser.add_argument("--eager-length", type=int, default=4096, help="where eager's memory is measured")
-    parser.add_argument("--update-length", type=int, default=2048, help="longest that fits into memory with a graph")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--peak-of", choices=["plain", "last", "all", "eager"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -237,7 +228,7 @@ def main() -> None:
         print(json.dumps(peak_memory(options)))
         return
     if options.quick:
-        options.lengths, options.repeats, options.parts = [256], 1, ["scoring", "step"]
+        options.lengths, options.parts = [256], ["scoring", "step"]
     rows: list[dict] = []
     for part in options.parts:
         for row in PARTS[part](options):
@@ -246,9 +237,9 @@ def main() -> None:
                 row["target"] = target
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-            write(options.out, rows, shape=options.shape, repeats=options.repeats)
+            write(options.out, rows, shape=options.shape, repeats=REPEATS)
     missed = [f"{row['part']} {row['case']}" for row in rows if row.get("ratio", 0) > row.get("target", float("inf"))]
-    finish(options, "Cost of reading attention", rows, missed, shape=options.shape, repeats=options.repeats)
+    finish(options, "Cost of reading attention", rows, missed, shape=options.shape, repeats=REPEATS)
 
 
 if __name__ == "__main__":

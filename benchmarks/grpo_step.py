@@ -11,16 +11,14 @@ import contextlib
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import load_dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.harness import make_toy_data
+from benchmarks.harness import make_toy_data, now
 from benchmarks.models import SHAPES, Shape, make_model, write_checkpoint
 from sayo.training.config import RegionGRPOConfig
 from sayo.training.grpo import RegionGRPOTrainer
@@ -35,23 +33,17 @@ COMPLETION = 32
 
 
 class StepClock(TrainerCallback):
-    """Seconds of each optimiser step: process time on a CPU, wall time on a GPU."""
+    """Seconds of each optimiser step."""
 
     def __init__(self, device: str):
         self.steps: list[float] = []
-        self.clock = time.perf_counter if device == "cuda" else time.process_time
         self.device = device
 
-    def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return self.clock()
-
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.start = self._now()
+        self.start = now(self.device)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.steps.append(self._now() - self.start)
+        self.steps.append(now(self.device) - self.start)
 
 
 def length_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:

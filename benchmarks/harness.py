@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -44,6 +45,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+def now(device: str) -> float:
+    """Seconds: process time on a CPU, wall time on a GPU, after what it was asked to do is done."""
+    import torch
+
+    if device != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def write(out: Path | None, rows: Iterable[dict], **more: Any) -> None:

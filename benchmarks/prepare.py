@@ -15,6 +15,7 @@ questions follow each other about one picture, as in GQA's train_all files.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,39 +58,33 @@ def floor(images: Path, questions: int, per_image: int, rows: Path, target: Path
     first = pq.ParquetFile(next(rows.glob("data/*.parquet")))
     schema, fixed = first.schema_arrow, next(first.iter_batches(1)).to_pylist()[0]
     options = {"write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
-    last, data = -1, b""
-    for shard in range(-(-questions // 2000)):
-        with pq.ParquetWriter(target / f"{shard}.parquet", schema, **options) as writer:
-            for start in range(shard * 2000, min((shard + 1) * 2000, questions), 100):
-                batch = []
-                for index in range(start, min(start + 100, questions)):
-                    if index // per_image != last:
-                        last = index // per_image
-                        data = (images / f"{last}.jpg").read_bytes()
-                    batch.append({**fixed, "id": str(index), "images": [{"bytes": data, "path": f"{last}.jpg"}]})
+    read = functools.lru_cache(maxsize=1)(lambda name: (images / name).read_bytes())
+    for shard in range(0, questions, 2000):
+        path = target / f"{shard}.parquet"
+        with pq.ParquetWriter(path, schema, **options) as writer:
+            for start in range(shard, min(shard + 2000, questions), 100):
+                indices = range(start, min(start + 100, questions))
+                names = {index: f"{index // per_image}.jpg" for index in indices}
+                pictures = {index: [{"bytes": read(name), "path": name}] for index, name in names.items()}
+                batch = [{**fixed, "id": str(index), "images": pictures[index]} for index in indices]
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-        with (target / f"{shard}.parquet").open("rb") as file:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
-def measure(module: str, *arguments: object) -> dict[str, float]:
-    """Wall seconds, CPU seconds and peak MiB of a module run as a command, over the process and its children."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+def measure(*command: object) -> dict[str, float]:
+    """Wall seconds, CPU seconds and peak MiB of a Python command line, over the process and its children."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     began, peak, used = time.perf_counter(), 0, _cpu_seconds()
-    with tempfile.TemporaryFile() as errors:
-        process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-        while process.poll() is None:
-            try:
-                family = [process, *process.children(recursive=True)]
-                peak = max(peak, sum(member.memory_info().rss for member in family if member.is_running()))
-            except psutil.NoSuchProcess:
-                pass
-            time.sleep(0.05)
-        seconds = time.perf_counter() - began
-        if process.returncode != 0:
-            errors.seek(0)
-            sys.exit(f"{command} ended with status {process.returncode}: {errors.read()[-2000:].decode()}")
+    process = psutil.Popen([sys.executable, *map(str, command)], env=environment, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in family if member.is_running()))
+        time.sleep(0.05)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        sys.exit(f"{command} ended with status {process.returncode}; its error is above.")
     return {"seconds": seconds, "cpu_seconds": _cpu_seconds() - used, "peak_mib": round(peak / 2**20)}
 
 
@@ -98,10 +94,10 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def run(kind: str, data: str, rows: int | None, *command: object, out: Path | None = None, processes: int = 1) -> dict:
-    """One row of the table; rows None: those that `out` says were kept."""
+def run(kind: str, data: str, rows: int | Path, *command: object, processes: int = 1) -> dict:
+    """One row of the table; `rows` is their number, or the prepared folder whose summary has it."""
     cost = measure(*command)
-    rows = rows or json.loads((out / "summary.json").read_text())["kept"]
+    rows = json.loads((rows / "summary.json").read_text())["kept"] if isinstance(rows, Path) else rows
     speed = {"rows_per_s": rows / cost["seconds"], "rows_per_cpu_s": rows / cost["cpu_seconds"]}
     print(f"  {kind} {data}: {rows} rows in {cost['seconds']:.1f} s", file=sys.stderr)
     numbers = {name: round(value, 2) for name, value in {**cost, **speed}.items()}
@@ -120,22 +116,24 @@ def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
         "gqa": ("--questions", root / "questions.json", "--scene-graphs", root / "graphs.json"),
         "coco": ("--instances", root / "instances.json"),
     }
-    results, command = [], ("benchmarks.prepare", "--sayo")
+    baseline, command = ("-m", "benchmarks.prepare", "--baseline"), ("-c", "from sayo.cli import app; app()")
+    target = root / "release.parquet"
+    results = [run("release", "both", release, *baseline, "release", root / "images", release, target)]
     for name, files in sources.items():
         for processes in (1, 2):
             out = root / f"{name}{processes}"
             words = ("prepare", name, *files, "--images", root / "images", "--out", out, "--num-proc", processes)
-            results.append(run("sayo", name, None, *command, *words, out=out, processes=processes))
+            results.append(run("sayo", name, out, *command, *words, processes=processes))
+        rows = results[-1]["rows"]
         part, mapped = _first_shards(out, root / f"{name}-part", 5), root / f"{name}-mapped"
         words = ("map", part, "--processor", root / "qwen3", "--out", mapped)
-        results.append(run("map", name, None, *command, *words, out=mapped))
-        per_image = max(1, results[-2]["rows"] // images)
-        rows, target = min(results[-2]["rows"], per_image * images), root / f"floor-{name}"
+        results.append(run("map", name, mapped, *command, *words))
+        per_image, target = max(1, rows // images), root / f"floor-{name}"
+        rows = min(rows, per_image * images)
         target.mkdir()
-        baseline = ("benchmarks.prepare", "--baseline", "floor", root / "images", rows, per_image, out, target)
-        results.append(run("floor", name, rows, *baseline))
-    baseline = ("benchmarks.prepare", "--baseline", "release", root / "images", release, root / "release.parquet")
-    return [*results, run("release", "both", release, *baseline)]
+        words = ("floor", root / "images", rows, per_image, out, target)
+        results.append(run("floor", name, rows, *baseline, *words))
+    return results
 
 
 def _first_shards(out: Path, part: Path, most: int) -> Path:
@@ -149,21 +147,21 @@ def _first_shards(out: Path, part: Path, most: int) -> Path:
 def ratios(results: list[dict]) -> list[dict]:
     """For each data set: one process against the release's way, one and two processes against the floor.
 
-    Against the floor in rows/s and in rows per CPU second, because other work on the machine stretches the wall time
-    of each run by another factor; against the release's way, where that would flatter us most, in CPU time only.
+    Against the floor in rows/s; against the release's way, where other load on the machine would flatter us most, in
+    rows per CPU second.
     """
     speed = {(row["data"], row["kind"], row["processes"]): row for row in results}
-    found = []
+    rows = []
     for name in ("gqa", "coco"):
         single, double, least = speed[name, "sayo", 1], speed[name, "sayo", 2], speed[name, "floor", 1]
+        release = speed["both", "release", 1]
         ratio = {
-            "times_release": single["rows_per_cpu_s"] / speed["both", "release", 1]["rows_per_cpu_s"],
+            "times_release": single["rows_per_cpu_s"] / release["rows_per_cpu_s"],
             "share_of_floor": single["rows_per_s"] / least["rows_per_s"],
             "share_of_floor_two_processes": double["rows_per_s"] / least["rows_per_s"],
-            "share_of_floor_in_cpu_time": single["rows_per_cpu_s"] / least["rows_per_cpu_s"],
         }
-        found.append({"kind": "ratios", "data": name, **{key: round(value, 2) for key, value in ratio.items()}})
-    return found
+        rows.append({"kind": "ratios", "data": name, **{key: round(value, 2) for key, value in ratio.items()}})
+    return rows
 
 
 def missed_targets(rows: list[dict]) -> list[str]:
@@ -178,36 +176,20 @@ def missed_targets(rows: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = options_of(__doc__)
-    parser.add_argument("--folder", type=Path, help="where the generated files go (4 GB); default: a temporary one")
     parser.add_argument("--baseline", nargs="+", help=argparse.SUPPRESS)  # in a process of its own
-    parser.add_argument("--sayo", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.sayo:
-        return _sayo(options.sayo)
     if options.baseline:
         kind, images, count, *rest = options.baseline
         if kind == "release":
             return release_way(Path(images), int(count), Path(rest[0]))
         return floor(Path(images), int(count), int(rest[0]), Path(rest[1]), Path(rest[2]))
     questions, images, release = (6_000, 600, 40) if options.quick else (200_000, 20_000, 400)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:  # 4 GB; TMPDIR says where
         rows = bench(Path(folder), questions, images, release)
     rows += ratios(rows)
     data = {"gqa_questions": questions, "images": images, "size": SIZE, "release_measured_on": release}
     targets = {"times_release": FASTER_THAN_RELEASE, "share_of_floor": SHARE_OF_FLOOR, "peak_mib": PEAK_MIB}
     finish(options, "Preparing data", rows, missed_targets(rows), data=data, targets=targets)
-
-
-def _sayo(words: list[str]) -> None:
-    """`sayo prepare` and `sayo map` without the imports of the other commands."""
-    import typer
-
-    from data_prep.cli import map_rows, prepare_app
-
-    app = typer.Typer()
-    app.add_typer(prepare_app, name="prepare")
-    app.command("map")(map_rows)
-    app(words)
 
 
 if __name__ == "__main__":

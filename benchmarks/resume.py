@@ -9,7 +9,7 @@ dies is, at random, every process at once, the launcher alone (its ranks must no
 third kill waits for a save to begin. Everything runs on CPU, on the toy world.
 
 Compared bit by bit: completions, rewards and advantages of every step, weights, optimizer, random states, logged
-metrics (but for wall-clock times), and the tracker's run id.
+metrics (except wall-clock times), and the tracker's run id.
 """
 
 from __future__ import annotations
@@ -73,17 +73,15 @@ class Outcome:
 
 def make_toy(folder: Path) -> tuple[Path, Path]:
     """A toy policy and ten pictures' worth of prepared questions."""
-    policy, data = folder / "policy", folder / "prepared"
-    if not (data / "summary.json").is_file():
-        sayo("toy", "policy", "--out", policy)
-        make_toy_data(folder, policy, 10)
-    return policy, data
+    policy = folder / "policy"
+    sayo("toy", "policy", "--out", policy)
+    return policy, make_toy_data(folder, policy, 10)
 
 
-def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, seed: int) -> Outcome:
+def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int) -> Outcome:
     """One uninterrupted run, then killed ones until the number of kills is reached; each is driven to its end."""
     start = time.time()
-    rng = random.Random(f"{seed} {mode}")
+    rng = random.Random(f"0 {mode}")
     outcome = Outcome(mode)
     whole = folder / "whole"
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,11 +104,11 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int, se
                 window *= 0.5 if finished else 1.0  # it outran its killer: the machine is faster now than before
             if (run_dir / "run_id").is_file():
                 run_ids.add((run_dir / "run_id").read_text())
-        found = compare(whole, run_dir)
+        differences = compare(whole, run_dir)
         if len(run_ids) != 1:
-            found.append(f"the tracker's run id changed: {sorted(run_ids)}")
+            differences.append(f"the tracker's run id changed: {sorted(run_ids)}")
         outcome.compared += 1
-        outcome.differences += [f"run {outcome.runs}: {difference}" for difference in found]
+        outcome.differences += [f"run {outcome.runs}: {difference}" for difference in differences]
         shutil.rmtree(run_dir)
         print(f"{mode}: {outcome.kills}/{kills} kills, {len(outcome.differences)} differences", file=sys.stderr)
     outcome.seconds = round(time.time() - start, 1)
@@ -160,14 +158,15 @@ def kill_at_random(
         return wait_for(process, run_dir)
     launcher = psutil.Process(process.pid)
     tree = [launcher, *launcher.children(recursive=True)]
-    ranks = [one for one in tree if "train.py" in " ".join(one.cmdline()) and "launch" not in " ".join(one.cmdline())]
+    lines = {member: " ".join(member.cmdline()) for member in tree}
+    ranks = [member for member, line in lines.items() if "train.py" in line and "launch" not in line]
     chosen = {"all": tree, "launcher": tree[:1], "one rank": [rng.choice(ranks)] if ranks else tree}[victim]
-    for one in chosen:
-        one.kill()
+    for member in chosen:
+        member.kill()
     process.wait(timeout=120)
     _, alive = psutil.wait_procs(tree, timeout=60)
-    for one in alive:
-        one.kill()
+    for member in alive:
+        member.kill()
     outcome.orphans += len(alive)
     outcome.kills += 1
     outcome.in_save += is_saving(run_dir, launched)
@@ -210,53 +209,48 @@ def compare(whole: Path, killed: Path) -> list[str]:
 
 
 def different(first: Any, second: Any, name: str) -> list[str]:
-    """Names of the parts in which two nested values differ, but for what measures wall-clock time."""
+    """Names of the parts in which two nested values differ, except for what measures wall-clock time."""
     from torch.utils._pytree import keystr, tree_leaves_with_path
 
-    sides = [{keystr(path): leaf for path, leaf in tree_leaves_with_path(value)} for value in (first, second)]
+    sides = [{keystr(path): bits(leaf) for path, leaf in tree_leaves_with_path(value)} for value in (first, second)]
     paths = [path for path in sides[0].keys() | sides[1].keys() if not any(word in path for word in CLOCK)]
-    missing = object()
-    pairs = {path: (sides[0].get(path, missing), sides[1].get(path, missing)) for path in paths}
-    return [f"{name}{path}: {str(a)[:80]} and {str(b)[:80]}" for path, (a, b) in pairs.items() if not same(a, b)]
+    pairs = {path: [side.get(path) for side in sides] for path in paths}
+    return [f"{name}{path}: {str(a)[:80]} and {str(b)[:80]}" for path, (a, b) in pairs.items() if a != b]
 
 
-def same(a: Any, b: Any) -> bool:
-    """Bit by bit; NaN equals NaN."""
+def bits(value: Any) -> tuple:
+    """What must be equal for two values to be the same bit by bit; a NaN equals itself."""
     import numpy as np
     import torch
 
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b)
-    if isinstance(a, (bool, int, float, str, bytes, type(None))):
-        return a == b or (a != a and b != b)
-    return True  # objects of DeepSpeed's: their tensors are compared where they appear
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    # Tensors in objects of DeepSpeed's are compared where they appear.
+    is_plain = isinstance(value, (bool, int, float, str, bytes, type(None)))
+    return type(value), repr(value) if is_plain else ""
 
 
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--kills", type=int, default=20, help="for each way to launch")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--work", type=Path, help="folder to work in; a temporary one by default")
     options = parser.parse_args()
     folder = options.work or Path(tempfile.mkdtemp(prefix="sayo_resume_"))
     policy, data = make_toy(folder / "toy")
     rows = []
     for mode in options.mode:
-        outcome = check_mode(mode, folder / mode, policy, data, 3 if options.quick else options.kills, options.seed)
+        outcome = check_mode(mode, folder / mode, policy, data, 3 if options.quick else options.kills)
         rows.append(asdict(outcome))
-        write(options.out, rows, seed=options.seed)
+        write(options.out, rows)
     if options.work is None:
         shutil.rmtree(folder)
     shown = [{**row, "differences": len(row["differences"]), "victims": str(row["victims"])} for row in rows]
     missed = [difference for row in rows for difference in row["differences"]]
     missed += [f"{row['mode']}: {row['orphans']} orphans" for row in rows if row["orphans"]]
-    title = "Killed with -9 and restarted, against an uninterrupted run"
-    finish(options, title, rows, missed, shown=shown, seed=options.seed)
+    finish(options, "Killed with -9 and restarted, against an uninterrupted run", rows, missed, shown=shown)
 
 
 if __name__ == "__main__":

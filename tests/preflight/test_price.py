@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.memory import LORA, make_setting, measure_case
 from benchmarks.models import SHAPES, make_config, make_model
 from sayo.attention import AttentionCapture
-from sayo.preflight import trace
 from sayo.preflight.memory import head_stage, memory_of, static_bytes
 from sayo.preflight.policy import MetaPolicy
 from sayo.preflight.setting import SHARDINGS, TokenCount
@@ -156,12 +155,6 @@ def test_live_bytes_are_the_allocators():
         before = live.watch(rows, *model.parameters())
         step()
     assert live.peak - before == pytest.approx(most, rel=0.01) and live.now == before
-
-
-def test_layers_grow_with_the_batch_and_are_traced_once(policy):
-    small, large = trace.decoder_layer(policy, True, 1, 64), trace.decoder_layer(policy, True, 4, 64)
-    assert large.saved == pytest.approx(4 * small.saved, rel=0.02)
-    assert trace.decoder_layer(policy, True, 1, 64) is small
 
 
 def test_training_time_is_three_forwards(policy):

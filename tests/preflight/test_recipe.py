@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from benchmarks.models import SHAPES, make_config
 from sayo.preflight.estimate import estimate
-from sayo.preflight.policy import MetaPolicy, load_config
+from sayo.preflight.policy import MetaPolicy
 from sayo.preflight.setting import NO_DATA, count_tokens
 from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe
 from sayo.training.setup import load_data, load_processor
@@ -62,14 +62,10 @@ def test_without_data_the_assumption_is_stated(toy, config):
     assert (counted.visual, counted.samples) == (16384 // 16**2, None) and counted.source.startswith("assumed")
 
 
-def test_data_that_cannot_be_read_are_an_error(toy, config, tmp_path):
-    with pytest.raises(RecipeError, match=r"data\.path"):
-        count_tokens(recipe_of(toy, f"data.path={tmp_path}/nothing"), config)
-
-
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
-def test_parameter_counts_are_the_real_models(family):
-    config = make_config(family, SHAPES["12M"])
+@pytest.mark.parametrize(("family", "shape"), [("qwen3_vl", "12M"), ("qwen2_5_vl", "12M"), ("qwen3_vl", "toy")])
+def test_parameter_counts_are_the_real_models(family, shape):
+    """The toy's embeddings are tied: they count once."""
+    config = make_config(family, SHAPES[shape])
     policy, real = meta(config, dtype="float32"), transformers.AutoModelForImageTextToText.from_config(config)
     assert policy.parameters == policy.trainable == real.num_parameters()
     assert policy.weight_bytes == policy.trainable_bytes == 4 * real.num_parameters()
@@ -86,11 +82,6 @@ def test_lora_counts_are_pefts():
     assert policy.trainable_bytes == 4 * policy.trainable  # peft keeps adapters in float32 beside bfloat16 weights
 
 
-def test_tied_embeddings_count_once(toy, config):
-    real = transformers.AutoModelForImageTextToText.from_pretrained(toy.policy)
-    assert meta(config, dtype="float32").parameters == real.num_parameters()
-
-
 def test_four_bits_shrink_the_layers_only():
     plain, packed = meta(), meta(load={"quantization_config": {"load_in_4bit": True}})
 
@@ -99,11 +90,6 @@ def test_four_bits_shrink_the_layers_only():
 
     assert size(packed, "embed_tokens") == size(plain, "embed_tokens")
     assert 0.5625 / 2 <= size(packed, "language_model.layers") / size(plain, "language_model.layers") < 0.29
-
-
-def test_unreachable_hub_says_what_to_do():
-    with pytest.raises(RecipeError, match=r"config.json: connect to the hub once, or name a local folder"):
-        load_config("nobody/no-such-model")
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe", "qwen3_5", "glm4v"])
