@@ -32,9 +32,6 @@ USER_SUFFIX = {
 has no check; `text-back` has one of the same length that does not look at the image.
 """
 
-YES_NO_SUFFIX = "Answer with \\boxed{yes} or \\boxed{no}."
-"""For yes/no benchmarks such as HallusionBench, after the suffix above."""
-
 
 def suffix_text(name_or_text: str) -> str:
     """The text of a format of `USER_SUFFIX`, or a text of one's own.
