@@ -13,8 +13,6 @@ with. Times on a CPU are process times. There, the ratio of a pass is taken insi
 so that other load on the machine cancels out; `paired` is the ratio of separate passes in turn, with its noise.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

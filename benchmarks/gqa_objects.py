@@ -7,8 +7,6 @@ utils/pre_processor_data.py) and drops the question where it finds none. Ours re
 (data_prep/sources/gqa.py). The judge is GQA's own `annotations.answer`, where a question has one.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

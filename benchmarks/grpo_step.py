@@ -5,8 +5,6 @@ skips that pass and the reading needs it: one forward more, and `passes` shows t
 `benchmarks.capture`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 import sys

@@ -3,8 +3,6 @@
 Every script takes `--quick` (under a minute), `--out FILE.json`, and `--check` (exit status 1 on a missed target).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

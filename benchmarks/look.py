@@ -4,8 +4,6 @@ python -m benchmarks.look --quick                                      # the toy
 python -m benchmarks.look --out benchmarks/results/look_cpu.json --check
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 import tempfile

@@ -9,8 +9,6 @@ data, generation and update. `LiveBytes` counts the bytes of all live tensor sto
 result; what kernels allocate and free inside themselves is not counted. The target is a peak within 15%.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

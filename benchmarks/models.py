@@ -1,7 +1,5 @@
 """Random models of the toy policy's families in larger shapes, for benchmarks and tests of `sayo preflight`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -12,8 +12,6 @@ Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred 
 questions follow each other about one picture, as in GQA's train_all files.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import io

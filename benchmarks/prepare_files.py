@@ -1,7 +1,5 @@
 """Generated GQA and COCO files of any size, for `benchmarks.prepare`."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -12,8 +12,6 @@ Compared bit by bit: completions, rewards and advantages of every step, weights,
 metrics (except wall-clock times), and the tracker's run id.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -10,8 +10,6 @@ the same questions in the same order for the same seed. Held-out questions are a
 Nothing is tuned on them. An arm that was measured with the same settings is not run again.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor

@@ -4,8 +4,6 @@ An arm is a recipe with overrides, started from one of `STARTS` (`toy_arms.yaml`
 than `sayo train`, nor judged by other code than `sayo evaluate --data`.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What lies beside the data: summary.json, rejected.jsonl and README.md (data card), all made from the shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

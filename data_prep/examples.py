@@ -1,7 +1,5 @@
 """What every source yields: an `Example` with its regions, or a `Rejected` that says why not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Fields of foreign records, checked: each wrong value becomes a `RejectedError` under its own name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, RejectedError

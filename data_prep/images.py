@@ -5,8 +5,6 @@ its checksum, so those two are checked on the bytes; only a JPEG without the mar
 are decoded (JPEG at an eighth of the size) to tell "cut short" from "has harmless bytes behind the end".
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

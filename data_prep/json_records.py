@@ -5,8 +5,6 @@ back-end took twice as long for GQA's questions. Every key is seen, where `json.
 ones.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """`sayo map`: prepared rows -> the same rows with the token columns of one processor; images are not touched."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

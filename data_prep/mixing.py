@@ -1,7 +1,5 @@
 """`sayo mix`: weighted parts of several prepared data sets as one, no picture twice and none in two splits."""
 
-from __future__ import annotations
-
 import heapq
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Which rows of prepared data sets show the same picture: by content, by COCO id, or because a row has both."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Shard i always holds the same stretch of the source's questions, whatever the nu
 goes into a file. So a run that was killed resumes where it stopped and ends with the same bytes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterator
 from itertools import islice

@@ -1,7 +1,5 @@
 """One example -> one parquet row: image bytes, clipped regions, and the visual tokens that they cover."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def features() -> datasets.Features:
+def features() -> "datasets.Features":
     """Columns of prepared data. Images decode to RGB, turned upright (`datasets` applies EXIF orientation)."""
     from datasets import Features, Image, List, Value
 
@@ -48,7 +46,7 @@ def features() -> datasets.Features:
     )
 
 
-def written_schema() -> pa.Schema:
+def written_schema() -> "pa.Schema":
     """The schema of `table_of`: `features()`, with the image bytes as an index into the different ones."""
     import pyarrow as pa
 
@@ -57,7 +55,7 @@ def written_schema() -> pa.Schema:
     return schema.set(schema.get_field_index("images"), pa.field("images", pa.list_(image)))
 
 
-def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def table_of(rows: list[dict[str, Any]], schema: "pa.Schema") -> "pa.Table":
     """Rows of a `RowBuilder` as a table of `written_schema()`.
 
     Bytes that several rows show go into the table once (by content: parquet's writer fills a dictionary that holds one

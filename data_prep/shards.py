@@ -1,7 +1,5 @@
 """One parquet shard: complete or absent, with the account of its rows (kept, rejected and why) in its own footer."""
 
-from __future__ import annotations
-
 import json
 import os
 from bisect import bisect
@@ -105,7 +103,7 @@ class ShardWriter:
         os.replace(self._temporary, self.path)
         return account
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,7 +1,5 @@
 """Records and ids in a temporary database: annotation files of any size need little memory."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import tempfile

@@ -1,7 +1,5 @@
 """Texts that are written: jinja templates of this package, and files that appear complete or not at all."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Regions of a row -> the four token columns of one processor."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -29,7 +27,7 @@ class TokenMapper:
         return TokenMapper, (self.layout, self.threshold, self.soft)  # workers start with an empty cache
 
     @classmethod
-    def load(cls, processor: str | None, threshold: float | None, soft: bool) -> TokenMapper | None:
+    def load(cls, processor: str | None, threshold: float | None, soft: bool) -> "TokenMapper | None":
         """The mapper of a model folder or hub id; None without one.
 
         Raises:

@@ -1,7 +1,5 @@
 """Run a function over many jobs, in this process or in several, with the results in the order of the jobs."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The one client of OpenAI-compatible servers, such as vLLM's, on the `openai` package (extra `client`)."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io

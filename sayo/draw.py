@@ -1,7 +1,5 @@
 """The one way to draw: a picture, the outlines of its regions, and the attention that lies on it."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 import warnings
@@ -39,7 +37,7 @@ STYLE = {
 }
 
 
-def response_map(trace: AttentionTrace, rows: Rows = "deciding") -> np.ndarray:
+def response_map(trace: "AttentionTrace", rows: "Rows" = "deciding") -> np.ndarray:
     """`(N,)` attention of the response on each visual token: mean over layers, rows weighted by their entropy.
 
     The entropy weights follow SAYO's argument: where the model hesitates, looking decides. A response without any
@@ -92,7 +90,7 @@ def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) 
 
 
 def draw_picture(
-    axes: Axes, image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), heat: Image.Image | None = None
+    axes: "Axes", image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), heat: Image.Image | None = None
 ) -> None:
     """The picture with its regions outlined in the colour of their role; below a heat map it is grey.
 
@@ -148,7 +146,7 @@ def save_sheet(panels: Sequence[Mapping[str, Any]], path: str | Path, title: str
 @contextmanager
 def new_figure(
     file: str | Path | IO[bytes], width: float, height: float, dpi: int = 200, **options: Any
-) -> Iterator[Figure]:
+) -> Iterator["Figure"]:
     """An empty figure in inches, independent of pyplot's state, that is written to `file` when the block ends.
 
     Args:

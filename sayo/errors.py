@@ -1,7 +1,5 @@
 """Errors that the person at the keyboard can mend: a sentence, not a traceback."""
 
-from __future__ import annotations
-
 
 class SayoError(Exception):
     """What is wrong, and what to do about it.

@@ -4,8 +4,6 @@ Qwen's processors need torchvision for video, which not every laptop has; the to
 never pass here: their checkpoints name the stock classes.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@ r"""What is written under a question in the user's turn, in supervised tuning, i
 Source: the formats of Look-Back (arXiv 2507.03019), whose prompts were not released; the words are ours.
 """
 
-from __future__ import annotations
-
 USER_SUFFIX = {
     "semantic-back": (
         "Think before you answer, as an inner monologue between <think> and </think>. Stop at the point where the "

@@ -4,8 +4,6 @@ The keys under `trainer:` are fields of the trainer's config, so a TRL recipe ca
 and the gates are checked by `sayo.training.setup.check_recipe`.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +109,7 @@ class Recipe(Section):
     resume: str = "auto"
 
     @model_validator(mode="after")
-    def _check_whole(self) -> Recipe:
+    def _check_whole(self) -> "Recipe":
         if "output_dir" not in self.trainer:
             raise ValueError("`trainer.output_dir` is missing: say where the run is written.")
         if self.advantage_shaper is not None and not self.rewards:

@@ -13,8 +13,6 @@ visual token, one made with `per_head=True` keeps heads apart. For a single samp
 spares the pass the prompt. `token_texts` and `token_offsets` turn ids into text.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

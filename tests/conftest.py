@@ -1,7 +1,5 @@
 """The toy world as every test meets it: real files, made once per session by the commands that users type."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """docs/architecture.md says which room may import which; the code is held to what stands there."""
 
-from __future__ import annotations
-
 import ast
 import re
 from graphlib import CycleError, TopologicalSorter

@@ -1,7 +1,5 @@
 """Rollouts: what is read is the model's own attention, with or without the cache; token texts are the response."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

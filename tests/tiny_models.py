@@ -3,8 +3,6 @@
 To add a family: one row in `FAMILIES`. Everything else (inputs, number of visual tokens) is asked of the model.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from typing import Any

@@ -1,7 +1,5 @@
 """Toy world, policies and prepared data, made once per test session, and small runs on them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One file per data set. A source is iterable, sized, and yields `Example` or `Rejected`, one per question read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

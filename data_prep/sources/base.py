@@ -3,8 +3,6 @@
 A source raises PrepareError for a file that is missing or cannot be read, and counts a record that it cannot use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any

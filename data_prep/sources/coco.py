@@ -5,8 +5,6 @@ of `coco_templates` are made image by image and then balanced: as many no as yes
 class more frequent than its second most frequent one.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence

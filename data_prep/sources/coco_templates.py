@@ -5,8 +5,6 @@ seed. A class of which a crowd ("iscrowd") or an unusable annotation lies in the
 referred to: nobody knows how many of it there are, or which one is meant.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

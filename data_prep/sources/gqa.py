@@ -11,8 +11,6 @@ Which objects of the scene graph are a question's regions:
 Scene graphs exist for train and val, the held-out part; testdev has none, so its questions about objects are rejected.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import lru_cache

@@ -14,8 +14,6 @@ and where wanted `role` ("answer", or "evidence" for what only helps to find the
 misspelt `region` would otherwise be a question without one.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path

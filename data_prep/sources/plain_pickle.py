@@ -4,8 +4,6 @@ A pickle is a program. Those of RefCOCO only build plain containers, so the unpi
 that do so (of Python 2 too): the table by which it executes a file holds no others, and it finds no class.
 """
 
-from __future__ import annotations
-
 import gc
 import io
 import pickle

@@ -4,8 +4,6 @@ Two forms: the original `refs(unc).p` with `instances.json` (masks; boxes xywh),
 `expression` and `bbox` (boxes xyxy). The question asks for the object's box, the answer is the box in whole pixels.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ The images lie inside the parquet files. `focus_areas_bbox` (a dict of four list
 box is an answer region. The teacher's thoughts and edited images are not read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,6 @@ the picture's sides. Their angles (rotation, roll, pitch, yaw) are not read, as 
 word's box is off could not be verified.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path

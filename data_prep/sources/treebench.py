@@ -9,8 +9,6 @@ The options follow the question as in that script. VLMEvalKit leaves them out in
 are not repeated where the question holds them already.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import csv

@@ -7,8 +7,6 @@
    square, is not read.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

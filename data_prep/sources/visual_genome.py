@@ -4,8 +4,6 @@
 questions name neither and keep no region). `image_data.json` says how large each picture is and in which folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any

@@ -8,8 +8,6 @@ The format was read in penghao-wu/vstar (vstar_bench_eval.py, visual_search.py),
 test_questions.jsonl and in published records (sa_4690, sa_6183). No licence of the data set could be found.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

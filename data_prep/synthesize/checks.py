@@ -4,8 +4,6 @@ Every check raises `RejectedError` with the reason under which the row is counte
 filters of AVAR's and Look-Back's data (arXiv 2603.03825, 2507.03019) were not released; these are ours.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Near duplicates among completions: those that share most of their word n-grams with an earlier one."""
 
-from __future__ import annotations
-
 import re
 import zlib
 

@@ -4,8 +4,6 @@ All checks are functions of the rows and of the journal's answers. So the files 
 end of each run: a run that was killed ends with the same bytes, and checks that were changed cost nothing to apply.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,7 +1,5 @@
 """Who is asked what: the models behind the roles, with every answer on disk as soon as it comes."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -52,7 +50,7 @@ class Journal:
                     raise PrepareError(f"{path}, line {number} is not an answer: {mend}") from None
                 end += len(line)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,7 +1,5 @@
 """Prepared rows in, the same rows with a completion out."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ put what counts between tags of our own (`<description>`, `<reasoning>`, `<respo
 `<think>` is never mixed up with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 

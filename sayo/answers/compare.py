@@ -1,7 +1,5 @@
 """Whether an answer matches an accepted one: the same words, the same choice, or the same value."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

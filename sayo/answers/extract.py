@@ -1,7 +1,5 @@
 r"""The text of a completion and its markup: `<answer>`, `\boxed{}`, and Look-Back's `<think>` and `<back>`."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping

@@ -8,8 +8,6 @@ math-verify limits its time with SIGALRM, which works only in the main thread. T
 be slow (towers of powers, big factorials, sums, integrals); in other threads math-verify runs without its alarm.
 """
 
-from __future__ import annotations
-
 import re
 import threading
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Attention of whole model calls (a forward, or `generate`), row by row as they run: what the notebook API reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Exact attention of chosen layers, rows and key groups, read beside any kernel while the model runs as always."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -99,7 +97,7 @@ class AttentionCapture:
             yield captured
         captured.check(kernel)
 
-    def __enter__(self) -> AttentionCapture:
+    def __enter__(self) -> "AttentionCapture":
         if self._options["per_head"]:
             raise ValueError("Traces are averaged over heads: use `capture.reading(...)` for per_head=True.")
         if self._stack is not None:

@@ -1,7 +1,5 @@
 """What one pass over a batch yields: attention masses per key group, layer by layer."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """From a padded batch to key groups, and from captured masses back to one trace per completion."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

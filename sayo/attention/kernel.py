@@ -8,8 +8,6 @@ new name would need a mask function of that name, or masks silently become None)
 share the kernel pass straight through.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Which modules of a model attend, and which of them a user means by `"last"`, `-1`, `"all"`, `0.5` or `"4-7"`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What a query row may see, under each mask format that transformers hands to an attention kernel."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

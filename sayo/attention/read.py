@@ -1,7 +1,5 @@
 """Exact attention masses of chosen rows from the queries and keys that a kernel receives, in bounded memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Which tokens of a prompt are a turn's words: the system prompt, the question."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

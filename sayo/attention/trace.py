@@ -1,7 +1,5 @@
 """What a metric, a reward or a picture receives: the attention of one completion, read once and exactly."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

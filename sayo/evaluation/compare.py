@@ -1,7 +1,5 @@
 """Two results on the same questions: is the difference more than chance?"""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

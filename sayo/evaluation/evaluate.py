@@ -1,7 +1,5 @@
 """Ask a policy about prepared rows, write every record down at once, and sum up."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path

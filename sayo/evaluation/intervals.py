@@ -1,7 +1,5 @@
 """Intervals and tests: bootstrap over questions, because several responses to one question are not independent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any

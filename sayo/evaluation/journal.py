@@ -1,7 +1,5 @@
 """Results on disk as they come, so that a run that is killed resumes where it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Ask a transformers model, batch by batch, and read where it looks while it answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -55,7 +53,7 @@ class LocalModel:
         self._end_ids = np.atleast_1d(model.generation_config.eos_token_id or []).tolist()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> LocalModel:
+    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "LocalModel":
         """Load policy and processor; bfloat16 on a GPU, float32 without one."""
         device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
         section = ModelSection(name_or_path=name_or_path, dtype=dtype)

@@ -1,7 +1,5 @@
 """One question's line of `samples.jsonl`: what was answered, whether it was right, and where each response looked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

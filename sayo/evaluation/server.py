@@ -1,7 +1,5 @@
 """Ask a model behind an OpenAI-compatible server, many questions at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Layers differ. In the toy world one of three tells right from wrong answers; rew
 accuracy. So the layer to reward is measured before training, on the policy that training starts from.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

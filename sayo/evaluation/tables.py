@@ -1,7 +1,5 @@
 """Evaluations as tables in the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

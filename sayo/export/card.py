@@ -1,7 +1,5 @@
 """The model card: collects what a training run left behind and renders `card.md.j2`."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import math

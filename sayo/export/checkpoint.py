@@ -1,7 +1,5 @@
 """The contents of a checkpoint folder: its kind, its base model, and the recipe and log of its training run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +47,7 @@ class Checkpoint:
     trainer_state: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path, base_model: str | None = None) -> Checkpoint:
+    def open(cls, folder: str | Path, base_model: str | None = None) -> "Checkpoint":
         """Inspect `folder` without loading weights. `base_model` overrides the base that the checkpoint names.
 
         Raises:

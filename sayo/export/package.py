@@ -4,8 +4,6 @@ The folder is written beside its destination and renamed once everything has bee
 export leaves no incomplete model at the destination.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Verifies that an export is the trained model: equal weights, and equal logits on a picture and a question."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

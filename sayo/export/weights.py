@@ -1,7 +1,5 @@
 """Loads checkpoint files into the trained model, on the CPU. A missing or unexpected weight is an error."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress

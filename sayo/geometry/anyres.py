@@ -1,7 +1,5 @@
 """LLaVA-Next and LLaVA-OneVision: a base view, then one grid over a padded canvas of tiles, with newline tokens."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -30,7 +28,7 @@ class AnyresGrid:
     pinpoints: tuple[tuple[int, int], ...]  # (height, width) of the canvases
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> AnyresGrid:
+    def read(cls, image_processor: Json, config: Json) -> "AnyresGrid":
         return cls(**cls.read_common(image_processor, config))
 
     @staticmethod
@@ -111,7 +109,7 @@ class OneVisionGrid(AnyresGrid):
     max_tiles: int
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> OneVisionGrid:
+    def read(cls, image_processor: Json, config: Json) -> "OneVisionGrid":
         aspect = first(config.get("vision_aspect_ratio"), "anyres_max_9")
         return cls(**cls.read_common(image_processor, config), max_tiles=int(aspect.removeprefix("anyres_max_")))
 

@@ -1,7 +1,5 @@
 """Boxes as foreign files spell them, checked: each wrong value is a `RegionError` under its own name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The cells of one image: which rectangle of the original picture each visual token comes from."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

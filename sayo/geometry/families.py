@@ -6,8 +6,6 @@ To add a family: write a builder (or reuse one), add its model type to `FAMILIES
 tests/geometry/conftest.py. Sources are the image processors of transformers 5.23 (models/<family>/).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sayo.geometry.anyres import AnyresGrid, OneVisionGrid

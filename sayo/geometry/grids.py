@@ -1,7 +1,5 @@
 """Builders of one grid per image: Qwen-VL, GLM-4V, PaliGemma, Pixtral / Mistral3, LLaVA-1.5."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -21,7 +19,7 @@ class SmartResizeGrid:
     max_pixels: int
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> SmartResizeGrid:
+    def read(cls, image_processor: Json, config: Json) -> "SmartResizeGrid":
         size = image_processor.get("size") or {}
         # As in the image processor, the old names win where a file or an object has both.
         low = first(image_processor.get("min_pixels"), size.get("shortest_edge"), size.get("min_pixels"), 56 * 56)
@@ -70,7 +68,7 @@ class FrameResizeGrid:
     max_pixels: int
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> FrameResizeGrid:
+    def read(cls, image_processor: Json, config: Json) -> "FrameResizeGrid":
         size = image_processor.get("size") or {}
         names = ("patch_size", 14), ("merge_size", 2), ("temporal_patch_size", 2)
         patch_size, merge_size, frames = (int(first(image_processor.get(name), value)) for name, value in names)
@@ -95,7 +93,7 @@ class StretchedGrid:
     rows: int
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> StretchedGrid:
+    def read(cls, image_processor: Json, config: Json) -> "StretchedGrid":
         size = edges_of(image_processor, "size", {"height": 224, "width": 224})
         patch = vision_setting(config, "patch_size")
         return cls(size["width"] // patch, size["height"] // patch)
@@ -113,7 +111,7 @@ class PixtralGrid:
     max_height: int
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> PixtralGrid:
+    def read(cls, image_processor: Json, config: Json) -> "PixtralGrid":
         patch = first((config.get("vision_config") or {}).get("patch_size"), image_processor.get("patch_size"), 16)
         merge = int(first(config.get("spatial_merge_size"), 2)) if config["model_type"] == "mistral3" else 1
         size = edges_of(image_processor, "size", {"longest_edge": 1024})
@@ -139,7 +137,7 @@ class ClipGrid:
     class_token: bool
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> ClipGrid | PixtralGrid:
+    def read(cls, image_processor: Json, config: Json) -> "ClipGrid | PixtralGrid":
         vision = config.get("vision_config") or {}
         if vision.get("model_type") == "pixtral":
             return PixtralGrid.read(image_processor, config)

@@ -1,7 +1,5 @@
 """VisualLayout: the layout of one processor, read from its files or from live objects."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -45,7 +43,7 @@ class VisualLayout:
     builder: Any
 
     @classmethod
-    def from_pretrained(cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None) -> VisualLayout:
+    def from_pretrained(cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None) -> "VisualLayout":
         """Read config.json and (pre)processor_config.json of a local directory or a hub id; nothing else is loaded.
 
         Args:
@@ -72,7 +70,7 @@ class VisualLayout:
         return cls._from_settings(image_processor, config, overrides)
 
     @classmethod
-    def from_processor(cls, processor: Any, model_config: Any, images_kwargs: Json | None = None) -> VisualLayout:
+    def from_processor(cls, processor: Any, model_config: Any, images_kwargs: Json | None = None) -> "VisualLayout":
         """Read a live processor (or image processor) and model config; any back-end gives the same layout.
 
         Args:
@@ -88,7 +86,7 @@ class VisualLayout:
         return cls._from_settings(image_processor.to_dict(), model_config.to_dict(), overrides)
 
     @classmethod
-    def from_fingerprint(cls, fingerprint: str) -> VisualLayout:
+    def from_fingerprint(cls, fingerprint: str) -> "VisualLayout":
         """The layout of a `processor_fingerprint` of prepared data, without the processor's files.
 
         Raises:
@@ -102,7 +100,7 @@ class VisualLayout:
         return cls(family, builder(**{name: _frozen(value) for name, value in settings.items()}))
 
     @classmethod
-    def _from_settings(cls, image_processor: Json, config: Json, images_kwargs: Json) -> VisualLayout:
+    def _from_settings(cls, image_processor: Json, config: Json, images_kwargs: Json) -> "VisualLayout":
         family = config.get("model_type")
         # As at a call: the processor's own image settings come before those of its image processor.
         processor_settings = getattr(FAMILIES.get(family), "processor_settings", {})

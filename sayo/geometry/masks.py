@@ -5,8 +5,6 @@ behind it, and a polygon with far-away corners makes it allocate as much as the 
 before.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache

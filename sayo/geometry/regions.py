@@ -1,7 +1,5 @@
 """A region of an image, from a source's record to the visual tokens that it covers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -43,7 +41,7 @@ class Region(NamedTuple):
     space: Space = "pixels"
 
     @classmethod
-    def of(cls, value: Region | Mapping[str, Any] | Sequence[float] | np.ndarray) -> Region:
+    def of(cls, value: "Region | Mapping[str, Any] | Sequence[float] | np.ndarray") -> "Region":
         """A region, or an entry of the `regions` column of prepared data (`row`), a bare box or an `(H, W)` mask."""
         if isinstance(value, Region):
             return value
@@ -66,7 +64,7 @@ class Region(NamedTuple):
         return {"image": self.image, "box": list(self.box or ()), "rle": rle, "role": self.role,
                 "weight": self.weight, "label": self.label}  # fmt: skip
 
-    def fit(self, size: tuple[int, int]) -> Region:
+    def fit(self, size: tuple[int, int]) -> "Region":
         """The region in pixels of an image of `size` (W, H), clipped to it, its mask as checked run lengths.
 
         This is where every region is checked.
@@ -85,7 +83,7 @@ class Region(NamedTuple):
             raise RegionError("box_and_mask_differ", f"box {[*box]} of {self.label!r}, its mask fills {[*mask.box]}")
         return self._replace(box=box or mask.box, mask=mask, space="pixels")
 
-    def turn(self, size: tuple[int, int], orientation: int) -> Region:
+    def turn(self, size: tuple[int, int], orientation: int) -> "Region":
         """A region that `fit` the stored pixels (W, H), in the image as shown: EXIF orientations that swap W and H."""
         mask = self.mask and masks.turn(self.mask, orientation)
         return self._replace(box=turn_box(self.box, size, orientation), mask=mask)

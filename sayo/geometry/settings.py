@@ -1,7 +1,5 @@
 """Reading of settings from processor and model JSON, in the spellings that checkpoints use."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sayo.geometry.cells import LayoutError

@@ -1,7 +1,5 @@
 """Builders of tiled models: InternVL, Idefics3 / SmolVLM, and Gemma3 with its pan & scan crops."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,7 +26,7 @@ class GemmaGrid:
     }
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> GemmaGrid:
+    def read(cls, image_processor: Json, config: Json) -> "GemmaGrid":
         names = {"min_crop_size": int, "max_num_crops": int, "min_ratio_to_activate": float}
         limits = tuple(kind(image_processor[f"pan_and_scan_{name}"]) for name, kind in names.items())
         side = math.isqrt(int(first(config.get("mm_tokens_per_image"), 256)))
@@ -71,7 +69,7 @@ class InternGrid:
     processor_settings: ClassVar[Json] = {"crop_to_patches": True}
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> InternGrid:
+    def read(cls, image_processor: Json, config: Json) -> "InternGrid":
         patches = vision_setting(config, "image_size") // vision_setting(config, "patch_size")
         tile = square(edges_of(image_processor, "size", {"height": 448, "width": 448}))
         tiles = [
@@ -114,7 +112,7 @@ class IdeficsGrid:
     upper_bound: ClassVar[int] = 4096  # MAX_IMAGE_SIZE of the image processors
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> IdeficsGrid:
+    def read(cls, image_processor: Json, config: Json) -> "IdeficsGrid":
         tile = edges_of(image_processor, "max_image_size", {"longest_edge": 364})["longest_edge"]
         patch_size = vision_setting(config, "patch_size")
         longest = edges_of(image_processor, "size", {"longest_edge": 4 * 364})["longest_edge"]

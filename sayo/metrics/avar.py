@@ -4,8 +4,6 @@ Source: "From Narrow to Panoramic Vision" (arXiv 2603.03825). The paper averages
 two differ several-fold, so the order is an argument and must be reported with every result.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -3,8 +3,6 @@
 Source: Look-Back (arXiv 2507.03019), `vis_demo/att_trend_viz.py` of the public release.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Sources: VPPO (arXiv 2510.09285), `verl/workers/actor/dp_actor.py` of the public
 which has no public code: its weighting is reconstructed here, so call results "AT-RL-style".
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sayo.metrics.region import top_count

@@ -4,8 +4,6 @@ Source: Reflection-V (arXiv 2509.12132). Its reward is not in the public release
 half) follows its descriptions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

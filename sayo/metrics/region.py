@@ -4,8 +4,6 @@ Source: SAYO (arXiv 2602.08241), its target attention score, and `train/reward/a
 Every number is a mean over heads, layers, keys and rows first; the ratio is taken last.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple, TypeVar
 

@@ -1,7 +1,5 @@
 """Attention sinks inside the image: cells that every query attends to, regardless of the question."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

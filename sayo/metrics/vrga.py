@@ -5,8 +5,6 @@ with its errors corrected: the caller passes the exact query row and image slice
 and threshold statistics are computed outside the border. RRAR is `region.region_ratio`.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What can be changed in a recipe that needs too much memory, in the order in which to try it."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """From a recipe to its price: memory and time under every sharding, and whether it fits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from sayo.preflight.memory import memory_of

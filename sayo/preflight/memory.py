@@ -3,8 +3,6 @@
 Scoring is left out: without gradients it needs less than the backward pass of the same micro-batch.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import nn

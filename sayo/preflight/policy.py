@@ -1,7 +1,5 @@
 """The policy of a recipe on torch's meta device: real transformers and peft classes, no weights, exact counts."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

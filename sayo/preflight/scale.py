@@ -4,8 +4,6 @@ The shipped Qwen3-VL recipe, priced by the code of `sayo preflight` for 8, 64 an
 written out because the page must not need the hub; everything else is computed.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from itertools import product

@@ -1,7 +1,5 @@
 """What a recipe asks of one GPU: tokens, batches and passes, in the numbers that memory and time depend on."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

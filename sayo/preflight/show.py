@@ -1,7 +1,5 @@
 """The estimate as a page of text: `templates/estimate.txt`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from jinja2 import Environment, PackageLoader

@@ -1,7 +1,5 @@
 """Time of an optimizer step, from operations, bytes moved and stated efficiencies: formulas in docs/scale.md."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

@@ -5,8 +5,6 @@ A layer of the recipe's own model (kernel, LoRA, autocast and all) runs forward 
 allocated. What a kernel allocates inside itself and frees before it returns (its workspace) is not seen.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import weakref

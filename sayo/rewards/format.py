@@ -1,7 +1,5 @@
 """Is the answer in tags and the response within the length window? SAYO's format reward."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Does a right answer keep looking at the image until its end? A reward in the style of Reflection-V."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Source: Look-Back (arXiv 2507.03019): `<think>...</think> <back>...</back> <thin
 was not released; this one scores the format once, regardless of the number of spans.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sayo.answers.extract import completion_text, parse_look_back

@@ -1,7 +1,5 @@
 """Does the response look at the region that contains the answer? SAYO's attention reward."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows

@@ -1,7 +1,5 @@
 """Does a right answer attend to the image rather than to the system prompt? AVAR's visual reward."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows

@@ -1,7 +1,5 @@
 """VRGA's steering: heads that look at the region in question look at it more in every response token's row."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Base class of steering: hooks the attention kernels and keeps track of the prompts of the running call."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

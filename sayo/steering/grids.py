@@ -1,7 +1,5 @@
 """Two-dimensional grids of visual tokens, one per image and view: borders and neighbourhoods."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """AVAR's training-free intervention: raw attention scores of image and system keys are scaled before the softmax."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from sayo.attention.layers import LayerSpec

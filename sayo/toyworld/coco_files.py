@@ -4,8 +4,6 @@ All of COCO's segmentation formats occur: discs are polygons, small frames (ring
 compressed RLE, large frames are uncompressed RLE, and a cluster of dots is one annotation with `iscrowd` 1.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -14,8 +14,6 @@ diagnosis of vision-language models, and what GRPO then has to correct.
 The habit draws the right conclusion from what it looked at: only the look is wrong.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

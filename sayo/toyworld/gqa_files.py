@@ -1,7 +1,5 @@
 """Writes the toy world as GQA files: images, questions and scene graphs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

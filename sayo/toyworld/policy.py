@@ -1,7 +1,5 @@
 """Tiny policies of the real model classes, small enough to learn the toy world from scratch on two CPU cores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

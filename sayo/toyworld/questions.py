@@ -3,8 +3,6 @@
 Format: https://cs.stanford.edu/people/dorarad/gqa/download.html, with the fields that `sayo prepare gqa` reads.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

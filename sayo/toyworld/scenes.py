@@ -7,8 +7,6 @@ also contain clutter: a crowd of small grey dots that no question asks about.
 Objects differ in colour because a small vision tower learns colours from scratch in minutes, but not shapes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ the same habit as `cold_start`: a share of the looks goes to the large object, e
 of a response. Any drift over the response is therefore the policy's.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The toy policy's tokenizer: one token for every word of the toy world, bytes for all other text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers

@@ -6,8 +6,6 @@ shaper is linear in the advantages (it says how they are spread, not how large t
 each reward's share of the gradient.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Callbacks of every run: a warning when the learning signal fades, and a clean stop on Ctrl-C or SIGTERM."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A checkpoint counts once its `COMPLETE` file is there. Rank 0 writes it, last of
 it lists the files and their sizes, so that a file lost later is an error with its name, not a silent difference.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Settings of a run: TRL's own, plus the few that say what attention is captured and what it is used for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, get_args
 

@@ -1,7 +1,5 @@
 """Which reward an advantage comes from: gates, TRL's normalisation taken apart, shares of the gradient."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import get_args

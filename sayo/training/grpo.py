@@ -12,8 +12,6 @@ The algorithm, beside TRL's own:
    an objective (`sayo.training.objective`).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

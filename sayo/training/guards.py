@@ -1,7 +1,5 @@
 """What stops a run: data of another processor, numbers that are not finite (and what they came from), no memory."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

@@ -1,7 +1,5 @@
 """What a launch really got, printed and checked: a silent single process or a missing shard must not cost a week."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -1,7 +1,5 @@
 """What a run lets its user see of the attention: metrics, an overlay picture every so often, a readable table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any

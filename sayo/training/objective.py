@@ -8,8 +8,6 @@ directly, through the queries and keys of the layers that are read. Rows and wei
 rollout is scored, carried to the loss with the rollout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 

@@ -9,8 +9,6 @@ per epoch. Not covered: the random state of a vLLM engine, and reward functions 
 numbers from Python's, numpy's or torch's global generators are covered).
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import defaultdict

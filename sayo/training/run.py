@@ -1,7 +1,5 @@
 """One run, from a recipe to a trained checkpoint: what `sayo train` and `scripts/train.py` do."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """From a recipe to the objects of a run: the check of what it names, then policy, processor, data and functions."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

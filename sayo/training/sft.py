@@ -1,7 +1,5 @@
 """Supervised tuning, with AVAR's attention losses where the config gives them a weight."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any

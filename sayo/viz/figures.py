@@ -1,7 +1,5 @@
 """Pictures for papers: one question to one model, or to several (before and after training)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

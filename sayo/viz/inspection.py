@@ -1,7 +1,5 @@
 """Prepared rows to look at: a contact sheet, or a page with filters and histograms of all rows."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """One response and where the model looked while it gave it: everything that the page and the picture show."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

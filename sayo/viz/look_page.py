@@ -1,7 +1,5 @@
 """The page of one response: its maps as small integers, deflated, in steps as fine as the page's weight allows."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """HTML pages: one template engine, and every page one file that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

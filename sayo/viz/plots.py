@@ -1,7 +1,5 @@
 """What all charts share: colours, lines with bands, smoothing, and charts as data URIs for pages."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class Chart:
     caption: str = ""
 
 
-def chart(title: str, caption: str, draw: Callable[[Axes], None]) -> Chart:
+def chart(title: str, caption: str, draw: Callable[["Axes"], None]) -> Chart:
     """A chart that `draw` fills, as SVG (a data URI: no script, no outside resource, no clash of ids)."""
     buffer = io.BytesIO()
     with new_figure(
@@ -52,7 +50,7 @@ def chart(title: str, caption: str, draw: Callable[[Axes], None]) -> Chart:
 
 
 def line(
-    axes: Axes,
+    axes: "Axes",
     x: np.ndarray,
     y: np.ndarray,
     color: str,

@@ -5,8 +5,6 @@ Differences: spans are located by the characters of the response's own ids, any 
 response; the arithmetic is `sayo.metrics.lookback`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

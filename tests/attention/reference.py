@@ -1,7 +1,5 @@
 """What the reading is compared with: the weights that the eager kernel itself returns."""
 
-from __future__ import annotations
-
 import torch
 from tiny_models import IMAGE, build
 

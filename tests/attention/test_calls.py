@@ -1,7 +1,5 @@
 """The notebook API: `with AttentionCapture(model) as capture`, then `capture.trace(...)`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

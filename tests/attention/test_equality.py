@@ -1,7 +1,5 @@
 """What is captured equals the eager kernel's own weights: every family, situation and kernel that runs here."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from attention.reference import cast, eager_weights, groups_of, largest_difference, masses_of, read

@@ -1,7 +1,5 @@
 """Attention that was not captured is an error with the way out, never a zero."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny_models import IMAGE, batch, build

@@ -1,7 +1,5 @@
 """Key groups: the turns of a conversation and the images and views of a prompt."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from PIL import Image

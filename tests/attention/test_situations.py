@@ -1,7 +1,5 @@
 """Where a capture has to survive more than a forward: kernels, checkpointing, adapters, gradients, wrappers."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

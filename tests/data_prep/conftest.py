@@ -1,7 +1,5 @@
 """Small data sets on disk that tests spoil in one place each."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable

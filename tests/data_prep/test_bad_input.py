@@ -1,7 +1,5 @@
 """Each bad input is rejected under its own name or kept on purpose, and never costs a sound row."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

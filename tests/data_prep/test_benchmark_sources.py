@@ -1,7 +1,5 @@
 """V*Bench, TextVQA and TreeBench: small records in the form of the published files, and what is wrong with others."""
 
-from __future__ import annotations
-
 import base64
 import csv
 

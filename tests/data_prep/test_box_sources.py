@@ -1,7 +1,5 @@
 """Sources that give boxes in pixels: Visual-CoT, Visual Genome and ReFocus_Data, and the samples of two of them."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """COCO instances -> questions: templates, balance, crowds, and annotations that contradict themselves."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whatever stands in a record, no row is lost unaccounted and no traceback reaches the user."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle

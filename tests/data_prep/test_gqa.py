@@ -1,7 +1,5 @@
 """GQA: the grammar of its programs, the forms of its files, and 33 real questions against a table made by hand."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

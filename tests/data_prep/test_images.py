@@ -1,7 +1,5 @@
 """Which file an image name stands for, and which names are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Records are read one by one, whatever the place where a block of the file ends."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

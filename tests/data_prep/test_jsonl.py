@@ -1,7 +1,5 @@
 """People's own lines: every way to say where, and every way to say it wrongly."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

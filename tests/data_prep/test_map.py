@@ -1,7 +1,5 @@
 """`sayo map`: the tokens of another processor on rows that are there already."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

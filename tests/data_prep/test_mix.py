@@ -1,7 +1,5 @@
 """`sayo mix`: counts, shared pictures, splits by picture, and a card that says what was drawn."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from pathlib import Path
 

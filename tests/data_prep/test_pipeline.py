@@ -1,7 +1,5 @@
 """What lies in the parquet files, and that a run may be stopped, repeated and spread over processes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """RefCOCO's pickle: read as plain data, joined with its masks; a hostile one does nothing."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct

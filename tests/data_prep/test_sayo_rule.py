@@ -1,7 +1,5 @@
 """The script behind the README's table: the release's rule as described, and what it costs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

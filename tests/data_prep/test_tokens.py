@@ -1,7 +1,5 @@
 """Regions -> the token columns of rows, for one grid, tiles, a crop and newline tokens, and any picture and option."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

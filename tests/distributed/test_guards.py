@@ -1,7 +1,5 @@
 """A gradient that is not finite on one rank stops all of them before any weight moves, however they are sharded."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Two ranks through the shipped script and files; a launch that would silently be something else stops."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

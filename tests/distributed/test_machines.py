@@ -1,7 +1,5 @@
 """Launchers that are stopped: two that meet over the network, as by a scheduler; and one that is killed with -9."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The same runs on two ranks, however they are sharded, full and LoRA, both model families, with the region reward."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """On two ranks, however they are sharded: the objective's gradient and the shapers' global statistics."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

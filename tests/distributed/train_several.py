@@ -7,8 +7,6 @@ infinite. Into each run's output_dir go `rank_<r>.json`, the saved model and, fr
 0, `trained.safetensors` with the trainable parameters in full.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """A small data set, and the records of an evaluation."""
 
-from __future__ import annotations
-
 import json
 
 import datasets

@@ -1,7 +1,5 @@
 """An answerer whose answers are given."""
 
-from __future__ import annotations
-
 from sayo.evaluation.records import Reply
 
 

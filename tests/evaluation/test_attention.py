@@ -1,7 +1,5 @@
 """Attention beside the answers: worked numbers, regions mapped for any processor, and TAS against correctness."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

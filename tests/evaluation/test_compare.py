@@ -1,7 +1,5 @@
 """Two results against each other: folders of `sayo evaluate`, and of lmms-eval as its 0.7.3 writes them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """An evaluation: results on disk, resumption after a kill, the command lines."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,7 +1,5 @@
 """Intervals and tests against brute force and worked numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

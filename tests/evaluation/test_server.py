@@ -1,7 +1,5 @@
 """`--server`: answers over real HTTP on the loopback, attention from the local weights, failures that are counted."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

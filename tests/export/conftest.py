@@ -1,7 +1,5 @@
 """Run folders as training leaves them, made of the toy policies (real Qwen3-VL and Qwen2.5-VL classes)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

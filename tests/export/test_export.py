@@ -1,7 +1,5 @@
 """Checkpoints of full fine-tuning and of LoRA become model folders that compute the same logits."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`--push-to-hub` sends the finished folder through huggingface_hub, here to a local server."""
 
-from __future__ import annotations
-
 import base64
 import json
 import threading

@@ -1,7 +1,5 @@
 """Checkpoints that hold only shards: DeepSpeed ZeRO-3 (the other stages: `distributed/test_matrix.py`) and FSDP."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

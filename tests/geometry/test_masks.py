@@ -1,7 +1,5 @@
 """Masks in every encoding mean the same pixels, and no hostile one reaches pycocotools."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

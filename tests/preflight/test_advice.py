@@ -1,7 +1,5 @@
 """The order of what can be changed, and that every change of it is one that Hydra and the launcher understand."""
 
-from __future__ import annotations
-
 import shlex
 
 import pytest

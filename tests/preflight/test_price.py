@@ -1,7 +1,5 @@
 """Memory and time: static items, operations and traffic by hand, the peak against real steps, direction of knobs."""
 
-from __future__ import annotations
-
 import dataclasses
 from contextlib import nullcontext
 

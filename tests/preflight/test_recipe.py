@@ -1,7 +1,5 @@
 """What is read from a recipe: the tokens of its data, and a policy of the same parameters as the real one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What steering is compared with: an eager kernel that multiplies the weights themselves, in one plain forward."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

@@ -1,7 +1,5 @@
 """VRGA's steering inside generate: exact, per sample, and gone afterwards."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from steering.reference import NEW, cells_of, expected_choice, generate, prompts, reference_logits

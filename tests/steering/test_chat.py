@@ -1,7 +1,5 @@
 """Steering of chats: the chat template says which token is the question's last, and where a new turn begins."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from steering.reference import generate

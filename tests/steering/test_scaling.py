@@ -1,7 +1,5 @@
 """AVAR's score scaling inside any kernel: the raw scores, before mask and softmax."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

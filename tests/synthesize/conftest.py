@@ -1,7 +1,5 @@
 """A server on loopback, and the commands that ask it about small prepared data."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """Small prepared data, and what a run makes of them."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A chat-completions server on loopback: it reads what it is sent, answers by role, and fails when it is told to."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

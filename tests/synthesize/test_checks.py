@@ -1,7 +1,5 @@
 """What counts as a visual anchor, as a leak, as a near duplicate."""
 
-from __future__ import annotations
-
 import time
 from contextlib import nullcontext, suppress
 

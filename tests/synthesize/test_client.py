@@ -1,7 +1,5 @@
 """The client of OpenAI-compatible servers: what is tried again, what fails, what stops the run."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import sys

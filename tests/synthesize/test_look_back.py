@@ -1,7 +1,5 @@
 """`sayo synthesize look-back`, and the prompts that training shares with it."""
 
-from __future__ import annotations
-
 import pytest
 from synthesize.prepared import row
 from synthesize.stub_server import pictures_of, text_of

@@ -1,7 +1,5 @@
 """A run that is killed, refused or cut off resumes without asking twice, and ends with the same data."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

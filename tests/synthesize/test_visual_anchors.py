@@ -1,7 +1,5 @@
 """`sayo synthesize visual-anchors` against a real server on loopback."""
 
-from __future__ import annotations
-
 import base64
 
 import pytest

@@ -1,7 +1,5 @@
 """The toy world as COCO instances files, read by pycocotools."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

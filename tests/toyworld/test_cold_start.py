@@ -1,7 +1,5 @@
 """Cold-start data: in TRL's format, right where it should be and wrong only where the habit looks."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The toy world as GQA files: the same records and promises as the real data set."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

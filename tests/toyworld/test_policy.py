@@ -1,7 +1,5 @@
 """Tiny policies: ordinary checkpoints of the real model classes, loaded by the Auto classes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Several questions in one: every answer is right by the scene, and the habit is the same all along the response."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The bench of the toy world: every arm is a recipe that resolves, and what is measured is not measured again."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """AVAR's losses in supervised tuning: what is read, which way a step goes, and that nothing else changes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Gates, parts of an advantage, the floor, and each reward's share."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import textwrap

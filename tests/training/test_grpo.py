@@ -1,7 +1,5 @@
 """The trainer in one process: what reward functions see, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """What stops a run, what warns about it, and what is left behind."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attention as an objective: what it does to the policy, that it costs nothing where it is off, worked numbers."""
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 

@@ -1,7 +1,5 @@
 """QLoRA through the recipe's own keys: a 4-bit base, trained adapters, exact resume, export."""
 
-from __future__ import annotations
-
 import shutil
 from importlib.util import find_spec
 

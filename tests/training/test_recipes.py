@@ -1,7 +1,5 @@
 """Every shipped recipe resolves and is valid, with every choice of rewards; what cannot be meant is named."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

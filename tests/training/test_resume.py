@@ -1,7 +1,5 @@
 """A run that was cut resumes exactly; what cannot be resumed exactly is refused with a way out."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """Advantages per token in the trainer: what TRL's losses make of them, and what shapers are handed."""
 
-from __future__ import annotations
-
 import dataclasses
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What we lean on inside TRL. A failure here names the method that moved; fix `sayo/training/` with it."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest

@@ -1,7 +1,5 @@
 """A real headless Chromium over the DevTools protocol: enough to load a page, move the mouse and take a picture."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -35,7 +33,7 @@ class Browser:
             self.send(f"{domain}.enable")
         self.resize(width, height)
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> "Browser":
         return self
 
     def __exit__(self, *_: object) -> None:

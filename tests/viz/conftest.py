@@ -1,7 +1,5 @@
 """Looks of real toy policies of both families, and a real browser to show them in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

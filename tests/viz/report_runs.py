@@ -1,7 +1,5 @@
 """Run folders with a made-up but realistic log, recipe, environment and evaluations: input for the page."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

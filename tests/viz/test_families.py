@@ -1,7 +1,5 @@
 """Families whose pictures come as tiles, or attend in both directions: what the page shows is their own attention."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

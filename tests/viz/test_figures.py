@@ -1,7 +1,5 @@
 """Pictures for papers, drift over a response, and the commands that make them."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,7 +1,5 @@
 """Prepared rows as a sheet and as a page: boxes and tokens where they are, filters that work, nothing unescaped."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A look holds the model's own attention, for one image or several, and of the last layers head by head."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from viz.conftest import QUESTION

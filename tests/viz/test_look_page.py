@@ -1,7 +1,5 @@
 """The page in a real browser: it draws, it answers to mouse and keys, hostile text stays text; and what it keeps."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """A short real run under every tracker: metrics by name, the overlay picture, and the report page in wandb."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

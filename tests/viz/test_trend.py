@@ -1,7 +1,5 @@
 """Look-Back's attention trend over responses: records, their summary, and a picture."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 

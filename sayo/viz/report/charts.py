@@ -1,7 +1,5 @@
 """Curves of the training log."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any

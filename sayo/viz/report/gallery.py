@@ -1,7 +1,5 @@
 """Held-out questions before and after training: the picture, where the policy looked, and what it said."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`build_report`: everything that is known about some runs on one HTML page, and its way into a tracker."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run folder holds for its report. Whatever is absent is named, never guessed."""
 
-from __future__ import annotations
-
 import json
 import math
 import zipfile

@@ -1,7 +1,5 @@
 """The numbers of the page: what every policy reached on held-out questions, layer by layer, and arms over seeds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
