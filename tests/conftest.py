@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from toy_runs import Toy, make_toy
 from typer.testing import CliRunner
 
 
@@ -37,6 +38,12 @@ def toy(tmp_path_factory, sayo_command) -> SimpleNamespace:
         result = sayo_command(*words)
         assert result.exit_code == 0, result.output
     return SimpleNamespace(world=root / "world", policy=root / "policy", prepared=root / "prepared")
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Toy:
+    """A smaller toy world, with a policy and mapped data of each of two families."""
+    return make_toy(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="session")
