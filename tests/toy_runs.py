@@ -10,6 +10,7 @@ import yaml
 datasets.disable_progress_bars()
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
+LOSS_TYPES = ("grpo", "sapo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")  # of TRL's GRPO trainer
 
 
 @dataclass(frozen=True)
