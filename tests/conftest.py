@@ -1,7 +1,6 @@
-"""The toy world as every test meets it: real files, made once per session by the commands that users type."""
+"""The toy world as every test meets it, made once per session."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,22 +21,10 @@ def sayo_command():
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory, sayo_command) -> SimpleNamespace:
+def toy(tmp_path_factory) -> SimpleNamespace:
     """`world`, `policy` (untrained Qwen3-VL) and `prepared` (train and test splits) of a small toy world."""
-    root: Path = tmp_path_factory.mktemp("toy")
-    commands = [
-        ("toy", "world", "--out", root / "world", "--num-images", 40),
-        ("toy", "policy", "--out", root / "policy"),
-    ]
-    for split in ("train", "test"):
-        files = ("--questions", root / f"world/{split}_questions.json")
-        files += ("--scene-graphs", root / f"world/{split}_sceneGraphs.json", "--images", root / "world/images")
-        options = ("--processor", root / "policy", "--split", split, "--out", root / "prepared")
-        commands.append(("prepare", "gqa", *files, *options))
-    for words in commands:
-        result = sayo_command(*words)
-        assert result.exit_code == 0, result.output
-    return SimpleNamespace(world=root / "world", policy=root / "policy", prepared=root / "prepared")
+    made = make_toy(tmp_path_factory.mktemp("toy"), ["qwen3_vl"], num_images=40, splits=("train", "test"))
+    return SimpleNamespace(world=made.world, policy=made.policy["qwen3_vl"], prepared=made.data["qwen3_vl"])
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_accelerate_file_is_read_by_accelerate(path: Path):
 def answers(toys, tmp_path_factory) -> Path:
     """Rows of supervised tuning."""
     file = tmp_path_factory.mktemp("answers") / "cold_start.parquet"
-    write_cold_start(toys.policy["qwen3_vl"].parent / "world", file, num_rows=12)
+    write_cold_start(toys.world, file, num_rows=12)
     return file
 
 
