@@ -73,7 +73,9 @@ def jobs_of(toys, folder: Path, kind: str) -> dict:
             jobs[job] = recipe_values(toys, folder / job, family, **fields, **more)
             jobs[job]["model"]["lora"] = lora
             jobs[job]["advantage_shaper"] = {"function": shaper} if shaper else None
-    return jobs | {"poisoned": {**recipe_values(toys, folder / "poisoned"), "poison": True}}
+    if kind != "fsdp2":  # which sets the shards' gradients itself: the hook that poisons them would not be called
+        jobs["poisoned"] = {**recipe_values(toys, folder / "poisoned"), "poison": True}
+    return jobs
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -114,6 +116,8 @@ def test_objective_and_shapers(runs, kind, job):
 
 def test_a_gradient_that_is_not_finite_on_one_rank_stops_both(runs, kind, toys):
     """Before any weight moves."""
+    if kind == "fsdp2":
+        pytest.skip("a gradient cannot be poisoned there, see jobs_of")
     run = runs(kind) / "poisoned"
     for rank in (0, 1):
         stopped = json.loads((run / f"rank_{rank}.json").read_text())["stopped"]
