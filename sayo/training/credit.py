@@ -88,20 +88,20 @@ def advantage_parts(
         `(N, F)`, which sum to the advantage of a completion.
     """
     unscorable = rewards.isnan().all(dim=1)
+    size, floor = num_generations, std_floor  # completions over which TRL takes the mean, and the floor of their std
     if aggregation == "normalize_then_sum":
         grouped = rewards.view(-1, num_generations, rewards.shape[1])
         mean, std = torch.nanmean(grouped, dim=1, keepdim=True), nanstd(grouped, dim=1, keepdim=True)
         rewards = ((grouped - mean) / (std.clamp(min=std_floor) + EPS)).view(rewards.shape)
-        # What follows normalises the sum over the whole batch.
-        num_generations, scale_rewards, std_floor = len(rewards), "batch", 0.0
+        size, floor, scale_rewards = len(rewards), 0.0, "batch"
     weighted = torch.nan_to_num(rewards, nan=0.0) * weights
     weighted[unscorable] = torch.nan  # TRL leaves them out of the mean, and pays them nothing
-    mean = torch.nanmean(weighted.view(-1, num_generations, len(weights)), dim=1)
-    parts = weighted - mean.repeat_interleave(num_generations, dim=0)
+    mean = torch.nanmean(weighted.view(-1, size, len(weights)), dim=1)
+    parts = weighted - mean.repeat_interleave(size, dim=0)
     if scale_rewards != "none":
         size = num_generations if scale_rewards == "group" else len(rewards)
         std = nanstd(weighted.sum(dim=1).view(-1, size), dim=1).repeat_interleave(size)
-        parts = parts / (std.clamp(min=std_floor) + EPS)[:, None]
+        parts = parts / (std.clamp(min=floor) + EPS)[:, None]
     return torch.nan_to_num(parts, nan=0.0)
 
 
