@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 datasets.disable_progress_bars()
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
-LOSS_TYPES = ("grpo", "sapo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")  # of TRL's GRPO trainer
 
 
 @dataclass(frozen=True)

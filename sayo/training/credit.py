@@ -15,6 +15,7 @@ EPS = 1e-4
 """What TRL adds to the standard deviation that it divides by."""
 
 TOKEN_MEAN_LOSSES = ("grpo", "sapo")
+TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
 
 def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
@@ -86,7 +87,12 @@ def advantage_parts(
 
     Returns:
         `(N, F)`, which sum to the advantage of a completion.
+
+    Raises:
+        ValueError: a mode of TRL's that is not known here.
     """
+    _check_mode("scale_rewards", scale_rewards, ("group", "batch", "none"))
+    _check_mode("multi_objective_aggregation", aggregation, ("sum_then_normalize", "normalize_then_sum"))
     unscorable = rewards.isnan().all(dim=1)
     size, floor = num_generations, std_floor  # completions over which TRL takes the mean, and the floor of their std
     if aggregation == "normalize_then_sum":
@@ -114,8 +120,12 @@ def zero_std_share(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
 def token_weights_of_loss(loss_type: str, mask: torch.Tensor) -> torch.Tensor:
     """`(B, T)`: how much each token weighs in the loss, up to a factor common to all.
 
-    `TOKEN_MEAN_LOSSES` average over the tokens of a completion first; TRL's other loss types add tokens up.
+    `"grpo"` and `"sapo"` average over the tokens of a completion first; the other loss types add tokens up.
+
+    Raises:
+        ValueError: a loss type of TRL's that is not known here.
     """
+    _check_mode("loss_type", loss_type, TOKEN_MEAN_LOSSES + TOKEN_SUM_LOSSES)
     mask = mask.float()
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1) if loss_type in TOKEN_MEAN_LOSSES else mask
 
@@ -165,3 +175,8 @@ def _shaped(shaper: AdvantageShaper | None, batch: ShapingBatch) -> torch.Tensor
             f"{tuple(batch.completion_mask.shape)}."
         )
     return shaped.to(batch.advantages.device)
+
+
+def _check_mode(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"TRL's {key}={value!r} is not known to sayo, which knows {', '.join(known)}.")

@@ -5,8 +5,7 @@ The algorithm, beside TRL's own:
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
    way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
-3. The captured masses become one `AttentionTrace` per completion, the column `attention` of every reward function,
-   with the key groups of `sayo.rollout.rollout_groups`.
+3. The captured masses become one `AttentionTrace` per completion, the column `attention` of every reward function.
 4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
    (`sayo.training.credit`, `sayo.training.advantages`).
 5. Losses, clipping, importance correction and logging stay TRL's; the same region score may be added to the loss as
@@ -63,6 +62,9 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     """TRL's [`~trl.GRPOTrainer`] with the policy's exact attention for the reward functions.
 
     `tests/training/test_trl_contract.py` names the TRL methods that this class and its three mixins extend.
+
+    Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
+    [`~sayo.attention.AttentionTrace`] per completion, with the key groups of `sayo.rollout.rollout_groups`.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has

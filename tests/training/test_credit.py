@@ -74,6 +74,16 @@ def test_weights_of_the_loss():
     assert token_weights_of_loss("dapo", mask).tolist() == [[1.0] * 4, [1.0, 0.0, 0.0, 0.0]]
 
 
+def test_unknown_modes_of_trl_are_refused():
+    rewards, weights = torch.rand(4, 2), torch.ones(2)
+    with pytest.raises(ValueError, match="scale_rewards='running' is not known"):
+        advantage_parts(rewards, weights, 2, scale_rewards="running")
+    with pytest.raises(ValueError, match="multi_objective_aggregation='median' is not known"):
+        advantage_parts(rewards, weights, 2, aggregation="median")
+    with pytest.raises(ValueError, match="loss_type='newest' is not known"):
+        token_weights_of_loss("newest", torch.ones(2, 3))
+
+
 MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]
 
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy_runs import LOSS_TYPES, rollout
+from toy_runs import rollout
 
 from sayo.attention import AttentionTrace
 from sayo.rewards import region_attention_reward
 from sayo.training.advantages import ShapingBatch, blank_patches, causal_credit, perceptual_anchors, token_perception
+from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4}
 
@@ -30,7 +31,7 @@ def test_every_loss_takes_advantages_per_token(make_trainer, level):
     )
     spread = {**inputs, "advantages": inputs["advantages"][:, None].repeat(1, inputs["completion_ids"].shape[1])}
     halved = {**inputs, "advantages": spread["advantages"] / 2}
-    for trainer.loss_type in LOSS_TYPES:
+    for trainer.loss_type in TOKEN_MEAN_LOSSES + TOKEN_SUM_LOSSES:
         losses = [trainer._compute_loss(trainer.model, batch).item() for batch in (inputs, spread, halved)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5), trainer.loss_type
         assert losses[0] != pytest.approx(losses[2], rel=1e-3), trainer.loss_type
