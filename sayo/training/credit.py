@@ -14,6 +14,9 @@ ACCURACY_NAMES = ("accuracy", "accuracy_reward")
 EPS = 1e-4
 """What TRL adds to the standard deviation that it divides by."""
 
+ROUNDINGS = 16
+"""Units in the last place that a sum over rewards, its mean and its standard deviation may be off by, taken twice."""
+
 TOKEN_MEAN_LOSSES = ("grpo", "sapo")
 TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
@@ -72,10 +75,8 @@ def advantage_parts(
     scale_rewards: str = "group",
     aggregation: str = "sum_then_normalize",
     std_floor: float = 0.0,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What each reward contributes to TRL's advantages, which are linear in the rewards once their std is known.
-
-    `tests/training/test_credit.py` compares their sum with what TRL's own lines make of the same rewards.
 
     Args:
         rewards: `(N, F)` of all processes, whole groups in order; NaN where a reward does not apply.
@@ -86,7 +87,8 @@ def advantage_parts(
             as at least this, so that rounding noise is not blown up to advantages of 1. 0 is TRL.
 
     Returns:
-        `(N, F)`, which sum to the advantage of a completion.
+        parts `(N, F)`, which sum to the advantage of a completion; and `(N,)`, how far rounding may take that sum from
+        TRL's own: some units of the largest weighted reward over which the mean is taken, divided as the rewards are.
 
     Raises:
         ValueError: a mode of TRL's that is not known here.
@@ -101,14 +103,36 @@ def advantage_parts(
         rewards = ((grouped - mean) / (std.clamp(min=std_floor) + EPS)).view(rewards.shape)
         size, floor, scale_rewards = len(rewards), 0.0, "batch"
     weighted = torch.nan_to_num(rewards, nan=0.0) * weights
+    largest = weighted.abs().sum(dim=1)
     weighted[unscorable] = torch.nan  # TRL leaves them out of the mean, and pays them nothing
     mean = torch.nanmean(weighted.view(-1, size, len(weights)), dim=1)
     parts = weighted - mean.repeat_interleave(size, dim=0)
+    divisor = torch.ones_like(largest)
     if scale_rewards != "none":
         size = num_generations if scale_rewards == "group" else len(rewards)
         std = nanstd(weighted.sum(dim=1).view(-1, size), dim=1).repeat_interleave(size)
-        parts = parts / (std.clamp(min=floor) + EPS)[:, None]
-    return torch.nan_to_num(parts, nan=0.0)
+        divisor = std.clamp(min=floor) + EPS
+    parts = torch.nan_to_num(parts / divisor[:, None], nan=0.0)
+    largest = largest.view(-1, size).amax(dim=1).repeat_interleave(size)
+    # The mean is off by a few units of the largest reward; the std too, in proportion to the advantage.
+    rounding = ROUNDINGS * torch.finfo(weighted.dtype).eps * largest / divisor * (1 + parts.sum(dim=1).abs())
+    return parts, torch.nan_to_num(rounding, nan=0.0)
+
+
+def check_parts(parts: torch.Tensor, advantages: torch.Tensor, rounding: torch.Tensor) -> None:
+    """Check that the parts, `(B, F)`, sum to TRL's own advantages, `(B,)`, as they must without a floor.
+
+    Raises:
+        RuntimeError: they differ by more than `rounding`, `(B,)`.
+    """
+    difference = (parts.sum(dim=1) - advantages).abs()
+    if not (difference <= rounding).all():
+        worst = (difference - rounding).argmax()
+        raise RuntimeError(
+            f"The parts of the rewards sum to other advantages than TRL's (by {difference[worst]:.2g}, where rounding "
+            f"explains {rounding[worst]:.2g}): this TRL normalises rewards in another way than "
+            "sayo.training.credit.advantage_parts. Install the version that sayo was tested with."
+        )
 
 
 def zero_std_share(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:

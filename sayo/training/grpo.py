@@ -135,10 +135,12 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         modes = (self.scale_rewards, self.multi_objective_aggregation, floor)
         weights = self.reward_weights.to(rewards.device)
-        all_parts = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
+        all_parts, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
         first = self.accelerator.process_index * len(scored.inputs)
         here = slice(first, first + len(scored.inputs))
-        if floor > 0:
+        if floor == 0:
+            credit.check_parts(all_parts[here], output["advantages"], rounding[here])
+        else:
             totals, logged = all_parts.sum(dim=1), self._logs["advantages"]
             output["advantages"] = totals[here]
             for _ in totals:

@@ -12,7 +12,15 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from sayo.recipes import parse_recipe
-from sayo.training.credit import advantage_parts, check_gates, pay_gated, token_weights_of_loss, zero_std_share
+from sayo.training import credit
+from sayo.training.credit import (
+    advantage_parts,
+    check_gates,
+    check_parts,
+    pay_gated,
+    token_weights_of_loss,
+    zero_std_share,
+)
 from sayo.training.run import build_trainer
 
 NAN = math.nan
@@ -57,7 +65,7 @@ def test_gates_that_cannot_open(gates, names, message):
 def test_the_floor_keeps_noise_small():
     """Two groups: a real difference of .2, and rounding noise of 1e-6 that TRL would blow up to .7% of that."""
     rewards = torch.tensor([[0.4], [0.6], [0.5], [0.500001]])
-    without, floored = (advantage_parts(rewards, torch.ones(1), 2, std_floor=floor)[:, 0] for floor in (0, 0.05))
+    without, floored = (advantage_parts(rewards, torch.ones(1), 2, std_floor=floor)[0][:, 0] for floor in (0, 0.05))
     for parts in (without, floored):
         assert parts[:2].tolist() == pytest.approx([-0.7066, 0.7066], abs=1e-3)
     assert without[3] > 4e-3 and floored[3] < 2e-5
@@ -113,13 +121,29 @@ def random_rewards(seed):
     return rewards, 3 * torch.rand(columns, generator=draw), size
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("modes", MODES)
-def test_parts_of_random_rewards_are_trls(modes):
+def test_parts_of_random_rewards_are_trls(modes, dtype):
     for seed in range(200):
         rewards, weights, size = random_rewards(seed)
-        arguments = (rewards.double(), weights.double(), size, *modes)
-        expected = trls_advantages(*arguments)
-        torch.testing.assert_close(advantage_parts(*arguments).sum(dim=1), expected, rtol=1e-7, atol=1e-7)
+        arguments = (rewards.to(dtype), weights, size, *modes)
+        parts, rounding = advantage_parts(*arguments)
+        check_parts(parts, trls_advantages(*arguments), rounding)
+
+
+@pytest.mark.parametrize("modes", MODES)
+def test_another_normalisation_is_noticed(modes, monkeypatch):
+    """Another mode, and already another number beside the standard deviation."""
+    rewards, weights = torch.rand(32, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5])
+    parts, rounding = advantage_parts(rewards, weights, 8, *modes)
+    for others in MODES:
+        if others != modes:
+            with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
+                check_parts(parts, trls_advantages(rewards, weights, 8, *others), rounding)
+    monkeypatch.setattr(credit, "EPS", 1e-6)
+    if modes[0] != "none":
+        with pytest.raises(RuntimeError, match="Install the version"):
+            check_parts(advantage_parts(rewards, weights, 8, *modes)[0], parts.sum(dim=1), rounding)
 
 
 def counting(column, missing=None):
@@ -133,7 +157,7 @@ def counting(column, missing=None):
     return reward
 
 
-def test_parts_in_a_run(make_trainer):
+def test_parts_in_a_run(make_trainer, monkeypatch):
     """With a reward that does not apply to some, another to nobody, and completions that nothing applies to."""
     seen = []
 
@@ -155,6 +179,10 @@ def test_parts_in_a_run(make_trainer):
     torch.testing.assert_close(sum(batch.parts.values()), batch.advantages, atol=1e-6, rtol=1e-5)
     shares = [trainer.state.log_history[0][f"gradient_share/{name}"] for name in batch.parts]
     assert sum(shares) == pytest.approx(1.0) and shares[2] == 0
+    trainer.scale_rewards = "none"  # as with a TRL that normalises in another way than the parts
+    monkeypatch.setattr(credit, "advantage_parts", lambda *args: advantage_parts(*args[:3], "group", *args[4:]))
+    with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):
+        trainer.train()
 
 
 def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
