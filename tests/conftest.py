@@ -1,7 +1,6 @@
-"""The toy world as every test meets it: real files, made once per session by the commands that users type."""
+"""The toy world as every test meets it, made once per session."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from toy_runs import Toy, make_toy
 from typer.testing import CliRunner
 
 
@@ -21,22 +21,16 @@ def sayo_command():
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory, sayo_command) -> SimpleNamespace:
+def toy(tmp_path_factory) -> SimpleNamespace:
     """`world`, `policy` (untrained Qwen3-VL) and `prepared` (train and test splits) of a small toy world."""
-    root: Path = tmp_path_factory.mktemp("toy")
-    commands = [
-        ("toy", "world", "--out", root / "world", "--num-images", 40),
-        ("toy", "policy", "--out", root / "policy"),
-    ]
-    for split in ("train", "test"):
-        files = ("--questions", root / f"world/{split}_questions.json")
-        files += ("--scene-graphs", root / f"world/{split}_sceneGraphs.json", "--images", root / "world/images")
-        options = ("--processor", root / "policy", "--split", split, "--out", root / "prepared")
-        commands.append(("prepare", "gqa", *files, *options))
-    for words in commands:
-        result = sayo_command(*words)
-        assert result.exit_code == 0, result.output
-    return SimpleNamespace(world=root / "world", policy=root / "policy", prepared=root / "prepared")
+    made = make_toy(tmp_path_factory.mktemp("toy"), ["qwen3_vl"], num_images=40, splits=("train", "test"))
+    return SimpleNamespace(world=made.world, policy=made.policy["qwen3_vl"], prepared=made.data["qwen3_vl"])
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Toy:
+    """A smaller toy world, with a policy and mapped data of each of two families."""
+    return make_toy(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="session")

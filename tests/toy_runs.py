@@ -1,11 +1,13 @@
-"""Toy world, policies and prepared data, made once per test session, and small runs on them."""
+"""Toy world, policies and prepared data, and small runs on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import yaml
+from typer.testing import CliRunner
 
 datasets.disable_progress_bars()
 
@@ -14,32 +16,36 @@ FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 
 @dataclass(frozen=True)
 class Toy:
-    """Folders: `policy[family]` and `data[family]` (a prepared data set for that policy)."""
+    """Folders: `world`, and for every family `policy[family]` and `data[family]` (prepared for that policy)."""
 
+    world: Path
     policy: dict[str, Path]
     data: dict[str, Path]
 
 
-def make_toy(folder: Path, families: tuple[str, ...] = FAMILIES, num_images: int = 10) -> Toy:
-    """Pictures of 64 x 64 pixels, their questions, one random policy per family, and the data mapped for each."""
-    from typer.testing import CliRunner
+def make_toy(
+    folder: Path, families: Sequence[str] = FAMILIES, num_images: int = 10, splits: Sequence[str] = ("train",)
+) -> Toy:
+    """Pictures of 64 x 64 pixels, their questions, an untrained policy per family, and the data mapped for it.
 
-    from data_prep.cli import prepare_app
-    from sayo.toyworld.gqa_files import write_gqa
-    from sayo.toyworld.policy import write_policy
+    Real files, made by the commands that users type.
+    """
+    from sayo.cli import app
 
-    world = folder / "world"
-    for _ in write_gqa(world, num_images, 0):
-        pass
-    files = ["gqa", "--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json"]
-    policy, data = {}, {}
+    def sayo(*words: object) -> None:
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+
+    world, policy, data = folder / "world", {}, {}
+    sayo("toy", "world", "--out", world, "--num-images", num_images)
     for family in families:
         policy[family], data[family] = folder / family, folder / f"data_{family}"
-        write_policy(policy[family], family)
-        words = [*files, "--images", world / "images", "--processor", policy[family], "--out", data[family]]
-        result = CliRunner().invoke(prepare_app, [str(word) for word in words])
-        assert result.exit_code == 0, result.output
-    return Toy(policy, data)
+        sayo("toy", "policy", "--family", family, "--out", policy[family])
+        for split in splits:
+            files = ("--questions", world / f"{split}_questions.json", "--images", world / "images")
+            files += ("--scene-graphs", world / f"{split}_sceneGraphs.json", "--split", split)
+            sayo("prepare", "gqa", *files, "--processor", policy[family], "--out", data[family])
+    return Toy(world, policy, data)
 
 
 TRAINER: dict[str, Any] = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader
 from transformers import ProcessorMixin
 
@@ -32,24 +31,12 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
     """
     recipe = _public(source.recipe)
     base, data = source.base, source.recipe.get("data") or {}
-    front_matter = ModelCardData(
-        base_model=base if _on_hub(base) else None,
-        datasets=[data["path"]] if _on_hub(data.get("path")) else None,
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        tags=[
-            "sayo",
-            "trl",
-            *(["grpo"] if recipe.get("rewards") else []),
-            "vision-language-model",
-            "visual-attention",
-        ],
-    )
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"json": json.dumps, "listed": _listed, "yaml": yaml.safe_dump}
     card = environment.get_template("card.md.j2").render(
-        front_matter=front_matter.to_yaml(),
         name=name,
+        base_id=_hub_id(base),
+        data_id=_hub_id(data.get("path")),
         base=base and display_name(base),
         toy=type(processor).__name__.startswith("Toy"),
         size=dict(processor.image_processor.size or {}),
@@ -63,8 +50,9 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _on_hub(name: str | None) -> bool:
-    return name is not None and bool(HUB_ID.match(name)) and not Path(name).exists()
+def _hub_id(name: str | None) -> str | None:
+    """The name again if it is one on the hub, and no local folder."""
+    return name if name is not None and HUB_ID.match(name) and not Path(name).exists() else None
 
 
 def _metrics(history: list[dict[str, Any]]) -> list[tuple[str, float, float]]:

@@ -3,12 +3,7 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from toy_runs import TRAINER, Toy, make_toy
-
-
-@pytest.fixture(scope="session")
-def toys(tmp_path_factory) -> Toy:
-    return make_toy(tmp_path_factory.mktemp("toy"))
+from toy_runs import TRAINER, Toy
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from toy_runs import TRAINER
 from transformers import AutoModelForImageTextToText
 
-from sayo.attention import AttentionCapture
 from sayo.processors import load_auto_processor
 from sayo.recipes import parse_recipe
 from sayo.training.checkpoints import is_complete
@@ -58,15 +57,14 @@ def trainer_of(toys, rows, folder, family="qwen3_vl", peft_config=None, kernel="
     )
 
 
-def attention_of(trainer, batch):
-    """Mean attention of the response rows on image and system words, without training."""
-    inputs = dict(batch)
-    groups = {"system": inputs.pop("system_mask"), "image": inputs["input_ids"] == trainer.model.config.image_token_id}
-    labels = inputs.pop("labels")
-    rows, mask = weighted_rows((labels != -100).float())
-    with torch.no_grad(), AttentionCapture(trainer.model, "all").reading(rows, groups) as reading:
+def read(trainer, batch):
+    """Attention masses of the response rows on the image and the system words, these groups, and which rows count."""
+    groups = {"system": batch["system_mask"], "image": (batch["input_ids"] == trainer._image_token_id).float()}
+    positions, mask = weighted_rows((batch["labels"] != -100).float())
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
+    with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
         trainer.model(**inputs)
-    return {name: float((mass.mean(1) * mask).sum() / mask.sum()) for name, mass in reading.masses.items()}
+    return reading.masses, groups, mask
 
 
 def test_the_system_words(toys, rows, tmp_path):
@@ -87,14 +85,19 @@ def test_the_system_words(toys, rows, tmp_path):
 )
 def test_one_step(toys, rows, tmp_path, family, weight, group, sign):
     """One step of each loss moves the attention that it is about, against the same step without it."""
+
+    def attention(trainer, batch):
+        masses, _, mask = read(trainer, batch)
+        return sign * float((masses[group].mean(dim=(1, 2)) * mask).sum() / mask.sum())
+
     rows, after = rows.select([1, 2, 3, 5]), {}
     for name, options in (("anchored", {weight: 50.0}), ("plain", {"enhance_weight": 1e-12})):
         trainer = trainer_of(toys, rows, tmp_path / name, family, learning_rate=1e-3, **options)
         batch = trainer.data_collator([dict(row) for row in rows])
-        before = attention_of(trainer, batch)
+        before = attention(trainer, batch)
         trainer.train()
-        after[name] = sign * attention_of(trainer, batch)[group]
-    assert after["anchored"] > max(sign * before[group], after["plain"]) + 1e-3
+        after[name] = attention(trainer, batch)
+    assert after["anchored"] > max(before, after["plain"]) + 1e-3
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
@@ -104,12 +107,7 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, 
     trainer.model.eval()
 
     def terms(batch):
-        groups = {"system": batch["system_mask"], "image": batch["input_ids"] == trainer._image_token_id}
-        positions, mask = weighted_rows((batch["labels"] != -100).float())
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
-        with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
-            trainer.model(**inputs)
-        return trainer._terms(reading.masses, groups, mask).item()
+        return trainer._terms(*read(trainer, batch)).item()
 
     batch = trainer.data_collator([dict(rows[index]) for index in (1, 2, 3)])
     left = dict(batch)

@@ -48,6 +48,7 @@ def test_one_trace_per_completion(make_trainer, family, sizes):
     for call in probe.calls:
         for trace, ids, has_region in zip(call["attention"], call["completion_ids"], call["has_region"], strict=True):
             assert len(trace) == len(ids) and trace.has_region == has_region
+            assert trace.sizes["system"] == 0, "no prompt here has a system turn"
             assert all(np.isfinite(mass).all() and (mass >= 0).all() for mass in trace.masses.values())
 
 
@@ -199,17 +200,6 @@ def test_rewards_see_the_words_of_the_prompt(make_trainer):
         assert trace.sizes["prefix"] > trace.sizes["system"] and prompt > trace.sizes["question"]
         parts = sum(trace.masses[name] for name in ("prefix", "image", "question", "response"))
         assert (parts < 1).all() and (parts > 0.5).all()  # the rest are markers of the template
-
-
-def test_without_a_system_turn_the_image_share_has_no_denominator(make_trainer):
-    seen = []
-
-    def share(**kwargs):
-        seen.extend(visual_share_reward(**kwargs))
-        return seen[-len(kwargs["completions"]) :]
-
-    make_trainer([share, format_reward], max_steps=1).train()
-    assert seen == [None] * 4
 
 
 def test_prompts_without_any_image(make_trainer):

@@ -57,17 +57,6 @@ def test_one_step_raises_the_score(make_trainer, rows, tuning):
     assert trainer._metrics["train"]["objective/region"][0] == pytest.approx(-before, abs=1e-6)
 
 
-def test_checkpointing_changes_no_gradient(make_trainer):
-    gradients = []
-    for checkpointing in (False, True):
-        trainer = make_trainer(
-            constant, edit=with_regions, objective_weight=1.0, gradient_checkpointing=checkpointing, **ONE
-        )
-        gradients.append(loss_of(trainer, rollout(trainer))[1])
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
-
-
 def test_objective_is_the_reward(make_trainer):
     """At the first step the policy is the one that sampled: the score that is descended is the one that is paid."""
     trainer = make_trainer(region_attention_reward, objective_weight=0.1, **ONE)
@@ -93,11 +82,15 @@ def test_warmup_accumulation_and_iterations(make_trainer):
     assert all("objective/region" in line for line in log)
 
 
-def test_accumulated_gradient_is_that_of_the_whole_batch(make_trainer):
+def test_accumulation_and_checkpointing_change_no_gradient(make_trainer):
     trainer = make_trainer(constant, edit=with_regions, objective_weight=1.0, **ONE)
     inputs = rollout(trainer)
-    _, whole = loss_of(trainer, inputs)
-    whole = {name: gradient.clone() for name, gradient in whole.items()}
+
+    def assert_same(gradients):
+        for name, gradient in whole.items():
+            torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4)
+
+    whole = {name: gradient.clone() for name, gradient in loss_of(trainer, inputs)[1].items()}
     trainer.model.zero_grad()
     trainer.current_gradient_accumulation_steps = 2
     rows_of_image = inputs["pixel_values"].shape[0] // 4
@@ -105,8 +98,9 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(make_trainer):
         part = {key: value[half] if getattr(value, "ndim", 1) else value for key, value in inputs.items()}
         part["pixel_values"] = inputs["pixel_values"][half.start * rows_of_image : half.stop * rows_of_image]
         _, accumulated = loss_of(trainer, part)
-    for name, gradient in whole.items():
-        torch.testing.assert_close(accumulated[name], gradient, atol=1e-6, rtol=1e-4)
+    assert_same(accumulated)
+    checkpointed = make_trainer(constant, edit=with_regions, objective_weight=1.0, gradient_checkpointing=True, **ONE)
+    assert_same(loss_of(checkpointed, rollout(checkpointed))[1])
 
 
 def test_weight_zero_is_trl(make_trainer, monkeypatch):

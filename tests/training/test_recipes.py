@@ -121,7 +121,7 @@ def test_accelerate_file_is_read_by_accelerate(path: Path):
 def answers(toys, tmp_path_factory) -> Path:
     """Rows of supervised tuning."""
     file = tmp_path_factory.mktemp("answers") / "cold_start.parquet"
-    write_cold_start(toys.policy["qwen3_vl"].parent / "world", file, num_rows=12)
+    write_cold_start(toys.world, file, num_rows=12)
     return file
 
 
@@ -177,18 +177,12 @@ def write(folder, values, column="solution"):
     )
 
 
-def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
-    """`load_dataset(folder)` takes the second for the first: both are called `prepared`."""
-    for run, answers in {"a": ["yes", "no"], "b": ["red"]}.items():
+def test_a_folder_is_read_as_it_is_now(tmp_path):
+    """`load_dataset(folder)` takes one `prepared` for another, and for what it was before it was prepared again."""
+    for run, answers in (("a", ["yes", "no"]), ("b", ["red"]), ("a", ["blue"])):
         write(tmp_path / run / "prepared", answers)
         rows = load_data(DataSection(path=str(tmp_path / run / "prepared")), "train")
         assert rows["solution"][:] == answers
-
-
-def test_a_folder_prepared_again_is_read_again(tmp_path):
-    for answers in (["yes", "no"], ["red"]):
-        write(tmp_path / "prepared", answers)
-        assert load_data(DataSection(path=str(tmp_path / "prepared")), "train")["solution"][:] == answers
 
 
 def test_missing_split_and_folder(tmp_path):
@@ -199,17 +193,12 @@ def test_missing_split_and_folder(tmp_path):
         load_data(DataSection(path=str(tmp_path / "nothing")), "train")
 
 
-def test_system_prompt_comes_first(tmp_path):
-    write(tmp_path, [[{"role": "user", "content": "What?"}]], column="prompt")
-    rows = load_data(DataSection(path=str(tmp_path), system_prompt="Look."), "train")
-    assert rows[0]["prompt"] == [{"role": "system", "content": "Look."}, {"role": "user", "content": "What?"}]
-
-
-def test_user_suffix_comes_under_the_question_once(tmp_path):
+def test_system_prompt_comes_first_and_user_suffix_under_the_question_once(tmp_path):
     prompts = [[{"role": "user", "content": "What?"}], [{"role": "user", "content": "What?\nLook twice."}]]
     write(tmp_path, prompts, column="prompt")
     rows = load_data(DataSection(path=str(tmp_path), user_suffix="Look twice.", system_prompt="Look."), "train")
-    assert [row[-1]["content"] for row in rows["prompt"]] == ["What?\nLook twice."] * 2
+    expected = [{"role": "system", "content": "Look."}, {"role": "user", "content": "What?\nLook twice."}]
+    assert rows["prompt"][:] == [expected] * 2
     named = load_data(DataSection(path=str(tmp_path), user_suffix="semantic-back"), "train")
     assert "<back>" in named[0]["prompt"][-1]["content"]
     with pytest.raises(RecipeError, match=r"data.user_suffix.*semantic-back, solution-back"):

@@ -162,15 +162,6 @@ def test_causal_credit_pays_what_the_row_could_see():
     assert shaped[0].tolist() == pytest.approx([1.0, 1.0, 0.7, 0.7])
 
 
-def test_a_token_is_not_paid_for_the_row_that_chose_it():
-    parts = {"attention": torch.tensor([1.0])}
-    for position in range(4):
-        entropy = [0.0] * 4
-        entropy[position] = 1.0
-        shaped = causal_credit(shaping_batch([1.0], [trace(entropy)], parts), select="entropy_weighted")
-        assert shaped[0].tolist() == [1.0] * position + [0.0] * (4 - position)
-
-
 def test_causal_credit_needs_the_reward():
     with pytest.raises(KeyError, match="accuracy"):
         causal_credit(shaping_batch([1.0], [trace([1.0])], {"accuracy": torch.tensor([1.0])}))
