@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sayo.client import ChatClient, ChatError, with_images
 from sayo.errors import RejectedError
 
 
-class Journal:
+class Journal(AbstractContextManager):
     """`journal.jsonl`: one line per answer, appended in one write and flushed to the disk.
 
     A line holds `key` (the digest of the whole request), `id` and `index` of the row, `role`, `sample`, `model`, and
@@ -50,9 +51,6 @@ class Journal:
                     raise PrepareError(f"{path}, line {number} is not an answer: {mend}") from None
                 end += len(line)
 
-    def __enter__(self) -> "Journal":
-        return self
-
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
@@ -68,14 +66,10 @@ class Journal:
         """role (and "total") -> `answers`, `prompt_tokens`, `completion_tokens`, `answers_without_counts`."""
         tokens: dict[str, Counter[str]] = {}
         for answer in self.answers.values():
-            counts = answer["prompt_tokens"], answer["completion_tokens"]
+            counts = {name: answer[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
+            uncounted = int(None in (answer["prompt_tokens"], answer["completion_tokens"]))
             for role in (answer["role"], "total"):
-                tokens.setdefault(role, Counter()).update(
-                    answers=1,
-                    prompt_tokens=counts[0] or 0,
-                    completion_tokens=counts[1] or 0,
-                    answers_without_counts=None in counts,
-                )
+                tokens.setdefault(role, Counter()).update(answers=1, **counts, answers_without_counts=uncounted)
         return {role: dict(counts) for role, counts in sorted(tokens.items())}
 
 

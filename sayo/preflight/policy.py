@@ -12,9 +12,10 @@ from sayo.recipes import ModelSection, RecipeError
 class MetaPolicy:
     """A policy of any family that transformers has, without weights.
 
-    `base` is the transformers model below peft's wrapper `model`; `text` and `vision` are configs. `parameters` counts
-    tied embeddings once, `trainable` are those that get a gradient; `weight_bytes` and `trainable_bytes` are their
-    bytes as loaded; `bits` is 4 or 8 under bitsandbytes. An unknown dtype raises RecipeError.
+    `base` is the transformers model below peft's wrapper `model`; `decoder` and (in the Qwen families) `tower` are its
+    parts, `mergers` the number of projectors; `text` and `vision` are configs. `parameters` counts tied embeddings
+    once, `trainable` are those that get a gradient; `weight_bytes` and `trainable_bytes` are their bytes as loaded;
+    `bits` is 4 or 8 under bitsandbytes. An unknown dtype raises RecipeError.
     """
 
     def __init__(self, section: ModelSection, config: Any):
@@ -30,6 +31,9 @@ class MetaPolicy:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in an old way
             self.model = self._build()
         self.base = self.model.get_base_model() if section.lora is not None else self.model
+        inner = self.base.model
+        self.decoder, self.tower = inner.language_model, getattr(inner, "visual", None)
+        self.mergers = 1 + len(getattr(self.vision, "deepstack_visual_indexes", None) or ())
         named = list(self.model.named_parameters())
         self.parameters = sum(p.numel() for _, p in named)
         self.trainable, self.trainable_bytes = trainable(self.model)
@@ -60,14 +64,6 @@ class MetaPolicy:
         if self.bits is None or not in_layer or parameter.dim() != 2 or "lora_" in name:
             return parameter.element_size()
         return 0.5625 if self.bits == 4 else 1.0
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.base.model.visual
-
-    @property
-    def decoder(self) -> nn.Module:
-        return self.base.model.language_model
 
 
 def trainable(module: nn.Module) -> tuple[int, int]:

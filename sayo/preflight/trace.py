@@ -114,11 +114,11 @@ def _trace(
         input_bytes = hidden.untyped_storage().nbytes()
         floor = live.peak = live.now
         with torch.no_grad():
-            output_bytes = _first(layer(hidden, **shared)).untyped_storage().nbytes()
+            output_bytes = layer(hidden, **shared).untyped_storage().nbytes()
         forward = live.peak - floor
         if not (below or trainable(layer)[0]):
             return LayerBytes(input_bytes, output_bytes, 0, forward, 0)
-        result = _first(layer(hidden, **shared))
+        result = layer(hidden, **shared)
         del hidden
         saved = live.now - base - output_bytes
         gradient = torch.empty_like(result)
@@ -127,7 +127,3 @@ def _trace(
         backward = live.peak - base - saved - output_bytes
         del result, gradient
     return LayerBytes(input_bytes, output_bytes, saved, forward, backward)
-
-
-def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output

@@ -40,7 +40,6 @@ UNSEEN = "I go through everything once more and am now quite certain about that.
         (_response(f"{LOOK}</back><back>{LOOK}"), "tags"),
         (_response("the left edge is the same"), "back_too_short"),
         (_response(UNSEEN), "back_names_nothing_visible"),
-        (_response(LOOK, after="This agrees with the given answer."), "leak"),
         (_response(LOOK, after="Since the correct answer is red, it stays."), "leak"),
         (_response(f"I cannot see the image, but {LOOK}"), "leak"),
         (_response(f"{LOOK} <|vision_start|>"), "special_tokens"),
@@ -61,14 +60,7 @@ def test_the_rows_own_objects_and_the_questions_words_can_be_seen(look_back, ser
     assert [line["id"] for line in look_back(rows, "--max-overlap", "1").rows] == ["q0", "q3"]
 
 
-def test_suffixes_ask_for_what_the_rewards_read():
-    assert {name: "<back>" in suffix for name, suffix in USER_SUFFIX.items()} == {
-        "semantic-back": True,
-        "solution-back": True,
-        "cot": False,
-        "text-back": True,
-    }
-    assert all("\\boxed{answer}" in suffix for suffix in USER_SUFFIX.values()), "no escape such as \\b"
+def test_a_suffix_goes_under_the_question_once():
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     longer = with_suffix(turns, suffix_text("cot"))
     assert longer == [turns[0], {"role": "user", "content": "q\n" + USER_SUFFIX["cot"]}]
