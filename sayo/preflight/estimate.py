@@ -8,6 +8,7 @@ from sayo.preflight.policy import MetaPolicy, load_config
 from sayo.preflight.setting import SHARDINGS, Setting, TokenCount, count_tokens, setting_of
 from sayo.preflight.timing import Hardware, step_time
 from sayo.recipes import Recipe, RecipeError
+from sayo.training.setup import check_recipe
 
 GIB = 2**30
 MODELLED = ("qwen2_5_vl", "qwen3_vl")
@@ -56,8 +57,6 @@ def estimate(
         sharding: one of `SHARDINGS`; by default the fastest that fits.
         policy, tokens: instead of those of the recipe's model and data.
     """
-    from sayo.training.setup import check_recipe
-
     check_recipe(recipe)
     policy = policy or MetaPolicy(recipe.model, load_config(recipe.model.name_or_path))
     config = policy.config

@@ -31,8 +31,7 @@ class Stage(NamedTuple):
 def memory_of(policy: MetaPolicy, setting: Setting, gpu_bytes: int = 0) -> dict[str, dict[str, int]]:
     """Bytes on one GPU of each phase at its peak, by item; what lives through the run is in every phase.
 
-    Args:
-        gpu_bytes: size of the GPU, of which vLLM takes its share when it is colocated.
+    A colocated vLLM takes its share of `gpu_bytes`, the size of the GPU.
     """
     static, vllm = static_bytes(policy, setting), round(setting.vllm_share * gpu_bytes)
     patch = policy.vision.in_channels * policy.vision.patch_size**2 * policy.vision.temporal_patch_size

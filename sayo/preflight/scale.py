@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import Qwen3VLConfig
 
 from sayo.preflight.estimate import GIB, Estimate, estimate
 from sayo.preflight.policy import MetaPolicy
@@ -28,23 +29,16 @@ PROMPT = TokenCount(visual=768, text=256, mean_visual=768, mean_text=256)
 
 def qwen3_vl(size: str) -> Any:
     """The transformers config of Qwen3-VL in one of `SIZES`."""
-    from transformers import Qwen3VLConfig
-
     return Qwen3VLConfig(**SHAPES[size], tie_word_embeddings=False)
 
 
 def rows(completions: int | None) -> Iterator[tuple[str, str, Estimate]]:
-    """(size, tuning, estimate) for every number of GPUs.
-
-    Args:
-        completions: per step of the whole run (strong scaling), or None for the recipe's 64 per GPU.
-    """
-    for size, tuning in product(SIZES, ("full", "LoRA")):
-        for gpus in GPUS:
-            share = (completions or 64 * gpus) // gpus
-            micro = min(8, share)
-            recipe = _recipe(tuning, per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro)
-            yield size, tuning, estimate(recipe, gpus, policy=_policy(size, tuning), tokens=PROMPT)
+    """(size, tuning, estimate) with `completions` per step of the whole run, or with the recipe's 64 per GPU."""
+    for size, tuning, gpus in product(SIZES, ("full", "LoRA"), GPUS):
+        share = (completions or 64 * gpus) // gpus
+        micro = min(8, share)
+        recipe = _recipe(tuning, per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro)
+        yield size, tuning, estimate(recipe, gpus, policy=_policy(size, tuning), tokens=PROMPT)
 
 
 @functools.cache

@@ -87,10 +87,9 @@ def _decode_seconds(policy: MetaPolicy, setting: Setting, hardware: Hardware) ->
     per_token = 2 * layers * policy.text.num_key_value_heads * policy.head_dim * itemsize
     context = setting.tokens.mean_visual + setting.tokens.mean_text + setting.completion_tokens / 2
     bytes_read = weights + setting.generation_batch * context * per_token
-    here = setting.engine == "transformers"
-    overhead = layers * (hardware.transformers_overhead_ms if here else hardware.vllm_overhead_ms) / 1e3
+    launching = hardware.transformers_overhead_ms if setting.engine == "transformers" else hardware.vllm_overhead_ms
     bandwidth = hardware.memory_gbs * 1e9 * hardware.memory_efficiency
-    return (bytes_read / bandwidth + overhead) * setting.completion_tokens
+    return (bytes_read / bandwidth + layers * launching / 1e3) * setting.completion_tokens
 
 
 def communication(policy: MetaPolicy, setting: Setting) -> tuple[tuple[float, float], tuple[float, float]]:
