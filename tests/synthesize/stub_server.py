@@ -71,6 +71,20 @@ def back(body: dict) -> str:
 ROLES = {"describe": describe, "reason": reason, "anchor": anchor, "cot": cot, "back": back}
 
 
+LATE = "I gather what there is to know about it and weigh it. Then I look back at the field."
+
+
+def reasoned(reasoning: str, answer: str = "red") -> Callable[[dict], str]:
+    """A role that always reasons like this."""
+    return lambda body: f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
+
+
+def response(back: str, boxed: str = "red", after: str = "So it stays.") -> Callable[[dict], str]:
+    """A role that always looks back like this."""
+    text = f"<think>It seems red.</think>\n<back>{back}</back>\n<think>{after}</think>\n\\boxed{{{boxed}}}"
+    return lambda body: f"<response>{text}</response>"
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request to the `StubServer`."""
 
