@@ -1,6 +1,6 @@
 """`sayo synthesize` (mounted by sayo.cli). Heavy imports stay inside the commands."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ import typer
 from sayo.errors import SayoError
 
 HELP = (Path(__file__).parent / "templates/help.txt").read_text(encoding="utf-8")
-_ROLES = {"visual-anchors": ["describe", "reason", "anchor"], "look-back": ["cot", "back"]}
 
 
 class Stopped(SayoError):
@@ -61,15 +60,17 @@ def synthesize(
     import logging
 
     from data_prep.synthesize.pipeline import synthesize_rows
-    from data_prep.synthesize.roles import Roles
+    from data_prep.synthesize.roles import Roles, clients_of
     from data_prep.synthesize.rows import PreparedRows
+    from data_prep.synthesize.writers import ROLES, writer_of
 
     # Answers are compared in a thread, where its alarm cannot ring; sayo.answers refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    clients = _clients(_ROLES[method], model, server, api_key_env, timeout, patience=max(20, 2 * concurrency))
+    patience = max(20, 2 * concurrency)
+    clients = clients_of(ROLES[method], model, server, api_key_env, timeout=timeout, patience=patience)
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
     ask = partial(Roles, clients, seed=seed, fields=fields)
-    name, write, suffix = _writer(method, style, tries)
+    name, write, suffix = writer_of(method, style, tries)
     models = {role: client.model for role, client in clients.items()}
     kwargs = {"suffix": suffix, "num_workers": concurrency, "max_overlap": max_overlap}
     kwargs["settings"] = {"method": name, "models": models, "tries": tries, "seed": seed, **fields}
@@ -90,47 +91,14 @@ def _said_how_to_resume() -> Iterator[None]:
         raise Stopped("stopped; what was answered is kept: the same command resumes") from None
 
 
-def _clients(
-    names: Sequence[str], models: str, servers: str, keys: str, timeout: float, patience: int
-) -> dict[str, Any]:
-    """role -> `ChatClient`, from the options `--model`, `--server` and `--api-key-env`."""
-    from sayo.client import ChatClient
-
-    by_role, urls = _by_role(models, names, "--model"), _by_role(servers, names, "--server")
-    variables = _by_role(keys, names, "--api-key-env")
-    kwargs = {"timeout": timeout, "patience": patience}
-    return {role: ChatClient(urls[role], by_role[role], api_key_env=variables[role], **kwargs) for role in by_role}
-
-
-def _writer(method: str, style: str, tries: int) -> tuple[str, Callable, str]:
-    """Name of the method in the summary, its function of `writers`, and what goes under the questions in the data."""
-    from data_prep.synthesize import writers
-    from sayo.prompts import USER_SUFFIX
-
-    if method == "visual-anchors":
-        return method, partial(writers.visual_anchors, tries=tries), ""
-    write = partial(writers.look_back, style=style, tries=tries)
-    return f"{method} {style}", write, USER_SUFFIX[f"{style}-back"]
-
-
-def _by_role(value: str, roles: Sequence[str], option: str) -> dict[str, str]:
-    """ "x" for all roles, or "describe=x,reason=y"."""
-    parts = [part.partition("=") for part in value.split(",")]
-    if not any(name in roles for name, equals, _ in parts if equals):
-        return dict.fromkeys(roles, value)
-    given = {name: text for name, _, text in parts}
-    if set(given) != set(roles):
-        raise SayoError(f"{option} {value}: give one value, or one for each of {', '.join(roles)}")
-    return given
-
-
 def _json_object(text: str) -> dict[str, Any]:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
     try:
         return TypeAdapter(dict[str, Any]).validate_json(text)
-    except ValueError as error:
-        raise SayoError(f'--extra must be a JSON object such as {{"top_p": 0.9}}: {error}') from None
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise SayoError(f'--extra must be a JSON object such as {{"top_p": 0.9}}; {text}: {why}') from None
 
 
 def _report(summary: dict[str, Any], out: Path, max_failed: float) -> None:

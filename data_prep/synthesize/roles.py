@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.examples import PrepareError
 from data_prep.synthesize.rows import PreparedQuestion
 from sayo.client import ChatClient, ChatError, with_images
-from sayo.errors import RejectedError
+from sayo.errors import RejectedError, SayoError
 
 
 class Journal(AbstractContextManager):
@@ -121,3 +121,21 @@ class Roles:
         if answer["finish_reason"] == "length":
             raise RejectedError("truncated", f"{role}/{sample}: cut off at the limit of tokens; see --max-tokens")
         return answer["text"]
+
+
+def clients_of(roles: Sequence[str], models: str, servers: str, keys: str, **kwargs: Any) -> dict[str, ChatClient]:
+    """role -> model, from the options `--model`, `--server` and `--api-key-env`; `kwargs` are `ChatClient`'s."""
+    by_role, urls = _by_role(models, roles, "--model"), _by_role(servers, roles, "--server")
+    variables = _by_role(keys, roles, "--api-key-env")
+    return {role: ChatClient(urls[role], by_role[role], api_key_env=variables[role], **kwargs) for role in by_role}
+
+
+def _by_role(value: str, roles: Sequence[str], option: str) -> dict[str, str]:
+    """ "x" for all roles, or "describe=x,reason=y"."""
+    parts = [part.partition("=") for part in value.split(",")]
+    if not any(name in roles for name, equals, _ in parts if equals):
+        return dict.fromkeys(roles, value)
+    given = {name: text for name, _, text in parts}
+    if set(given) != set(roles):
+        raise SayoError(f"{option} {value}: give one value, or one for each of {', '.join(roles)}")
+    return given
