@@ -54,7 +54,7 @@ def synthesize_rows(
         PrepareError: `out` holds data that were not made here, or there are no such rows.
         ServerUnusable: the server is down or refuses everything; the journal keeps what was answered.
     """
-    total, results, path = rows.count(), {}, _journal_path(rows, out)
+    path, total, results = _journal_path(rows, out), rows.count(), {}
     with Journal(path) as journal, progress_bar(total, "asking") as (advance, say):
         if journal.answers:
             say(f"resuming: {len(journal.answers)} answers are in {path} already")
@@ -62,10 +62,10 @@ def synthesize_rows(
         for row, result in as_completed(outcome, rows.questions(), num_workers):
             results[row.index] = row.id, result
             advance(1)
-    completions, rejected = _sift(results, rows.split, max_overlap)
-    settings = {**settings, "split": rows.split, "limit": rows.limit, "max_overlap": max_overlap}
-    rows.write(out / "data", completions, suffix)
-    return _write_account(out, len(completions), rejected, journal.tokens(), settings)
+        completions, rejected = _sift(results, rows.split, max_overlap)
+        settings = {**settings, "split": rows.split, "limit": rows.limit, "max_overlap": max_overlap}
+        rows.write(out / "data", completions, suffix)
+        return _write_account(out, len(completions), rejected, journal.tokens(), settings)
 
 
 def _journal_path(rows: PreparedRows, out: Path) -> Path:
