@@ -1,68 +1,33 @@
 r"""What a synthesised completion must and must not say.
 
 Every check raises `RejectedError` with the reason under which the row is counted, and the place that was found. The
-filters of AVAR's and Look-Back's data (arXiv 2603.03825, 2507.03019) were not released; these are ours.
+filters of AVAR's and Look-Back's data (arXiv 2603.03825, 2507.03019) were not released; these are ours, their regular
+expressions in `patterns.yaml`.
 """
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+
+import yaml
 
 from sayo.answers.compare import answer_matches
 from sayo.answers.extract import boxed_answer, parse_look_back
 from sayo.errors import RejectedError
 
-_PICTURE = (
-    r"(?:image|picture|photo(?:graph)?|figure|diagram|drawing|sketch|illustration|chart|graph|plot|map|scene|"
-    r"screenshot|painting|poster|geometry)s?\b"
-)
-_TEXTUAL = (
-    r"(?:my|our|reasoning|steps?|questions?|problem|text|calculations?|equations?|work|answers?|options?|statements?|"
-    r"computations?|wording|assumptions?)\b"
-)
-_WORD = r"[^\W_][\w'-]*"
-_NEAR = rf"(?:[\s,]+(?!\b{_TEXTUAL}){_WORD}){{0,6}}?[\s,]+"
-_ANCHOR = re.compile(
-    rf"\b(?:look|glanc|peer|turn|go|com|return|refer)(?:e|s|es|ing|ed)?(?:\s+{_WORD}){{0,2}}?\s+back\s+"
-    rf"(?:at|to|over|into|in|on)\b(?!(?:\s+{_WORD}){{0,2}}?\s+{_TEXTUAL})"
-    rf"|\b(?:re-?)?(?:check|look|examin|inspect|verif|stud|consult|visit|zoom|focus)"
-    rf"(?:e|s|es|ing|ed|y|ies|ied|ying)?(?:\s+{_WORD})?{_NEAR}{_PICTURE}",
-    re.IGNORECASE,
-)
-_LEAKS = {
-    "text": re.compile(
-        r"\b(?:the|this|that|my|your|a|given|provided|above|image|detailed|textual|written)\s+(?:description|caption)s?\b"
-        r"|\bas\s+(?:described|captioned)\b|\b(?:given|provided|above)\s+(?:text|passage)\b",
-        re.IGNORECASE,
-    ),
-    "blind": re.compile(
-        r"\b(?:can(?:no|')t|cannot|can not|unable to|not able to)\s+(?:\w+\s+)?(?:see|view|look at|access)\s+"
-        rf"(?:the|this|any|an)\s+(?:\w+\s+)?{_PICTURE}|\bas an ai\b|\bvisual anchors?\b|\bthese instructions\b",
-        re.IGNORECASE,
-    ),
-    "answer": re.compile(
-        r"\b(?:given|provided|reference|known|expected|gold(?:en)?|ground[- ]truth|target|supplied)\s+"
-        r"(?:correct\s+|right\s+|final\s+)?(?:answer|solution|result)\b"
-        r"|\b(?:right|correct)\s+answer\s+(?:is|was|has been)\s+(?:given|provided|known|supplied|stated)\b"
-        r"|\b(?:since|because|as|knowing|given)\s+(?:that\s+)?(?:we\s+(?:know|are told)\s+(?:that\s+)?)?"
-        r"the\s+(?:right|correct)\s+answer\b|\banswer\s+key\b|\bground[- ]truth\b",
-        re.IGNORECASE,
-    ),
-}
+_PATTERNS = yaml.safe_load((Path(__file__).parent / "patterns.yaml").read_text(encoding="utf-8"))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(Template(text).substitute(_PATTERNS["parts"]), re.IGNORECASE | re.VERBOSE)
+
+
+_ANCHOR, _SEEN = _pattern(_PATTERNS["anchor"]), _pattern(_PATTERNS["seen"])
+_LEAKS = {kind: _pattern(text) for kind, text in _PATTERNS["leaks"].items()}
+_NO_ITEMS = frozenset(_PATTERNS["no_items"].split())
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,60}\|>|<(?:image|img|video|audio|pad|s|/s|bos|eos|unk)>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|back|answer|reasoning|response|description|scan|elements|links)>", re.IGNORECASE)
-_NO_ITEMS = frozenset(
-    "about after again all and any are between both can could does for from has have how image into its many more "
-    "most much must not out picture question than that the their them then there these they this those was were what "
-    "when where which while who whose why will with would you your answer value number find calculate following "
-    "figure diagram photo shown given same".split()
-)
-_SEEN = re.compile(
-    r"\b(?:(?:colou?r|shape|line|arrow|label|axis|axes|bar|legend|curve|point|dot|angle|vertex|vertices|"
-    r"edge|side|corner|circle|triangle|square|rectangle|polygon|ellipse|cube|sphere|cylinder|segment|grid|cell|row|column|"
-    r"object|person|man|woman|people|face|hand|sign|background|foreground|left|right|top|bottom|upper|lower)s?\b|"
-    r"(?:red|blue|green|yellow|orange|purple|pink|brown|black|white|gr[ae]y|cyan|magenta)\b)",
-    re.IGNORECASE,
-)
 
 
 def section(text: str, tag: str, step: str) -> str:

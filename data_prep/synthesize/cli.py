@@ -1,7 +1,7 @@
 """`sayo synthesize` (mounted by sayo.cli). Heavy imports stay inside the commands."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ import typer
 
 from sayo.errors import SayoError
 
-_ROLES = {"visual-anchors": ["describe", "reason", "anchor"], "look-back": ["cot", "back"]}
+HELP = (Path(__file__).parent / "templates/help.txt").read_text(encoding="utf-8")
 
 
 class Stopped(SayoError):
@@ -56,104 +56,49 @@ def synthesize(
         str, typer.Option(help='JSON put into every request; null takes a field out: {"temperature": null}.')
     ] = "{}",
 ) -> None:
-    """Let models behind an OpenAI-compatible server write data for SFT.
-
-    [bold]visual-anchors[/], AVAR's data: [bold]describe[/] sees the image and writes down
-    everything in it (a strong VLM); [bold]reason[/] sees only that text and reasons
-    (a strong LLM); [bold]anchor[/] rewrites the reasoning so that it keeps looking back
-    ("look back at the triangle"; an LLM). Kept: rows with the right answer and
-    an anchor after the first third, without a word about the description.
-
-    [bold]look-back[/], Look-Back's data: [bold]cot[/] (your policy, served) writes a chain of
-    thought; [bold]back[/] (a strong VLM) sees image, chain and right answer, and puts a
-    <back> check against the image into it. Kept: rows with
-    one well-formed check of ten words or more that names something to be seen,
-    with the right answer boxed, and no hint that it was given. Their prompts
-    carry the style's instruction, which RL must use, too (sayo.prompts).
-
-    Example:
-
-        sayo synthesize visual-anchors data/gqa --out data/anchors --limit 20 \\
-            --server http://localhost:8000/v1 \\
-            --model describe=Qwen3-VL-32B,reason=Qwen3-32B,anchor=Qwen3-32B
-
-    OUT holds the prepared columns and `completion`: TRL's prompt-completion
-    format, for an SFT recipe with data.path=OUT. Near duplicates are left out.
-    Other rows are counted by reason in summary.json; see rejected.jsonl.
-
-    The same command resumes a run that was stopped: no answer in journal.jsonl
-    is asked for twice. Rows that failed at the server are asked again.
-
-    Exit status: 0; 1 when more than --max-failed of the rows failed at the
-    server; 2 when no row was kept, or the server or the input cannot be used.
-    """
+    """Ask models for the completions of prepared rows; its page of help is `templates/help.txt`."""
     import logging
 
-    from data_prep.synthesize import pipeline, writers
-    from data_prep.synthesize.roles import Journal, Roles
-    from data_prep.synthesize.rows import count_rows
-    from data_prep.workers import progress_bar
-    from sayo.client import ChatClient, ServerUnusable
-    from sayo.prompts import USER_SUFFIX
+    from data_prep.synthesize.pipeline import synthesize_rows
+    from data_prep.synthesize.roles import Roles, clients_of
+    from data_prep.synthesize.rows import PreparedRows
+    from data_prep.synthesize.writers import ROLES, writer_of
 
     # Answers are compared in a thread, where its alarm cannot ring; sayo.answers refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    names = _ROLES[method]
-    write, suffix = partial(writers.visual_anchors, tries=tries), ""
-    if method == "look-back":
-        write, suffix = partial(writers.look_back, style=style, tries=tries), USER_SUFFIX[f"{style}-back"]
-        method = f"look-back {style}"
-    models = _by_role(model, names, "--model")
-    servers, keys = _by_role(server, names, "--server"), _by_role(api_key_env, names, "--api-key-env")
-    kwargs = {"timeout": timeout, "patience": max(20, 2 * concurrency)}
-    clients = {role: ChatClient(servers[role], models[role], api_key_env=keys[role], **kwargs) for role in names}
+    patience = max(20, 2 * concurrency)
+    clients = clients_of(ROLES[method], model, server, api_key_env, timeout=timeout, patience=patience)
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
-    settings = {"method": method, "models": models, "tries": tries, "seed": seed, **fields}
-    pipeline.check_folders(prepared, out)
-    total = count_rows(prepared, split, limit)
+    ask = partial(Roles, clients, seed=seed, fields=fields)
+    name, write, suffix = writer_of(method, style, tries)
+    models = {role: client.model for role, client in clients.items()}
+    kwargs = {"suffix": suffix, "num_workers": concurrency, "max_overlap": max_overlap}
+    kwargs["settings"] = {"method": name, "models": models, "tries": tries, "seed": seed, **fields}
+    with _said_how_to_resume():
+        summary = synthesize_rows(PreparedRows(prepared, split, limit), out, write, ask, **kwargs)
+    _report(summary, out, max_failed)
+
+
+@contextmanager
+def _said_how_to_resume() -> Iterator[None]:
+    from sayo.client import ServerUnusable
+
     try:
-        with Journal(out / pipeline.JOURNAL) as journal, progress_bar(total, "asking") as (advance, say):
-            if journal.answers:
-                say(f"resuming: {len(journal.answers)} answers are in {out / pipeline.JOURNAL} already")
-            summary = pipeline.synthesize_rows(
-                prepared,
-                out,
-                partial(write, roles=Roles(clients, journal, seed, fields)),
-                journal,
-                suffix=suffix,
-                split=split,
-                limit=limit,
-                num_workers=concurrency,
-                max_overlap=max_overlap,
-                settings=settings,
-                on_row=lambda: advance(1),
-            )
+        yield
     except ServerUnusable as error:
         raise ServerUnusable(f"{error}. What was answered is kept: the same command resumes.") from None
     except KeyboardInterrupt:
         raise Stopped("stopped; what was answered is kept: the same command resumes") from None
-    _report(summary, out, max_failed)
-
-
-def _by_role(value: str, roles: Sequence[str], option: str) -> dict[str, str]:
-    """ "x" for all roles, or "describe=x,reason=y"."""
-    parts = [part.partition("=") for part in value.split(",")]
-    if not any(name in roles for name, equals, _ in parts if equals):
-        return dict.fromkeys(roles, value)
-    given = {name: text for name, _, text in parts}
-    if set(given) != set(roles):
-        raise SayoError(f"{option} {value}: give one value, or one for each of {', '.join(roles)}")
-    return given
 
 
 def _json_object(text: str) -> dict[str, Any]:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise SayoError(f"--extra is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SayoError('--extra must be a JSON object such as {"top_p": 0.9}')
-    return value
+        return TypeAdapter(dict[str, Any]).validate_json(text)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise SayoError(f'--extra must be a JSON object such as {{"top_p": 0.9}}; {text}: {why}') from None
 
 
 def _report(summary: dict[str, Any], out: Path, max_failed: float) -> None:

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 from data_prep.examples import PrepareError
 from data_prep.synthesize.rows import PreparedQuestion
 from sayo.client import ChatClient, ChatError, with_images
-from sayo.errors import RejectedError
+from sayo.errors import RejectedError, SayoError
 
 
-class Journal:
+class Journal(AbstractContextManager):
     """`journal.jsonl`: one line per answer, appended in one write and flushed to the disk.
 
     A line holds `key` (the digest of the whole request), `id` and `index` of the row, `role`, `sample`, `model`, and
@@ -50,9 +51,6 @@ class Journal:
                     raise PrepareError(f"{path}, line {number} is not an answer: {mend}") from None
                 end += len(line)
 
-    def __enter__(self) -> "Journal":
-        return self
-
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
@@ -68,14 +66,10 @@ class Journal:
         """role (and "total") -> `answers`, `prompt_tokens`, `completion_tokens`, `answers_without_counts`."""
         tokens: dict[str, Counter[str]] = {}
         for answer in self.answers.values():
-            counts = answer["prompt_tokens"], answer["completion_tokens"]
+            counts = {name: answer[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
+            uncounted = int(None in (answer["prompt_tokens"], answer["completion_tokens"]))
             for role in (answer["role"], "total"):
-                tokens.setdefault(role, Counter()).update(
-                    answers=1,
-                    prompt_tokens=counts[0] or 0,
-                    completion_tokens=counts[1] or 0,
-                    answers_without_counts=None in counts,
-                )
+                tokens.setdefault(role, Counter()).update(answers=1, **counts, answers_without_counts=uncounted)
         return {role: dict(counts) for role, counts in sorted(tokens.items())}
 
 
@@ -127,3 +121,21 @@ class Roles:
         if answer["finish_reason"] == "length":
             raise RejectedError("truncated", f"{role}/{sample}: cut off at the limit of tokens; see --max-tokens")
         return answer["text"]
+
+
+def clients_of(roles: Sequence[str], models: str, servers: str, keys: str, **kwargs: Any) -> dict[str, ChatClient]:
+    """role -> model, from the options `--model`, `--server` and `--api-key-env`; `kwargs` are `ChatClient`'s."""
+    by_role, urls = _by_role(models, roles, "--model"), _by_role(servers, roles, "--server")
+    variables = _by_role(keys, roles, "--api-key-env")
+    return {role: ChatClient(urls[role], by_role[role], api_key_env=variables[role], **kwargs) for role in by_role}
+
+
+def _by_role(value: str, roles: Sequence[str], option: str) -> dict[str, str]:
+    """ "x" for all roles, or "describe=x,reason=y"."""
+    parts = [part.partition("=") for part in value.split(",")]
+    if not any(name in roles for name, equals, _ in parts if equals):
+        return dict.fromkeys(roles, value)
+    given = {name: text for name, _, text in parts}
+    if set(given) != set(roles):
+        raise SayoError(f"{option} {value}: give one value, or one for each of {', '.join(roles)}")
+    return given

@@ -1,8 +1,8 @@
 """Prepared rows in, the same rows with a completion out."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -38,83 +38,83 @@ class PreparedQuestion(NamedTuple):
     labels: list[str]
 
 
-def _batches(prepared: Path, split: str, limit: int | None) -> Iterator[tuple[Path, int, pa.Table]]:
-    """(file, index of the first of these rows in the split, some rows of the file)."""
-    start, end = 0, sys.maxsize if limit is None else limit
-    for path in list_shards(prepared, split):
-        file = pq.ParquetFile(path)
-        missing = [name for name in _NEEDED if name not in file.schema_arrow.names]
-        if missing:
-            raise PrepareError(f"{path} has no column {', '.join(missing)}; make it with `sayo prepare`")
-        for batch in file.iter_batches(_BATCH):
-            if start >= end:
-                return
-            table = pa.Table.from_batches([batch]).slice(0, end - start)
-            yield path, start, table
-            start += len(table)
+@dataclass(frozen=True)
+class PreparedRows:
+    """The first `limit` rows, or all, of a split that `sayo prepare` wrote into `folder`."""
+
+    folder: Path
+    split: str
+    limit: int | None = None
+
+    def count(self) -> int:
+        """Number of questions."""
+        total = sum(pq.read_metadata(path).num_rows for path in list_shards(self.folder, self.split))
+        return total if self.limit is None else min(total, self.limit)
+
+    def questions(self) -> Iterator[PreparedQuestion]:
+        """What the models are told, row by row.
+
+        Raises:
+            PrepareError: no prepared data, no such split, or columns are missing.
+        """
+        for _, start, table in self._batches(self.count()):
+            names = [name for name in (*_NEEDED, "answers", "regions") if name in table.column_names]
+            for index, row in enumerate(table.select(names).to_pylist(), start):
+                yield PreparedQuestion(
+                    index=index,
+                    id=row["id"],
+                    question=row["question"],
+                    accepted=accepted_answers(row["solution"], row.get("answers")),
+                    images=row["images"] or [],
+                    labels=sorted({region["label"] for region in row.get("regions") or [] if region.get("label")}),
+                )
+
+    def write(self, out: Path, completions: Mapping[int, str], suffix: str = "") -> None:
+        """Write the rows that have a completion: all their columns, and `completion` (one assistant message).
+
+        Each prepared file becomes one of the same name. Files appear complete or not at all; what a former run left
+        goes.
+
+        Args:
+            out: folder of the files.
+            completions: index of the row -> text.
+            suffix: put under the question in the user's turn.
+        """
+        from datasets import Features
+
+        out.mkdir(parents=True, exist_ok=True)
+        features = Features.from_arrow_schema(pq.read_schema(list_shards(self.folder, self.split)[0]))
+        schema = Features({**features, "completion": features["prompt"]}).arrow_schema
+        written = set()
+        for path, parts in groupby(self._batches(max(completions, default=-1) + 1), key=itemgetter(0)):
+            temporary = out / f".{path.name}.part"
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for _, start, table in parts:
+                    kept = ((index, row) for index, row in enumerate(table.to_pylist(), start) if index in completions)
+                    rows = [_completed(row, completions[index], suffix) for index, row in kept]
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+            os.replace(temporary, out / path.name)
+            written.add(path.name)
+        for path in out.glob(f"{self.split}-*-of-*.parquet"):
+            if path.name not in written:
+                path.unlink()
+
+    def _batches(self, end: int) -> Iterator[tuple[Path, int, pa.Table]]:
+        """(file, index of the first of these rows in the split, some rows of the file), up to row `end`."""
+        start = 0
+        for path in list_shards(self.folder, self.split):
+            file = pq.ParquetFile(path)
+            missing = [name for name in _NEEDED if name not in file.schema_arrow.names]
+            if missing:
+                raise PrepareError(f"{path} has no column {', '.join(missing)}; make it with `sayo prepare`")
+            for batch in file.iter_batches(_BATCH):
+                if start >= end:
+                    return
+                table = pa.Table.from_batches([batch]).slice(0, end - start)
+                yield path, start, table
+                start += len(table)
 
 
-def count_rows(prepared: Path, split: str, limit: int | None = None) -> int:
-    """Number of questions that `read_questions` gives."""
-    total = sum(pq.read_metadata(path).num_rows for path in list_shards(prepared, split))
-    return total if limit is None else min(total, limit)
-
-
-def read_questions(prepared: Path, split: str, limit: int | None = None) -> Iterator[PreparedQuestion]:
-    """The split's questions, in order.
-
-    Raises:
-        PrepareError: no prepared data, no such split, or columns are missing.
-    """
-    columns = [*_NEEDED, "answers", "regions"]
-    for _, start, table in _batches(prepared, split, limit):
-        rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-        for index, row in enumerate(rows, start):
-            yield PreparedQuestion(
-                index=index,
-                id=row["id"],
-                question=row["question"],
-                accepted=accepted_answers(row["solution"], row.get("answers")),
-                images=row["images"] or [],
-                labels=sorted({region["label"] for region in row.get("regions") or [] if region.get("label")}),
-            )
-
-
-def write_rows(prepared: Path, out: Path, split: str, completions: Mapping[int, str], suffix: str = "") -> None:
-    """Write the rows that have a completion: all their columns, and `completion` (one assistant message).
-
-    Each prepared file becomes one of the same name. Files appear complete or not at all; what a former run left goes.
-
-    Args:
-        out: folder of the files.
-        completions: index of the row -> text.
-        suffix: put under the question in the user's turn.
-    """
-    from datasets import Features
-
-    out.mkdir(parents=True, exist_ok=True)
-    features = Features.from_arrow_schema(pq.read_schema(list_shards(prepared, split)[0]))
-    schema = Features({**features, "completion": features["prompt"]}).arrow_schema
-    written = set()
-    for path, parts in groupby(_batches(prepared, split, max(completions, default=-1) + 1), key=itemgetter(0)):
-        temporary = out / f".{path.name}.part"
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for _, start, table in parts:
-                writer.write_table(_completed(table, start, completions, suffix, schema))
-        os.replace(temporary, out / path.name)
-        written.add(path.name)
-    for path in out.glob(f"{split}-*-of-*.parquet"):
-        if path.name not in written:
-            path.unlink()
-
-
-def _completed(
-    table: pa.Table, start: int, completions: Mapping[int, str], suffix: str, schema: pa.Schema
-) -> pa.Table:
-    kept = [number for number in range(len(table)) if start + number in completions]
-    table = table.take(pa.array(kept, pa.int64()))
-    prompts = [with_suffix(prompt, suffix) if suffix else prompt for prompt in table["prompt"].to_pylist()]
-    turns = [[{"role": "assistant", "content": completions[start + number]}] for number in kept]
-    turn_type, position = schema.field("prompt").type, schema.get_field_index("prompt")
-    table = table.append_column("completion", pa.array(turns, turn_type))
-    return table.set_column(position, "prompt", pa.array(prompts, turn_type)).cast(schema)
+def _completed(row: dict[str, Any], completion: str, suffix: str) -> dict[str, Any]:
+    prompt = with_suffix(row["prompt"], suffix) if suffix else row["prompt"]
+    return {**row, "prompt": prompt, "completion": [{"role": "assistant", "content": completion}]}

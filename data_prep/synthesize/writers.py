@@ -7,6 +7,7 @@ put what counts between tags of our own (`<description>`, `<reasoning>`, `<respo
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from data_prep.synthesize import checks
@@ -16,8 +17,16 @@ from data_prep.texts import render
 from sayo.errors import RejectedError
 from sayo.prompts import USER_SUFFIX
 
+ROLES = {"visual-anchors": ["describe", "reason", "anchor"], "look-back": ["cot", "back"]}
 _Sample = TypeVar("_Sample")
 _SECTIONS = ("scan", "elements", "links", "description")
+
+
+def writer_of(method: str, style: str, tries: int) -> tuple[str, Callable[..., Awaitable[str]], str]:
+    """Name of the method in the summary, its function below, and what goes under the questions in the data."""
+    if method == "visual-anchors":
+        return method, partial(visual_anchors, tries=tries), ""
+    return f"{method} {style}", partial(look_back, style=style, tries=tries), USER_SUFFIX[f"{style}-back"]
 
 
 async def _first_passing(draw: Callable[[int], Awaitable[_Sample]], tries: int) -> _Sample:

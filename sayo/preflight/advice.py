@@ -88,19 +88,18 @@ def until_it_fits(estimate: Estimate) -> list[tuple[str, Price, str]]:
     current, made, steps = estimate.chosen, {}, []
     while not current.fits:
         for keys, note in changes(current.setting, _apply(estimate.recipe, made).model):
-            after = None if made.keys() & keys.keys() - {"sharding"} else _price(estimate, {**made, **keys})
-            if after and after.peak < WORTHWHILE * current.peak:
-                current, made = after, {**made, **keys}
+            if made.keys() & keys.keys() - {"sharding"}:
+                continue
+            both = {**made, **keys}
+            sharding = both.get("sharding", current.setting.sharding)
+            after = reprice(estimate, _apply(estimate.recipe, both), sharding)
+            if after.peak < WORTHWHILE * current.peak:
+                current, made = after, both
                 steps.append((typed(keys), after, note))
                 break
         else:
             break
     return steps
-
-
-def _price(estimate: Estimate, overrides: dict[str, Any]) -> Price:
-    sharding = overrides.get("sharding", estimate.chosen.setting.sharding)
-    return reprice(estimate, _apply(estimate.recipe, overrides), sharding)
 
 
 def _apply(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

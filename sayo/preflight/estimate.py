@@ -1,50 +1,32 @@
 """From a recipe to its price: memory and time under every sharding, and whether it fits."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sayo.preflight.memory import memory_of
 from sayo.preflight.policy import MetaPolicy, load_config
 from sayo.preflight.setting import SHARDINGS, Setting, TokenCount, count_tokens, setting_of
 from sayo.preflight.timing import Hardware, step_time
 from sayo.recipes import Recipe, RecipeError
+from sayo.training.setup import check_recipe
 
 GIB = 2**30
 MODELLED = ("qwen2_5_vl", "qwen3_vl")
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(NamedTuple):
     """What a setting costs on one GPU."""
 
     setting: Setting
     phases: dict[str, dict[str, int]]  # bytes by phase and item
-    time: dict[str, float]  # seconds of a step by part
     available: int  # bytes that tensors can have
-
-    @property
-    def worst_phase(self) -> str:
-        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
-
-    @property
-    def worst(self) -> dict[str, int]:
-        """Items of the phase at whose peak the memory is."""
-        return self.phases[self.worst_phase]
-
-    @property
-    def peak(self) -> int:
-        return sum(self.worst.values())
-
-    @property
-    def fits(self) -> bool:
-        return self.peak <= self.available
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.time.values())
-
-    @property
-    def epoch_hours(self) -> float:
-        return self.setting.steps_per_epoch * self.seconds / 3600
+    worst_phase: str  # the one at whose peak the memory is
+    worst: dict[str, int]  # its items
+    peak: int  # their sum
+    fits: bool
+    time: dict[str, float]  # seconds of a step by part
+    seconds: float  # their sum
+    epoch_hours: float
 
 
 @dataclass
@@ -75,8 +57,6 @@ def estimate(
         sharding: one of `SHARDINGS`; by default the fastest that fits.
         policy, tokens: instead of those of the recipe's model and data.
     """
-    from sayo.training.setup import check_recipe
-
     check_recipe(recipe)
     policy = policy or MetaPolicy(recipe.model, load_config(recipe.model.name_or_path))
     config = policy.config
@@ -108,4 +88,8 @@ def reprice(estimate: Estimate, recipe: Recipe, sharding: str) -> Price:
     # CUDA's context and what fragmentation wastes are not for tensors.
     available = round((hardware.gpu_gib - hardware.context_gib) * GIB * (1 - hardware.fragmentation))
     phases = memory_of(policy, setting, round(hardware.gpu_gib * GIB))
-    return Price(setting, phases, step_time(policy, setting, hardware), available)
+    worst_phase, worst = max(phases.items(), key=lambda phase: sum(phase[1].values()))
+    peak, time = sum(worst.values()), step_time(policy, setting, hardware)
+    seconds = sum(time.values())
+    hours = setting.steps_per_epoch * seconds / 3600
+    return Price(setting, phases, available, worst_phase, worst, peak, peak <= available, time, seconds, hours)

@@ -31,8 +31,7 @@ class Stage(NamedTuple):
 def memory_of(policy: MetaPolicy, setting: Setting, gpu_bytes: int = 0) -> dict[str, dict[str, int]]:
     """Bytes on one GPU of each phase at its peak, by item; what lives through the run is in every phase.
 
-    Args:
-        gpu_bytes: size of the GPU, of which vLLM takes its share when it is colocated.
+    A colocated vLLM takes its share of `gpu_bytes`, the size of the GPU.
     """
     static, vllm = static_bytes(policy, setting), round(setting.vllm_share * gpu_bytes)
     patch = policy.vision.in_channels * policy.vision.patch_size**2 * policy.vision.temporal_patch_size
@@ -103,13 +102,9 @@ def _vision_block(policy: MetaPolicy, setting: Setting, batch: int) -> LayerByte
     return trace.vision_block(policy, setting.bf16, batch * images, _patches(policy, setting) // images)
 
 
-def _mergers(policy: MetaPolicy) -> int:
-    return 1 + len(getattr(policy.vision, "deepstack_visual_indexes", None) or ())
-
-
 def _shared(policy: MetaPolicy, setting: Setting, batch: int, tokens: int) -> int:
     """What serves all layers: embeddings, visual features, rotary angles, causal mask, ids."""
-    features = _mergers(policy) * setting.tokens.visual
+    features = policy.mergers * setting.tokens.visual
     values = (tokens + features) * policy.text.hidden_size + 2 * tokens * policy.head_dim
     return batch * (values * policy.dtype.itemsize + tokens**2 + 4 * tokens * IDS_BYTES)
 
@@ -158,7 +153,7 @@ def _stages(policy: MetaPolicy, setting: Setting) -> list[Stage]:
         # Dense, although a batch holds few of the words.
         Stage("gradient of the embeddings", working=trainable(decoder.embed_tokens)[1] + layer.input),
         *[stage("backward of a vision block", block, tower.blocks[0], setting.checkpointing)] * len(tower.blocks),
-        *[stage("backward of the merger", merger, tower.merger, False)] * _mergers(policy),
+        *[stage("backward of the merger", merger, tower.merger, False)] * policy.mergers,
         *[stage("backward of a layer", layer, decoder.layers[0], setting.checkpointing)] * len(decoder.layers),
         head_stage(policy, setting),
     ]

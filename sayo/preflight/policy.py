@@ -4,32 +4,36 @@ import warnings
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sayo.recipes import ModelSection, RecipeError
+from sayo.training.setup import freeze_vision, lora_config, torch_dtype
 
 
 class MetaPolicy:
     """A policy of any family that transformers has, without weights.
 
-    `base` is the transformers model below peft's wrapper `model`; `text` and `vision` are configs. `parameters` counts
-    tied embeddings once, `trainable` are those that get a gradient; `weight_bytes` and `trainable_bytes` are their
-    bytes as loaded; `bits` is 4 or 8 under bitsandbytes. An unknown dtype raises RecipeError.
+    `base` is the transformers model below peft's wrapper `model`; `decoder` and (in the Qwen families) `tower` are its
+    parts, `mergers` the number of projectors; `text` and `vision` are configs. `parameters` counts tied embeddings
+    once, `trainable` are those that get a gradient; `weight_bytes` and `trainable_bytes` are their bytes as loaded;
+    `bits` is 4 or 8 under bitsandbytes. An unknown dtype raises RecipeError.
     """
 
     def __init__(self, section: ModelSection, config: Any):
-        self.section, self.config, self.text = section, config, config.get_text_config()
-        self.vision = config.vision_config
-        self.dtype = getattr(torch, section.dtype, None)
-        if not isinstance(self.dtype, torch.dtype):
-            raise RecipeError(
-                f"`model.dtype: {section.dtype}` is not a torch dtype: use bfloat16, float16 or float32."
-            )
+        self.config, self.text, self.vision = config, config.get_text_config(), config.vision_config
+        self.dtype, lora = torch_dtype(section), lora_config(section)
         self.head_dim = getattr(self.text, "head_dim", None) or self.text.hidden_size // self.text.num_attention_heads
+        # Flash kernels need not be installed to be priced: they keep what sdpa keeps.
+        kernel = "eager" if section.attn_implementation == "eager" else "sdpa"
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in an old way
-            self.model = self._build()
-        self.base = self.model.get_base_model() if section.lora is not None else self.model
+            model = AutoModelForImageTextToText.from_config(config, dtype=self.dtype, attn_implementation=kernel)
+            self.base = freeze_vision(model.train()) if section.freeze_vision else model.train()
+            self.model = get_peft_model(model, lora, low_cpu_mem_usage=True) if lora is not None else model
+        self.decoder, self.tower = model.model.language_model, getattr(model.model, "visual", None)
+        self.mergers = 1 + len(getattr(self.vision, "deepstack_visual_indexes", None) or ())
         named = list(self.model.named_parameters())
         self.parameters = sum(p.numel() for _, p in named)
         self.trainable, self.trainable_bytes = trainable(self.model)
@@ -37,37 +41,12 @@ class MetaPolicy:
         self.bits = 4 if options.get("load_in_4bit") else 8 if options.get("load_in_8bit") else None
         self.weight_bytes = round(sum(p.numel() * self.bytes_each(name, p) for name, p in named))
 
-    def _build(self) -> nn.Module:
-        from transformers import AutoModelForImageTextToText
-
-        from sayo.training.setup import lora_config
-
-        # Flash kernels need not be installed to be priced: they keep what sdpa keeps.
-        kernel = "eager" if self.section.attn_implementation == "eager" else "sdpa"
-        model = AutoModelForImageTextToText.from_config(self.config, dtype=self.dtype, attn_implementation=kernel)
-        for name, parameter in model.train().named_parameters():
-            is_vision = any(part in name for part in ("visual", "vision_tower", "multi_modal_projector"))
-            parameter.requires_grad_(not (self.section.freeze_vision and is_vision))
-        if self.section.lora is None:
-            return model
-        from peft import get_peft_model
-
-        return get_peft_model(model, lora_config(self.section), low_cpu_mem_usage=True)
-
     def bytes_each(self, name: str, parameter: nn.Parameter) -> float:
         """Bytes per weight; bitsandbytes packs matrices inside layers, 4 bits with a float32 scale per 64 weights."""
         in_layer = ".layers." in name or ".blocks." in name
         if self.bits is None or not in_layer or parameter.dim() != 2 or "lora_" in name:
             return parameter.element_size()
         return 0.5625 if self.bits == 4 else 1.0
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.base.model.visual
-
-    @property
-    def decoder(self) -> nn.Module:
-        return self.base.model.language_model
 
 
 def trainable(module: nn.Module) -> tuple[int, int]:
@@ -78,8 +57,6 @@ def trainable(module: nn.Module) -> tuple[int, int]:
 
 def load_config(name_or_path: str) -> Any:
     """The transformers config of a local folder or a hub id; RecipeError where there is none to be had."""
-    from transformers import AutoConfig
-
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:

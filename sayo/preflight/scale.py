@@ -1,13 +1,17 @@
 """Scale on paper: `python -m sayo.preflight.scale > docs/scale.md`.
 
-The shipped Qwen3-VL recipe, priced by the code of `sayo preflight` for 8, 64 and 512 GPUs. The two shapes below are
-written out because the page must not need the hub; everything else is computed.
+The shipped Qwen3-VL recipe, priced by the code of `sayo preflight` for 8, 64 and 512 GPUs. The two shapes
+are written out in `qwen3_vl.yaml` because the page must not need the hub; everything else is computed.
 """
 
 import functools
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
+
+import yaml
+from transformers import Qwen3VLConfig
 
 from sayo.preflight.estimate import GIB, Estimate, estimate
 from sayo.preflight.policy import MetaPolicy
@@ -16,39 +20,25 @@ from sayo.preflight.show import PAGES
 from sayo.preflight.timing import Hardware
 from sayo.recipes import Recipe, load_recipe
 
-SHAPES = {
-    "8B": {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 12288},
-    "32B": {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 64, "intermediate_size": 25600},
-}
-ROTARY = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
-TEXT = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "rope_parameters": ROTARY}
-VISION = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
+SHAPES = yaml.safe_load((Path(__file__).parent / "qwen3_vl.yaml").read_text(encoding="utf-8"))
+SIZES = ("8B", "32B")
 GPUS = (8, 64, 512)
 COMPLETION = 256
 PROMPT = TokenCount(visual=768, text=256, mean_visual=768, mean_text=256)
 
 
 def qwen3_vl(size: str) -> Any:
-    """The transformers config of Qwen3-VL in a size of `SHAPES`."""
-    from transformers import Qwen3VLConfig
-
-    text = {**TEXT, **SHAPES[size]}
-    vision = {**VISION, "num_heads": 16, "out_hidden_size": text["hidden_size"]}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    """The transformers config of Qwen3-VL in one of `SIZES`."""
+    return Qwen3VLConfig(**SHAPES[size], tie_word_embeddings=False)
 
 
 def rows(completions: int | None) -> Iterator[tuple[str, str, Estimate]]:
-    """(size, tuning, estimate) for every number of GPUs.
-
-    Args:
-        completions: per step of the whole run (strong scaling), or None for the recipe's 64 per GPU.
-    """
-    for size, tuning in product(SHAPES, ("full", "LoRA")):
-        for gpus in GPUS:
-            share = (completions or 64 * gpus) // gpus
-            micro = min(8, share)
-            recipe = _recipe(tuning, per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro)
-            yield size, tuning, estimate(recipe, gpus, policy=_policy(size, tuning), tokens=PROMPT)
+    """(size, tuning, estimate) with `completions` per step of the whole run, or with the recipe's 64 per GPU."""
+    for size, tuning, gpus in product(SIZES, ("full", "LoRA"), GPUS):
+        share = (completions or 64 * gpus) // gpus
+        micro = min(8, share)
+        recipe = _recipe(tuning, per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro)
+        yield size, tuning, estimate(recipe, gpus, policy=_policy(size, tuning), tokens=PROMPT)
 
 
 @functools.cache

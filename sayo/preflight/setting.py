@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sayo.attention.layers import resolve_layers
 from sayo.recipes import Recipe, RecipeError
+from sayo.training.setup import load_data, trainer_config_class
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 NO_DATA = "(none yet)"  # `data.path` of a recipe that is priced before there are data
@@ -81,9 +83,6 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
     Raises:
         RecipeError: generation cannot be divided into groups, or a sharding that is not in `SHARDINGS`.
     """
-    from sayo.attention.layers import resolve_layers
-    from sayo.training.setup import trainer_config_class
-
     if sharding not in SHARDINGS:
         raise RecipeError(f"Unknown sharding {sharding!r}: use one of {', '.join(SHARDINGS)}.")
     fields = dataclasses.fields(trainer_config_class(recipe))  # the config itself would probe devices
@@ -124,8 +123,6 @@ def count_tokens(recipe: Recipe, config: Any) -> TokenCount:
 
     Without data, or without the `num_visual_tokens` column, one image at the processor's pixel limit is assumed.
     """
-    from sayo.training.setup import load_data
-
     limit, vision = (recipe.model.size or {}).get("longest_edge"), config.vision_config
     token_pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
     most = math.ceil(limit / token_pixels) if limit else ASSUMED_VISUAL

@@ -15,8 +15,7 @@ PAGES = Environment(
 def as_text(estimate: Estimate) -> str:
     """Memory and time under every sharding, the verdict last."""
     PAGES.filters |= {"gib": _gib, "seconds": "{:,.2f}".format, "yes": lambda fits: "yes" if fits else "no"}
-    prices = estimate.prices.values()
-    items = dict.fromkeys(name for price in prices for name, size in price.worst.items() if size)
+    items = dict.fromkeys(name for price in estimate.prices.values() for name, size in price.worst.items() if size)
     template = PAGES.get_template("estimate.txt")
     return template.render(estimate=estimate, items=items, row=_row, knobs=until_it_fits(estimate)).strip()
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sayo.preflight.policy import MetaPolicy
+from sayo.preflight.memory import REDUCE_BUCKET
+from sayo.preflight.policy import MetaPolicy, trainable
 from sayo.preflight.setting import Setting
 
 
@@ -37,8 +38,7 @@ def step_time(policy: MetaPolicy, setting: Setting, hardware: Hardware) -> dict[
     tower = tower_operations(policy, setting)
     forward = tower + decoder_operations(policy, length, setting.completion_tokens or length)
     passes = (2 if policy.trainable < 0.5 * policy.parameters else 3) + setting.checkpointing
-    frozen = not any(parameter.requires_grad for parameter in policy.tower.parameters())
-    training = passes * forward - ((passes - 1) * tower if frozen else 0)
+    training = passes * forward - (0 if trainable(policy.tower)[0] else (passes - 1) * tower)
     speed, parts = hardware.peak_tflops * 1e12, {}
     if setting.engine != "none":
         prefill = tower + decoder_operations(policy, prompt, 1)
@@ -62,10 +62,8 @@ def tower_operations(policy: MetaPolicy, setting: Setting) -> float:
     """Vision tower and projector on one sequence; windowed layers (Qwen2.5-VL) attend within their window only."""
     visual, vision, depth = setting.tokens.mean_visual, policy.vision, len(policy.tower.blocks)
     patches = visual * vision.spatial_merge_size**2
-    per_image, window = (
-        patches / max(1, setting.tokens.images),
-        (getattr(vision, "window_size", 0) / vision.patch_size) ** 2,
-    )
+    per_image = patches / max(1, setting.tokens.images)
+    window = (getattr(vision, "window_size", 0) / vision.patch_size) ** 2
     full = len(vision.fullatt_block_indexes) if window else depth
     contexts = full * per_image + (depth - full) * min(per_image, window)
     mergers = [module for name, module in policy.tower.named_children() if "merger" in name]
@@ -89,16 +87,15 @@ def _decode_seconds(policy: MetaPolicy, setting: Setting, hardware: Hardware) ->
     per_token = 2 * layers * policy.text.num_key_value_heads * policy.head_dim * itemsize
     context = setting.tokens.mean_visual + setting.tokens.mean_text + setting.completion_tokens / 2
     bytes_read = weights + setting.generation_batch * context * per_token
-    here = setting.engine == "transformers"
-    overhead = layers * (hardware.transformers_overhead_ms if here else hardware.vllm_overhead_ms) / 1e3
+    launching = hardware.transformers_overhead_ms if setting.engine == "transformers" else hardware.vllm_overhead_ms
     bandwidth = hardware.memory_gbs * 1e9 * hardware.memory_efficiency
-    return (bytes_read / bandwidth + overhead) * setting.completion_tokens
+    return (bytes_read / bandwidth + layers * launching / 1e3) * setting.completion_tokens
 
 
 def communication(policy: MetaPolicy, setting: Setting) -> tuple[tuple[float, float], tuple[float, float]]:
     """(bytes, calls) of the collectives of one step that overlap with computation, and of those that do not."""
     compute, accumulation = 2 if setting.bf16 else 4, setting.accumulation
-    trained, buckets = policy.trainable * compute, max(1, policy.trainable // 500_000_000)
+    trained, buckets = policy.trainable * compute, max(1, policy.trainable // REDUCE_BUCKET)
     if setting.sharding == "ddp":
         return (2 * policy.trainable_bytes, 2 * max(1, policy.trainable_bytes // (25 * 2**20))), (0, 0)
     if setting.sharding in ("zero1", "zero2"):

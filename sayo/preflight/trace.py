@@ -29,9 +29,8 @@ class LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         self.now = self.peak = 0
 
-    def watch(self, *tensors: torch.Tensor) -> int:
-        """Count these tensors too, each storage once. Returns the bytes that were new."""
-        before = self.now
+    def watch(self, *tensors: torch.Tensor) -> None:
+        """Count these tensors too, each storage once."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
@@ -40,7 +39,6 @@ class LiveBytes(TorchDispatchMode):
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._gone, key)
         self.peak = max(self.peak, self.now)
-        return self.now - before
 
     def _gone(self, key: int) -> None:
         self.now -= self._sizes.pop(key, 0)
@@ -114,11 +112,11 @@ def _trace(
         input_bytes = hidden.untyped_storage().nbytes()
         floor = live.peak = live.now
         with torch.no_grad():
-            output_bytes = _first(layer(hidden, **shared)).untyped_storage().nbytes()
+            output_bytes = layer(hidden, **shared).untyped_storage().nbytes()
         forward = live.peak - floor
         if not (below or trainable(layer)[0]):
-            return LayerBytes(input_bytes, output_bytes, 0, forward, 0)
-        result = _first(layer(hidden, **shared))
+            return LayerBytes(input_bytes, output_bytes, forward=forward)
+        result = layer(hidden, **shared)
         del hidden
         saved = live.now - base - output_bytes
         gradient = torch.empty_like(result)
@@ -127,7 +125,3 @@ def _trace(
         backward = live.peak - base - saved - output_bytes
         del result, gradient
     return LayerBytes(input_bytes, output_bytes, saved, forward, backward)
-
-
-def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output

@@ -76,19 +76,29 @@ def load_policy(section: ModelSection) -> PreTrainedModel:
     Raises:
         RecipeError: unknown dtype, or a package is missing (its message names it).
     """
-    dtype = getattr(torch, section.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise RecipeError(f"`model.dtype: {section.dtype}` is not a torch dtype: use bfloat16, float16 or float32.")
+    dtype = torch_dtype(section)
     try:
         policy = AutoModelForImageTextToText.from_pretrained(
             section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
         )
     except ImportError as error:  # a kernel or a quantization whose package is not installed
         raise RecipeError(f"`model` cannot be loaded: {error}") from None
-    if section.freeze_vision:
-        for name, parameter in policy.named_parameters():
-            if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):
-                parameter.requires_grad_(False)
+    return freeze_vision(policy) if section.freeze_vision else policy
+
+
+def torch_dtype(section: ModelSection) -> torch.dtype:
+    """The dtype of the weights; RecipeError where torch has no such dtype."""
+    dtype = getattr(torch, section.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise RecipeError(f"`model.dtype: {section.dtype}` is not a torch dtype: use bfloat16, float16 or float32.")
+    return dtype
+
+
+def freeze_vision(policy: PreTrainedModel) -> PreTrainedModel:
+    """Keep the vision tower and the projector as they are."""
+    for name, parameter in policy.named_parameters():
+        if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):
+            parameter.requires_grad_(False)
     return policy
 
 

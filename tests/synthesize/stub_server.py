@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from email.message import Message
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -71,7 +71,57 @@ def back(body: dict) -> str:
 ROLES = {"describe": describe, "reason": reason, "anchor": anchor, "cot": cot, "back": back}
 
 
-class StubServer:
+LATE = "I gather what there is to know about it and weigh it. Then I look back at the field."
+
+
+def reasoned(reasoning: str, answer: str = "red") -> Callable[[dict], str]:
+    """A role that always reasons like this."""
+    return lambda body: f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
+
+
+def response(back: str, boxed: str = "red", after: str = "So it stays.") -> Callable[[dict], str]:
+    """A role that always looks back like this."""
+    text = f"<think>It seems red.</think>\n<back>{back}</back>\n<think>{after}</think>\n\\boxed{{{boxed}}}"
+    return lambda body: f"<response>{text}</response>"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request to the `StubServer`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        stub, data = self.server, self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(data)
+        with stub.lock:
+            stub.requests.append(body)
+            stub.headers.append(self.headers)
+            stub.attempts[data] += 1
+            attempt = stub.attempts[data]
+            stub.running += 1
+            stub.most_at_once = max(stub.most_at_once, stub.running)
+        time.sleep(stub.delay)
+        fault = stub.fault(body["model"], text_of(body), attempt)
+        if self.path != "/v1/chat/completions":
+            fault = 404, {}, b"no such path"
+        status, headers, reply = fault or (200, {}, completion(stub.roles[body["model"]](body), usage=stub.usage))
+        with stub.lock:
+            stub.running -= 1
+        with suppress(OSError):  # the client has gone
+            self.send_response(status)
+            parts = [reply] if isinstance(reply, bytes) else reply  # a generator trickles
+            length = len(reply) if isinstance(reply, bytes) else 1000
+            for name, value in {"Content-Length": str(length), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            for part in parts:
+                self.wfile.write(part)
+
+    def log_message(self, *args):
+        pass
+
+
+class StubServer(ThreadingHTTPServer):
     """Models are named after the roles; `fault(model, text, attempt)` may return (status, headers, body) instead.
 
     Attributes:
@@ -80,67 +130,25 @@ class StubServer:
         roles: model -> function of the request's body to the answer; tests replace them.
     """
 
+    daemon_threads = True
+
     def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.roles: dict[str, Callable[[dict], str]] = dict(ROLES)
         self.fault: Callable[[str, str, int], tuple[int, dict, Any] | None] = lambda model, text, attempt: None
-        self.delay = 0.0
-        self.usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        self.requests: list[dict] = []
-        self.headers: list[Message] = []
-        self.most_at_once = self._now = 0
-        self._attempts: Counter[bytes] = Counter()
-        self._lock = threading.Lock()
-        serve = self._serve
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                serve(self)
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.delay, self.usage = 0.0, {"prompt_tokens": 100, "completion_tokens": 10}
+        self.requests, self.headers = [], []
+        self.most_at_once = self.running = 0
+        self.attempts, self.lock = Counter(), threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def models(self) -> Counter[str]:
         return Counter(body["model"] for body in self.requests)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        data = handler.rfile.read(int(handler.headers["Content-Length"]))
-        body = json.loads(data)
-        with self._lock:
-            self.requests.append(body)
-            self.headers.append(handler.headers)
-            self._attempts[data] += 1
-            attempt = self._attempts[data]
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-        time.sleep(self.delay)
-        fault = self.fault(body["model"], text_of(body), attempt)
-        if handler.path != "/v1/chat/completions":
-            fault = 404, {}, b"no such path"
-        status, headers, reply = fault or (200, {}, completion(self.roles[body["model"]](body), usage=self.usage))
-        with self._lock:
-            self._now -= 1
-        try:
-            handler.send_response(status)
-            parts = [reply] if isinstance(reply, bytes) else reply  # a generator trickles
-            length = len(reply) if isinstance(reply, bytes) else 1000
-            for name, value in {"Content-Length": str(length), **headers}.items():
-                handler.send_header(name, value)
-            handler.end_headers()
-            for part in parts:
-                handler.wfile.write(part)
-        except OSError:
-            pass  # the client has gone
+        self.shutdown()
+        self.server_close()
 
 
 def completion(text: object, finish_reason: str = "stop", usage: object = None) -> bytes:

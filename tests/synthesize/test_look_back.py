@@ -2,7 +2,7 @@
 
 import pytest
 from synthesize.prepared import row
-from synthesize.stub_server import pictures_of, text_of
+from synthesize.stub_server import pictures_of, response, text_of
 
 from sayo.prompts import USER_SUFFIX, suffix_text, with_suffix
 from sayo.rewards import accuracy_reward, look_back_reward
@@ -23,52 +23,14 @@ def test_rows_earn_the_rewards_that_rl_will_pay(look_back, server, style):
     assert all(("midst" in text) == (style == "semantic") for text in instructions)
 
 
-def _response(back: str, boxed: str = "red", after: str = "So it stays."):
-    text = f"<think>It seems red.</think>\n<back>{back}</back>\n<think>{after}</think>\n\\boxed{{{boxed}}}"
-    return lambda body: f"<response>{text}</response>"
-
-
-LOOK = "I look again: the left edge and the right edge show the same colour everywhere."
-UNSEEN = "I go through everything once more and am now quite certain about that."
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (_response(LOOK, boxed="blue"), "wrong_answer"),
-        (_response(LOOK, boxed=""), "tags"),
-        (_response(f"{LOOK}</back><back>{LOOK}"), "tags"),
-        (_response("the left edge is the same"), "back_too_short"),
-        (_response(UNSEEN), "back_names_nothing_visible"),
-        (_response(LOOK, after="This agrees with the given answer."), "leak"),
-        (_response(LOOK, after="Since the correct answer is red, it stays."), "leak"),
-        (_response(f"I cannot see the image, but {LOOK}"), "leak"),
-        (_response(f"{LOOK} <|vision_start|>"), "special_tokens"),
-        (lambda body: _response(LOOK)(body).replace("</response>", ""), "tags"),
-    ],
-)
-def test_what_comes_back_is_checked(look_back, server, answer, reason):
-    server.roles["back"] = answer
-    result = look_back([row(0)])
-    assert result.summary["rejected_by_reason"] == {reason: 1}, result.rejected
-    assert server.models()["back"] == 2 and result.exit_code == 2
-
-
 def test_the_rows_own_objects_and_the_questions_words_can_be_seen(look_back, server):
-    server.roles["back"] = _response("I go over it once more: the zebra is there, and it is striped, as before.")
+    server.roles["back"] = response("I go over it once more: the zebra is there, and it is striped, as before.")
     region = {"image": 0, "box": [0, 0, 1, 1], "rle": None, "role": "answer", "weight": 1.0, "label": "Zebra"}
     rows = [row(0, regions=[region]), row(3, question="What is the zebra like?"), row(6)]
     assert [line["id"] for line in look_back(rows, "--max-overlap", "1").rows] == ["q0", "q3"]
 
 
-def test_suffixes_ask_for_what_the_rewards_read():
-    assert {name: "<back>" in suffix for name, suffix in USER_SUFFIX.items()} == {
-        "semantic-back": True,
-        "solution-back": True,
-        "cot": False,
-        "text-back": True,
-    }
-    assert all("\\boxed{answer}" in suffix for suffix in USER_SUFFIX.values()), "no escape such as \\b"
+def test_a_suffix_goes_under_the_question_once():
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     longer = with_suffix(turns, suffix_text("cot"))
     assert longer == [turns[0], {"role": "user", "content": "q\n" + USER_SUFFIX["cot"]}]

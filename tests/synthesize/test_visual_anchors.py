@@ -6,7 +6,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 from synthesize.prepared import command, picture, row, run_command, write_prepared
-from synthesize.stub_server import completion, pictures_of, text_of
+from synthesize.stub_server import LATE, completion, pictures_of, reasoned, text_of
 from trl import is_conversational
 
 
@@ -55,54 +55,13 @@ def test_tokens_add_up_and_nothing_is_asked_for_twice(anchors, server):
     again = anchors(rows)
     assert again.summary["tokens"] == tokens and len(server.requests) == 12
     assert "12 answers so far, 1,200 prompt and 120 completion tokens" in again.output
-
-
-def test_answers_without_counts_are_reported(anchors, server):
     server.usage = None
-    assert "3 answers came without counts" in anchors([row(0)]).output
-
-
-def _reasoned(reasoning: str, answer: str = "red"):
-    return lambda body: f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
-
-
-LATE = "I gather what there is to know about it and weigh it. Then I look back at the field."
-
-
-@pytest.mark.parametrize(
-    ("role", "answer", "reason"),
-    [
-        ("reason", _reasoned(LATE, "blue"), "wrong_answer"),
-        ("reason", _reasoned(LATE, ""), "tags"),
-        ("reason", lambda body: "I refuse.", "tags"),
-        ("describe", lambda body: "It is red.", "tags"),
-        ("anchor", _reasoned(LATE, "blue"), "wrong_answer"),
-        ("anchor", _reasoned("It is red, and I am sure of it."), "no_anchor"),
-        ("anchor", _reasoned("I look back at the field. " + "Then I think about it. " * 20), "anchor_too_early"),
-        ("anchor", _reasoned(f"According to the description it is red. {LATE}"), "leak"),
-        ("anchor", _reasoned(f"Although I cannot see the image, it is red. {LATE}"), "leak"),
-        ("anchor", _reasoned(f"{LATE} </think> <answer>red"), "tags"),
-        ("anchor", _reasoned(f"{LATE} <|image_pad|>"), "special_tokens"),
-        ("anchor", _reasoned(f"{LATE} <image>"), "special_tokens"),
-        ("anchor", _reasoned(f"{LATE} \ud800"), "not_unicode"),
-    ],
-)
-def test_what_comes_back_is_checked(anchors, server, role, answer, reason):
-    good, name = server.roles[role], row(0)["question"]
-    server.roles[role] = lambda body: answer(body) if name in text_of(body) else good(body)
-    result = anchors([row(0), row(1)])
-    assert [line["id"] for line in result.rows] == ["q1"], "the other row is untouched"
-    [rejected] = result.rejected
-    assert (rejected["id"], rejected["index"], rejected["split"], rejected["reason"]) == ("q0", 0, "train", reason)
-    assert role in rejected["detail"]
-    assert result.summary["rejected_by_reason"] == {reason: 1} and result.summary["rejected"] == 1
-    tries = sum(body["model"] == role and name in text_of(body) for body in server.requests)
-    assert tries == (1 if role == "describe" else 2), "reasoning and rewriting are sampled again"
+    assert "3 answers came without counts" in anchors(rows, "--limit", "1", "--seed", "1").output
 
 
 def test_a_second_sample_saves_a_row_and_a_question_about_a_caption_may_be_answered(anchors, server):
     late = f"The caption names red. {LATE}"
-    server.roles["anchor"] = lambda body: _reasoned(late, "red" if body["seed"] == 8 else "blue")(body)
+    server.roles["anchor"] = lambda body: reasoned(late, "red" if body["seed"] == 8 else "blue")(body)
     result = anchors([row(0, question="What colour does the caption name?")], "--seed", "7")
     assert result.summary["kept"] == 1 and server.models()["anchor"] == 2
 
