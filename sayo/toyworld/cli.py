@@ -14,6 +14,7 @@ app = typer.Typer(
 console = Console()
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; created if missing.")]
+World = Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 
 
@@ -61,7 +62,7 @@ def policy(
 
 @app.command("cold-start")
 def cold_start(
-    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    world: World,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     num_rows: Annotated[int, typer.Option(min=1, help="Rows; questions repeat if there are fewer.")] = 22400,
     warm_up: Annotated[
@@ -87,7 +88,7 @@ def cold_start(
 
 @app.command()
 def several(
-    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    world: World,
     out: Out,
     num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
     seed: Seed = 0,

@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sayo.toyworld.gqa_files import split_scenes
-from sayo.toyworld.scenes import COLORS, Box, Scene, frame_mask
+from sayo.toyworld.scenes import COLORS, SIDE, Box, Scene, frame_mask
 
 DOT_CATEGORY = 90
 POLYGON_POINTS = 24
@@ -33,8 +33,7 @@ def write_coco(out: Path, num_images: int, seed: int) -> None:
         content = {
             "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
             "images": [
-                {"license": 1, "file_name": f"{i}.png", "height": scene.height, "width": scene.width, "id": i}
-                for i, scene in scenes
+                {"license": 1, "file_name": f"{i}.png", "height": SIDE, "width": SIDE, "id": i} for i, _ in scenes
             ],
             "annotations": [
                 {**annotation, "image_id": i, "id": i * 100 + k}
@@ -51,27 +50,27 @@ def write_coco(out: Path, num_images: int, seed: int) -> None:
 
 def _annotations(scene: Scene) -> Iterator[dict[str, Any]]:
     for item in scene.objects:
-        mask = frame_mask(item, scene.width, scene.height)
-        encode = uncompressed_rle if item.large else _compressed_rle
-        yield _annotation(encode(mask), int(mask.sum()), item.box, CATEGORIES[f"{item.frame} frame"])
-        yield _annotation(*_polygon(item.disc_box), item.disc_box, CATEGORIES[f"{item.disc} disc"])
+        yield _from_mask(frame_mask(item), f"{item.frame} frame", compressed=not item.large)
+        polygon, area = _polygon(item.disc_box)
+        x1, y1, x2, y2 = map(float, item.disc_box)
+        yield _annotation(polygon, area, [x1, y1, x2 - x1, y2 - y1], f"{item.disc} disc")
     if scene.dots:
-        mask = np.zeros((scene.height, scene.width), dtype=bool)
+        mask = np.zeros((SIDE, SIDE), dtype=bool)
         for x1, y1, x2, y2 in scene.dots:
             mask[y1:y2, x1:x2] = True
-        corners = np.array(scene.dots)
-        box = (*corners[:, :2].min(0), *corners[:, 2:].max(0))
-        yield _annotation(uncompressed_rle(mask), int(mask.sum()), box, DOT_CATEGORY, iscrowd=1)
+        yield _from_mask(mask, "dot", iscrowd=1)
 
 
-def _annotation(
-    segmentation: list | dict, area: float, box: Box, category_id: int, iscrowd: int = 0
-) -> dict[str, Any]:
-    x1, y1, x2, y2 = map(float, box)
-    bbox = [x1, y1, x2 - x1, y2 - y1]
-    return {
-        "segmentation": segmentation, "area": area, "iscrowd": iscrowd, "bbox": bbox, "category_id": category_id,
-    }  # fmt: skip
+def _from_mask(mask: np.ndarray, category: str, compressed: bool = False, iscrowd: int = 0) -> dict[str, Any]:
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    area, bbox = int(coco_mask.area(encoded)), coco_mask.toBbox(encoded).tolist()
+    rle = {**encoded, "counts": encoded["counts"].decode("ascii")} if compressed else uncompressed_rle(mask)
+    return _annotation(rle, area, bbox, category, iscrowd)
+
+
+def _annotation(outline: list | dict, area: float, bbox: list[float], category: str, iscrowd: int = 0) -> dict:
+    number = CATEGORIES[category]
+    return {"segmentation": outline, "area": area, "iscrowd": iscrowd, "bbox": bbox, "category_id": number}
 
 
 def _polygon(box: Box) -> tuple[list[list[float]], float]:
@@ -82,11 +81,6 @@ def _polygon(box: Box) -> tuple[list[list[float]], float]:
     points = np.stack([(x1 + x2) / 2 + radius * np.cos(angles), (y1 + y2) / 2 + radius * np.sin(angles)], axis=1)
     area = POLYGON_POINTS / 2 * radius**2 * np.sin(2 * np.pi / POLYGON_POINTS)
     return [points.round(2).ravel().tolist()], round(float(area), 2)
-
-
-def _compressed_rle(mask: np.ndarray) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
 def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:

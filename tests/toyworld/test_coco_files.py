@@ -12,8 +12,8 @@ from sayo.toyworld.scenes import COLORS, DOT_COLOR
 
 
 @pytest.fixture(scope="module")
-def coco(world):
-    return COCO(world / "annotations" / "instances_train.json")
+def coco(toy):
+    return COCO(toy.world / "annotations" / "instances_train.json")
 
 
 def test_every_form_of_segmentation_occurs(coco):
@@ -27,9 +27,9 @@ def test_every_form_of_segmentation_occurs(coco):
     assert {a["category_id"] for a in coco.anns.values() if a["iscrowd"]} == {DOT_CATEGORY}
 
 
-def test_masks_cover_the_pixels_of_their_colour(world, coco):
+def test_masks_cover_the_pixels_of_their_colour(toy, coco):
     for image in coco.imgs.values():
-        pixels = np.asarray(Image.open(world / "images" / image["file_name"]))
+        pixels = np.asarray(Image.open(toy.world / "images" / image["file_name"]))
         for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
             mask = coco.annToMask(annotation).astype(bool)
             assert mask.shape == pixels.shape[:2] == (image["height"], image["width"])
@@ -43,12 +43,12 @@ def test_masks_cover_the_pixels_of_their_colour(world, coco):
             assert 0 <= x and 0 <= y and x + w <= image["width"] and y + h <= image["height"]
 
 
-def test_ids_are_unique_and_images_are_those_of_the_gqa_files(world, coco):
+def test_ids_are_unique_and_images_are_those_of_the_gqa_files(toy, coco):
     ids = coco.getCatIds()
     assert len(ids) == len(set(ids)) < max(ids) - min(ids) + 1  # with gaps, as in COCO
     for split in ("train", "val", "test"):
-        graphs = json.loads((world / f"{split}_sceneGraphs.json").read_text())
-        content = json.loads((world / "annotations" / f"instances_{split}.json").read_text())
+        graphs = json.loads((toy.world / f"{split}_sceneGraphs.json").read_text())
+        content = json.loads((toy.world / "annotations" / f"instances_{split}.json").read_text())
         assert {str(image["id"]) for image in content["images"]} == graphs.keys()
         annotations = {annotation["id"] for annotation in content["annotations"]}
         assert len(content["annotations"]) == len(annotations) and min(annotations) > 0
