@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 app = typer.Typer(
-    help="Make the toy world: synthetic pictures with GQA and COCO files, and a tiny policy that can learn them.",
+    help="Make the toy world: synthetic pictures with GQA files, and a tiny policy that can learn them.",
     no_args_is_help=True,
 )
 console = Console()
@@ -26,19 +26,17 @@ def world(
     ],
     seed: Seed = 0,
 ) -> None:
-    """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
+    """Draw scenes and write them as GQA files (questions, scene graphs).
 
-    Writes images/, {train,val,test}_questions.json, {train,val,test}_sceneGraphs.json and
-    annotations/instances_{train,val,test}.json. No image is in two splits; tune on val, report on test.
+    Writes images/, {train,val,test}_questions.json and {train,val,test}_sceneGraphs.json. No image is in two splits;
+    tune on val, report on test.
 
     Example: sayo toy world --out toy/world --num-images 4000
     """
-    from sayo.toyworld.coco_files import write_coco
     from sayo.toyworld.gqa_files import write_gqa
 
     for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
         pass
-    write_coco(out, num_images, seed)
     console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on these files.")
 
 
