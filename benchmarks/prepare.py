@@ -16,19 +16,18 @@ import functools
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from PIL import Image
 
-from benchmarks.harness import ROOT, call_of, finish, options_of
+from benchmarks.harness import ROOT, call_of, collect, finish, options_of
 from benchmarks.prepare_files import PER_IMAGE, SIZE, write_coco, write_gqa, write_images
 
 FASTER_THAN_RELEASE, SHARE_OF_FLOOR, PEAK_MIB = 20.0, 0.5, 1024
@@ -73,7 +72,7 @@ def floor(images: str, questions: int, per_image: int, rows: str, target: str) -
 def measure(command: Sequence[object]) -> dict[str, float]:
     """Wall seconds, CPU seconds and peak MiB of a command line, over the process and its children."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    began, peak, used = time.perf_counter(), 0, _cpu_seconds()
+    began, peak, used = time.perf_counter(), 0, _cpu_seconds_of_children()
     process = psutil.Popen([*map(str, command)], env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
@@ -83,13 +82,13 @@ def measure(command: Sequence[object]) -> dict[str, float]:
     seconds = time.perf_counter() - began
     if process.returncode:
         sys.exit(f"{command} ended with status {process.returncode}; its error is above.")
-    return {"seconds": seconds, "cpu_seconds": _cpu_seconds() - used, "peak_mib": round(peak / 2**20)}
+    return {"seconds": seconds, "cpu_seconds": _cpu_seconds_of_children() - used, "peak_mib": round(peak / 2**20)}
 
 
-def _cpu_seconds() -> float:
-    """CPU time of all children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def _cpu_seconds_of_children() -> float:
+    """Of those that have ended."""
+    times = psutil.Process().cpu_times()
+    return times.children_user + times.children_system
 
 
 def run(kind: str, data: str, rows: int | Path, command: Sequence[object], processes: int = 1) -> dict:
@@ -97,12 +96,11 @@ def run(kind: str, data: str, rows: int | Path, command: Sequence[object], proce
     cost = measure(command)
     rows = json.loads((rows / "summary.json").read_text())["kept"] if isinstance(rows, Path) else rows
     speed = {"rows_per_s": rows / cost["seconds"], "rows_per_cpu_s": rows / cost["cpu_seconds"]}
-    print(f"  {kind} {data}: {rows} rows in {cost['seconds']:.1f} s", file=sys.stderr)
     numbers = {name: round(value, 2) for name, value in {**cost, **speed}.items()}
     return {"kind": kind, "data": data, "processes": processes, "rows": rows, **numbers}
 
 
-def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
+def bench(root: Path, questions: int, images: int, release: int) -> Iterator[dict]:
     """All runs; the data set's floor has as many questions a picture as its own rows have."""
     write_images(root / "images", images)
     write_gqa(root, questions, images)
@@ -116,22 +114,21 @@ def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
     }
     sayo = (sys.executable, "-c", "from sayo.cli import app; app()")
     command = call_of("benchmarks.prepare:release_way", f"{root}/images", release, f"{root}/release.parquet")
-    results = [run("release", "both", release, command)]
+    yield run("release", "both", release, command)
     for name, files in sources.items():
         for processes in (1, 2):
             out = root / f"{name}{processes}"
             words = ("prepare", name, *files, "--images", root / "images", "--out", out, "--num-proc", processes)
-            results.append(run("sayo", name, out, (*sayo, *words), processes=processes))
-        rows = results[-1]["rows"]
+            row = run("sayo", name, out, (*sayo, *words), processes=processes)
+            yield row
         part, mapped = _first_shards(out, root / f"{name}-part", 5), root / f"{name}-mapped"
         words = ("map", part, "--processor", root / "qwen3", "--out", mapped)
-        results.append(run("map", name, mapped, (*sayo, *words)))
-        per_image, target = max(1, rows // images), root / f"floor-{name}"
-        rows = min(rows, per_image * images)
+        yield run("map", name, mapped, (*sayo, *words))
+        per_image, target = max(1, row["rows"] // images), root / f"floor-{name}"
+        rows = min(row["rows"], per_image * images)
         target.mkdir()
         command = call_of("benchmarks.prepare:floor", f"{root}/images", rows, per_image, str(out), str(target))
-        results.append(run("floor", name, rows, command))
-    return results
+        yield run("floor", name, rows, command)
 
 
 def _first_shards(out: Path, part: Path, most: int) -> Path:
@@ -175,11 +172,11 @@ def missed_targets(rows: list[dict]) -> list[str]:
 def main() -> None:
     options = options_of(__doc__).parse_args()
     questions, images, release = (6_000, 600, 40) if options.quick else (200_000, 20_000, 400)
-    with tempfile.TemporaryDirectory() as folder:  # 4 GB; TMPDIR says where
-        rows = bench(Path(folder), questions, images, release)
-    rows += ratios(rows)
     data = {"gqa_questions": questions, "images": images, "size": SIZE, "release_measured_on": release}
     targets = {"times_release": FASTER_THAN_RELEASE, "share_of_floor": SHARE_OF_FLOOR, "peak_mib": PEAK_MIB}
+    with tempfile.TemporaryDirectory() as folder:  # 4 GB; TMPDIR says where
+        rows = collect(options, bench(Path(folder), questions, images, release))
+    rows += ratios(rows)
     finish(options, "Preparing data", rows, missed_targets(rows), data=data, targets=targets)
 
 

@@ -213,10 +213,9 @@ def bits(value: Any) -> tuple:
     import numpy as np
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
-    if isinstance(value, np.ndarray):
-        return value.dtype, value.shape, value.tobytes()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        tensor = torch.as_tensor(value)
+        return type(value), tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
     # Tensors in objects of DeepSpeed's are compared where they appear.
     is_plain = isinstance(value, (bool, int, float, str, bytes, type(None)))
     return type(value), repr(value) if is_plain else ""
