@@ -39,10 +39,9 @@ class Arm:
 
 
 _FILE = yaml.safe_load(Path(__file__).with_name("toy_arms.yaml").read_text())
-STARTS, STEERING, _TABLE = (
-    {name: Arm(**entry) for name, entry in _FILE[section].items()} for section in ("starts", "steering", "arms")
-)
-ARMS = _TABLE | STEERING
+STARTS = {name: Arm(**entry) for name, entry in _FILE["starts"].items()}
+STEERING = {name: Arm(**entry) for name, entry in _FILE["steering"].items()}
+ARMS = {name: Arm(**entry) for name, entry in _FILE["arms"].items()} | STEERING
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,14 @@ def _run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def _begin(folder: Path) -> None:
-    """One thread, and all that this worker prints in a file: libraries print past Python's own streams."""
-    import torch
-
-    torch.set_num_threads(1)
+    """All that this worker prints goes to a file, what libraries print past Python's streams too; one thread."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str, Any]:
