@@ -14,18 +14,17 @@ so that other load on the machine cancels out; `paired` is the ratio of separate
 """
 
 import argparse
-import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.harness import finish, now, options_of, own_process, write
+from benchmarks.harness import collect, finish, now, options_of, own_process
 from benchmarks.models import SHAPES, make_model
 from sayo.attention import AttentionCapture, CapturedMasses
 
@@ -38,9 +37,10 @@ UPDATE_LENGTH = 2048  # longest that fits into memory with a graph
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
-def build(options: argparse.Namespace, kernel: str = "sdpa") -> Any:
-    shape = SHAPES[options.shape]._replace(depth=1, vision_hidden=64, vision_intermediate=64)
-    return make_model("qwen3_vl", shape, device=options.device, kernel=kernel).eval()
+def build(shape: str, device: str, kernel: str = "sdpa") -> Any:
+    """Qwen3-VL of a shape, with next to no vision tower."""
+    small_tower = SHAPES[shape]._replace(depth=1, vision_hidden=64, vision_intermediate=64)
+    return make_model("qwen3_vl", small_tower, device=device, kernel=kernel).eval()
 
 
 def make_batch(model: Any, length: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -99,7 +99,7 @@ def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namesp
 
 def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
     """The scoring pass, or (`update`, at lengths whose graph fits into memory) scoring pass + loss."""
-    model, clock = build(options), ReadingClock(options.device)
+    model, clock = build(options.shape, options.device), ReadingClock(options.device)
     longest = UPDATE_LENGTH if part == "update" else max(options.lengths)
     for length in [length for length in options.lengths if length <= longest] or options.lengths[:1]:
         ids, groups = make_batch(model, length)
@@ -115,17 +115,14 @@ def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
 
             for layers in ("last", "all") if part == "scoring" else ("last",):
                 capture = AttentionCapture(model, layers=layers)
-
-                def capturing(capture=capture, rows: int = rows, groups: dict = groups) -> Any:
-                    return capture.reading(slice(-rows - 1, None), groups)
-
+                capturing = partial(capture.reading, slice(-rows - 1, None), groups)
                 case = {"part": part, "case": layers, "length": length, "rows": share}
                 yield {**case, **ratio_of_passes(run, capturing, options, clock)}
 
 
 def peers(options: argparse.Namespace, new_tokens: int = 32, repeats: int = 2) -> Iterator[dict]:
     """Eager weights in the scoring pass, and attention read during generate: SAYO's way and ours."""
-    model = build(options)
+    model = build(options.shape, options.device)
 
     def generate(**more: Any) -> None:
         model.generate(
@@ -160,10 +157,10 @@ def peers(options: argparse.Namespace, new_tokens: int = 32, repeats: int = 2) -
 
 def memory(options: argparse.Namespace) -> Iterator[dict]:
     """Peak memory added, each case in its own process."""
-    shared = ("--shape", options.shape, "--device", options.device)
 
     def peak(case: str, length: int) -> int:
-        return own_process("benchmarks.capture", "--peak-of", case, *shared, "--lengths", length, **FREED_AT_ONCE)
+        values = (case, options.shape, options.device, length)
+        return own_process("benchmarks.capture:peak_memory", *values, **FREED_AT_ONCE)
 
     for length in sorted({1024, EAGER_LENGTH, max(options.lengths)}):
         plain, has_eager = peak("plain", length), length == EAGER_LENGTH
@@ -174,15 +171,18 @@ def memory(options: argparse.Namespace) -> Iterator[dict]:
             yield {**row, "ratio": value / added["eager"], "target": MEMORY_TARGET} if is_read else row
 
 
-def peak_memory(options: argparse.Namespace) -> int:
-    """Bytes that one pass needs at its peak beyond what was there before: resident (Linux) or GPU memory."""
-    case, length = options.peak_of, options.lengths[0]
-    model = build(options, "eager" if case == "eager" else "sdpa")
+def peak_memory(case: str, shape: str, device: str, length: int) -> int:
+    """Bytes that one pass needs at its peak beyond what was there before: resident (Linux) or GPU memory.
+
+    Args:
+        case: "plain", "eager", or the layers that are captured.
+    """
+    model = build(shape, device, "eager" if case == "eager" else "sdpa")
     ids, groups = make_batch(model, length)
     rows = slice(-int(0.3 * length) - 1, None)
     captures = case in ("last", "all")
     context = AttentionCapture(model, layers=case).reading(rows, groups) if captures else nullcontext()
-    if options.device == "cuda":
+    if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -190,7 +190,7 @@ def peak_memory(options: argparse.Namespace) -> int:
         before = _resident("VmRSS")
     with torch.no_grad(), context:
         model.model(input_ids=ids, use_cache=False, output_attentions=case == "eager")
-    return (torch.cuda.max_memory_allocated() if options.device == "cuda" else _resident("VmHWM")) - before
+    return (torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")) - before
 
 
 def _resident(name: str) -> int:
@@ -214,30 +214,29 @@ PARTS = {
 }
 
 
+def measure(options: argparse.Namespace) -> Iterator[dict]:
+    """The rows of all parts, with their targets."""
+    for part in options.parts:
+        for row in PARTS[part](options):
+            target = TARGETS.get((part, row["case"]))
+            if target and not (options.quick and part == "step"):  # a toy's step is mostly Python
+                row["target"] = target
+            yield row
+
+
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="100M")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 4096, 8192])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--peak-of", choices=["plain", "last", "all", "eager"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak_of:
-        print(json.dumps(peak_memory(options)))
-        return
     if options.quick:
         options.lengths, options.parts = [256], ["scoring", "step"]
-    rows: list[dict] = []
-    for part in options.parts:
-        for row in PARTS[part](options):
-            target = TARGETS.get((part, row["case"]))
-            if target and not (options.quick and part == "step"):  # a toy's step is mostly Python
-                row["target"] = target
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
-            write(options.out, rows, shape=options.shape, repeats=REPEATS)
+    about = {"shape": options.shape, "repeats": REPEATS}
+    rows = collect(options, measure(options), **about)
     missed = [f"{row['part']} {row['case']}" for row in rows if row.get("ratio", 0) > row.get("target", float("inf"))]
-    finish(options, "Cost of reading attention", rows, missed, shape=options.shape, repeats=REPEATS)
+    finish(options, "Cost of reading attention", rows, missed, **about)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from datasets import load_dataset
 from transformers import TrainerCallback
@@ -58,14 +59,11 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
         folder = Path(name)
         square = {"shortest_edge": side * side, "longest_edge": side * side}
         write_checkpoint(folder / "policy", "qwen3_vl", SHAPES["toy"], square)
-        data = make_toy_data(folder, folder / "policy", 10)
+        data = make_toy_data(folder, 10)
         rows = load_dataset(str(data), split="train", cache_dir=str(folder / "cache"))
         model = make_model("qwen3_vl", shape._replace(words=None), device=device)
-        model_inputs = {
-            "model": model,
-            "processing_class": load_auto_processor(folder / "policy"),
-            "train_dataset": rows,
-        }
+        processor = load_auto_processor(folder / "policy")
+        model_inputs = {"model": model, "processing_class": processor, "train_dataset": rows}
         for setting, options in SETTINGS.items():
             times, passes = {trainer: [] for trainer in TRAINERS}, {}
             for trainer in list(TRAINERS) * rounds:
@@ -80,7 +78,7 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
 
 def _measure(name: str, model_inputs: dict, device: str, steps: int, options: dict) -> tuple[list[float], float]:
     """(seconds of each step after the first cycle, passes over prompt + completion per step)."""
-    (trainer_class, config_class), clock, calls = TRAINERS[name], StepClock(device), 0
+    (trainer_class, config_class), clock = TRAINERS[name], StepClock(device)
     with tempfile.TemporaryDirectory() as folder:
         args = config_class(
             output_dir=folder, per_device_train_batch_size=4, num_generations=4, max_completion_length=COMPLETION,
@@ -90,13 +88,7 @@ def _measure(name: str, model_inputs: dict, device: str, steps: int, options: di
             **options,
         )  # fmt: skip
         trainer = trainer_class(args=args, reward_funcs=length_reward, callbacks=[clock], **model_inputs)
-        score = trainer._get_per_token_logps_and_entropies
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            return score(*args, **kwargs)
-
-        trainer._get_per_token_logps_and_entropies = counted
-        trainer.train()
-    return clock.steps[CYCLE:], calls / (steps + CYCLE)
+        score = "_get_per_token_logps_and_entropies"
+        with mock.patch.object(trainer, score, wraps=getattr(trainer, score)) as scored:
+            trainer.train()
+    return clock.steps[CYCLE:], scored.call_count / (steps + CYCLE)

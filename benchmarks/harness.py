@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_prep.texts import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "pyarrow")
 
@@ -56,12 +58,20 @@ def now(device: str) -> float:
 
 
 def write(out: Path | None, rows: Iterable[dict], **more: Any) -> None:
-    """Write the rows and how they came about; written after every case, a long run that is cut off keeps its rows."""
+    """Write the rows and how they came about."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_suffix(".part")
-        part.write_text(json.dumps({**machine(), **more, "rows": list(rows)}, indent=1) + "\n")
-        os.replace(part, out)
+        write_whole(out, json.dumps({**machine(), **more, "rows": list(rows)}, indent=1) + "\n")
+
+
+def collect(options: argparse.Namespace, measured: Iterable[dict], **more: Any) -> list[dict]:
+    """All rows as they come, written after each: a long run that is cut off keeps its rows."""
+    rows: list[dict] = []
+    for row in measured:
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        write(options.out, rows, **more)
+    return rows
 
 
 def finish(
@@ -92,12 +102,18 @@ def table_of(title: str, rows: Sequence[dict]) -> Any:
     return table
 
 
-def own_process(module: str, *arguments: Any, **environment: str) -> Any:
-    """The JSON that a script prints last, from a process of its own; its progress goes to stderr."""
-    command, variables = [sys.executable, "-m", module, *map(str, arguments)], {**os.environ, **environment}
+def call_of(function: str, *arguments: Any) -> list[str]:
+    """A command line that calls a function, "module:name", with what JSON can carry, and prints its result as JSON."""
+    call = "import json, pkgutil, sys; print(json.dumps(pkgutil.resolve_name(sys.argv[1])(*json.loads(sys.argv[2]))))"
+    return [sys.executable, "-c", call, function, json.dumps(arguments)]
+
+
+def own_process(function: str, *arguments: Any, **environment: str) -> Any:
+    """What a function returns in a process of its own (see `call_of`); its progress goes to stderr."""
+    command, variables = call_of(function, *arguments), {**os.environ, **environment}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=variables, cwd=ROOT, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed with status {done.returncode}; its error is above.")
+        sys.exit(f"{function}{arguments} failed with status {done.returncode}; its error is above.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -116,18 +132,16 @@ def sayo(*words: Any) -> None:
         raise RuntimeError(result.output)
 
 
-def make_toy_data(folder: Path, policy: Path, num_images: int) -> Path:
-    """Toy pictures with questions, prepared for a policy; returns the prepared folder."""
+def make_toy_data(folder: Path, num_images: int) -> Path:
+    """Toy pictures with questions, prepared for the policy in `folder / "policy"`; returns the prepared folder."""
     world, prepared = folder / "world", folder / "prepared"
     sayo("toy", "world", "--out", world, "--num-images", num_images)
     files = ("--questions", world / "train_questions.json", "--scene-graphs", world / "train_sceneGraphs.json")
-    sayo("prepare", "gqa", *files, "--images", world / "images", "--processor", policy, "--out", prepared)
+    sayo("prepare", "gqa", *files, "--images", world / "images", "--processor", folder / "policy", "--out", prepared)
     return prepared
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
-    return (
-        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "" if value is None else str(value)
-    )
+    return f"{value:,}" if type(value) is int else "" if value is None else str(value)

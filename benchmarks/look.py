@@ -5,18 +5,18 @@ python -m benchmarks.look --out benchmarks/results/look_cpu.json --check
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import finish, options_of, write
+from benchmarks.harness import collect, finish, options_of
 from benchmarks.models import SHAPES, make_model
 from sayo.toyworld.policy import make_processor
 from sayo.viz import look as look_module
@@ -50,17 +50,14 @@ def measure(shape: str, size: tuple[int, int], repeats: int, device: str) -> dic
     processor.image_processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024}
     picture = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))]
     times: dict[str, list[float]] = {}
-    original = look_module.generate, look_module.read_traces
-    look_module.generate = stopwatch(original[0], times, "generate")
-    look_module.read_traces = stopwatch(original[1], times, "read")
+    clocked = {"generate": stopwatch(look_module.generate, times, "generate")}
+    clocked["read_traces"] = stopwatch(look_module.read_traces, times, "read")
     regions = [{"box": [16, 16, 64, 64]}]
-    try:
+    with mock.patch.multiple(look_module, **clocked):
         look_at(model, processor, picture, QUESTION, regions=regions, max_new_tokens=4)  # warm-up
         times.clear()
         for _ in range(repeats):
             look = look_at(model, processor, picture, QUESTION, regions=regions, max_new_tokens=TOKENS)
-    finally:
-        look_module.generate, look_module.read_traces = original
     with tempfile.TemporaryDirectory() as folder:
         page_bytes = stopwatch(write_look, times, "page")(look, Path(folder, "look.html")).stat().st_size
     seconds = {f"{key}_seconds": round(statistics.median(values), 4) for key, values in times.items()}
@@ -72,11 +69,8 @@ def measure(shape: str, size: tuple[int, int], repeats: int, device: str) -> dic
 
 def main() -> None:
     options = options_of(__doc__).parse_args()
-    device, rows = "cuda" if torch.cuda.is_available() else "cpu", []
-    for shape, size in CASES[:1] if options.quick else CASES:
-        rows.append(measure(shape, size, 5 if shape == "toy" else 1, device))
-        print(f"{shape}, {rows[-1]['visual_tokens']} visual tokens: done", file=sys.stderr)
-        write(options.out, rows)
+    device, cases = "cuda" if torch.cuda.is_available() else "cpu", CASES[:1] if options.quick else CASES
+    rows = collect(options, (measure(shape, size, 5 if shape == "toy" else 1, device) for shape, size in cases))
     missed = [f"{row['model']}: reading" for row in rows if row["read_of_generate"] > LIMIT]
     finish(options, f"sayo look, {TOKENS} tokens; target: reading below {LIMIT:.0%} of generating", rows, missed)
 

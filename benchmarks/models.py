@@ -82,7 +82,7 @@ def make_model(
 
 def write_checkpoint(out: Path, family: str, shape: Shape, pixels: dict[str, int]) -> None:
     """Model and processor as a local checkpoint; `pixels` are the processor's limits on the size of a picture."""
-    make_model(family, shape._replace(words=None, tied=True)).save_pretrained(out)
+    make_model(family, shape).save_pretrained(out)
     processor = make_processor(family)
     processor.image_processor.size = pixels
     processor.save_pretrained(out)

@@ -12,53 +12,52 @@ Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred 
 questions follow each other about one picture, as in GQA's train_all files.
 """
 
-import argparse
 import functools
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from PIL import Image
 
-from benchmarks.harness import ROOT, finish, options_of
+from benchmarks.harness import ROOT, call_of, collect, finish, options_of
 from benchmarks.prepare_files import PER_IMAGE, SIZE, write_coco, write_gqa, write_images
 
 FASTER_THAN_RELEASE, SHARE_OF_FLOOR, PEAK_MIB = 20.0, 0.5, 1024
 SETTINGS = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
 
 
-def release_way(images: Path, questions: int, target: Path) -> None:
+def release_way(images: str, questions: int, target: str) -> None:
     """What the SAYO release does for each question: decode, resize to a square, encode as PNG."""
     from datasets import Dataset
 
     rows = []
     for index in range(questions):
-        picture = Image.open(images / f"{index // PER_IMAGE}.jpg").convert("RGB").resize((448, 448))
+        picture = Image.open(f"{images}/{index // PER_IMAGE}.jpg").convert("RGB").resize((448, 448))
         data = io.BytesIO()
         picture.save(data, format="PNG")
         rows.append({"id": str(index), "question": "What?", "solution": "wood", "image": {"bytes": data.getvalue()}})
     Dataset.from_list(rows).to_parquet(target)
 
 
-def floor(images: Path, questions: int, per_image: int, rows: Path, target: Path) -> None:
+def floor(images: str, questions: int, per_image: int, rows: str, target: str) -> None:
     """Read the image bytes of each question (once a picture) and write them: the columns of `rows`, fixed values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    first = pq.ParquetFile(next(rows.glob("data/*.parquet")))
+    first = pq.ParquetFile(next(Path(rows).glob("data/*.parquet")))
     schema, fixed = first.schema_arrow, next(first.iter_batches(1)).to_pylist()[0]
     options = {"write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
-    read = functools.lru_cache(maxsize=1)(lambda name: (images / name).read_bytes())
+    read = functools.lru_cache(maxsize=1)(lambda name: Path(images, name).read_bytes())
     for shard in range(0, questions, 2000):
-        path = target / f"{shard}.parquet"
+        path = Path(target, f"{shard}.parquet")
         with pq.ParquetWriter(path, schema, **options) as writer:
             for start in range(shard, min(shard + 2000, questions), 100):
                 indices = range(start, min(start + 100, questions))
@@ -70,11 +69,11 @@ def floor(images: Path, questions: int, per_image: int, rows: Path, target: Path
             os.fsync(file.fileno())
 
 
-def measure(*command: object) -> dict[str, float]:
-    """Wall seconds, CPU seconds and peak MiB of a Python command line, over the process and its children."""
+def measure(command: Sequence[object]) -> dict[str, float]:
+    """Wall seconds, CPU seconds and peak MiB of a command line, over the process and its children."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    began, peak, used = time.perf_counter(), 0, _cpu_seconds()
-    process = psutil.Popen([sys.executable, *map(str, command)], env=environment, stdout=subprocess.DEVNULL)
+    began, peak, used = time.perf_counter(), 0, _cpu_seconds_of_children()
+    process = psutil.Popen([*map(str, command)], env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             family = [process, *process.children(recursive=True)]
@@ -83,26 +82,25 @@ def measure(*command: object) -> dict[str, float]:
     seconds = time.perf_counter() - began
     if process.returncode:
         sys.exit(f"{command} ended with status {process.returncode}; its error is above.")
-    return {"seconds": seconds, "cpu_seconds": _cpu_seconds() - used, "peak_mib": round(peak / 2**20)}
+    return {"seconds": seconds, "cpu_seconds": _cpu_seconds_of_children() - used, "peak_mib": round(peak / 2**20)}
 
 
-def _cpu_seconds() -> float:
-    """CPU time of all children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def _cpu_seconds_of_children() -> float:
+    """Of those that have ended."""
+    times = psutil.Process().cpu_times()
+    return times.children_user + times.children_system
 
 
-def run(kind: str, data: str, rows: int | Path, *command: object, processes: int = 1) -> dict:
+def run(kind: str, data: str, rows: int | Path, command: Sequence[object], processes: int = 1) -> dict:
     """One row of the table; `rows` is their number, or the prepared folder whose summary has it."""
-    cost = measure(*command)
+    cost = measure(command)
     rows = json.loads((rows / "summary.json").read_text())["kept"] if isinstance(rows, Path) else rows
     speed = {"rows_per_s": rows / cost["seconds"], "rows_per_cpu_s": rows / cost["cpu_seconds"]}
-    print(f"  {kind} {data}: {rows} rows in {cost['seconds']:.1f} s", file=sys.stderr)
     numbers = {name: round(value, 2) for name, value in {**cost, **speed}.items()}
     return {"kind": kind, "data": data, "processes": processes, "rows": rows, **numbers}
 
 
-def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
+def bench(root: Path, questions: int, images: int, release: int) -> Iterator[dict]:
     """All runs; the data set's floor has as many questions a picture as its own rows have."""
     write_images(root / "images", images)
     write_gqa(root, questions, images)
@@ -114,24 +112,23 @@ def bench(root: Path, questions: int, images: int, release: int) -> list[dict]:
         "gqa": ("--questions", root / "questions.json", "--scene-graphs", root / "graphs.json"),
         "coco": ("--instances", root / "instances.json"),
     }
-    baseline, command = ("-m", "benchmarks.prepare", "--baseline"), ("-c", "from sayo.cli import app; app()")
-    target = root / "release.parquet"
-    results = [run("release", "both", release, *baseline, "release", root / "images", release, target)]
+    sayo = (sys.executable, "-c", "from sayo.cli import app; app()")
+    command = call_of("benchmarks.prepare:release_way", f"{root}/images", release, f"{root}/release.parquet")
+    yield run("release", "both", release, command)
     for name, files in sources.items():
         for processes in (1, 2):
             out = root / f"{name}{processes}"
             words = ("prepare", name, *files, "--images", root / "images", "--out", out, "--num-proc", processes)
-            results.append(run("sayo", name, out, *command, *words, processes=processes))
-        rows = results[-1]["rows"]
+            row = run("sayo", name, out, (*sayo, *words), processes=processes)
+            yield row
         part, mapped = _first_shards(out, root / f"{name}-part", 5), root / f"{name}-mapped"
         words = ("map", part, "--processor", root / "qwen3", "--out", mapped)
-        results.append(run("map", name, mapped, *command, *words))
-        per_image, target = max(1, rows // images), root / f"floor-{name}"
-        rows = min(rows, per_image * images)
+        yield run("map", name, mapped, (*sayo, *words))
+        per_image, target = max(1, row["rows"] // images), root / f"floor-{name}"
+        rows = min(row["rows"], per_image * images)
         target.mkdir()
-        words = ("floor", root / "images", rows, per_image, out, target)
-        results.append(run("floor", name, rows, *baseline, *words))
-    return results
+        command = call_of("benchmarks.prepare:floor", f"{root}/images", rows, per_image, str(out), str(target))
+        yield run("floor", name, rows, command)
 
 
 def _first_shards(out: Path, part: Path, most: int) -> Path:
@@ -173,20 +170,13 @@ def missed_targets(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    parser = options_of(__doc__)
-    parser.add_argument("--baseline", nargs="+", help=argparse.SUPPRESS)  # in a process of its own
-    options = parser.parse_args()
-    if options.baseline:
-        kind, images, count, *rest = options.baseline
-        if kind == "release":
-            return release_way(Path(images), int(count), Path(rest[0]))
-        return floor(Path(images), int(count), int(rest[0]), Path(rest[1]), Path(rest[2]))
+    options = options_of(__doc__).parse_args()
     questions, images, release = (6_000, 600, 40) if options.quick else (200_000, 20_000, 400)
-    with tempfile.TemporaryDirectory() as folder:  # 4 GB; TMPDIR says where
-        rows = bench(Path(folder), questions, images, release)
-    rows += ratios(rows)
     data = {"gqa_questions": questions, "images": images, "size": SIZE, "release_measured_on": release}
     targets = {"times_release": FASTER_THAN_RELEASE, "share_of_floor": SHARE_OF_FLOOR, "peak_mib": PEAK_MIB}
+    with tempfile.TemporaryDirectory() as folder:  # 4 GB; TMPDIR says where
+        rows = collect(options, bench(Path(folder), questions, images, release))
+    rows += ratios(rows)
     finish(options, "Preparing data", rows, missed_targets(rows), data=data, targets=targets)
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import ROOT, finish, make_toy_data, options_of, sayo, write
+from benchmarks.harness import ROOT, collect, finish, make_toy_data, options_of, sayo
 
 MODES = ("single", "ddp", "zero2", "zero3")
 LAST_STEP = 14
@@ -69,36 +70,24 @@ class Outcome:
     seconds: float = 0.0
 
 
-def make_toy(folder: Path) -> tuple[Path, Path]:
-    """A toy policy and ten pictures' worth of prepared questions."""
-    policy = folder / "policy"
-    sayo("toy", "policy", "--out", policy)
-    return policy, make_toy_data(folder, policy, 10)
-
-
-def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int) -> Outcome:
+def check_mode(mode: str, folder: Path, kills: int) -> Outcome:
     """One uninterrupted run, then killed ones until the number of kills is reached; each is driven to its end."""
-    start = time.time()
-    rng = random.Random(f"0 {mode}")
-    outcome = Outcome(mode)
-    whole = folder / "whole"
-    shutil.rmtree(folder, ignore_errors=True)
-    wait_for(launch(mode, whole, policy, data), whole)
+    start, rng, outcome = time.time(), random.Random(f"0 {mode}"), Outcome(mode)
+    whole = folder / mode / "whole"
+    wait_for(launch(mode, whole, folder), whole)
     window = time.time() - (whole / "recipe.yaml").stat().st_mtime  # seconds from the start of training to its end
     while outcome.kills < kills:
         outcome.runs += 1
-        run_dir = folder / f"killed_{outcome.runs}"
+        run_dir = folder / mode / f"killed_{outcome.runs}"
         finished, run_ids = False, set()
         while not finished:
-            victim = rng.choice(("all", "launcher", "one rank") if mode != "single" else ("all",))
-            waits_for_save = (outcome.kills % 3) == 2
-            process = launch(mode, run_dir, policy, data)
+            process = launch(mode, run_dir, folder)
             if outcome.kills >= kills:
                 finished = wait_for(process, run_dir)
             else:
                 complete = [int(path.parent.name[11:]) for path in run_dir.glob("checkpoint-*/COMPLETE")]
                 moment = rng.uniform(0, window * (1 - max(complete, default=0) / LAST_STEP))
-                finished = kill_at_random(process, run_dir, moment, waits_for_save, victim, rng, outcome)
+                finished = kill_at_random(process, run_dir, moment, rng, outcome)
                 window *= 0.5 if finished else 1.0  # it outran its killer: the machine is faster now than before
             if (run_dir / "run_id").is_file():
                 run_ids.add((run_dir / "run_id").read_text())
@@ -113,10 +102,10 @@ def check_mode(mode: str, folder: Path, policy: Path, data: Path, kills: int) ->
     return outcome
 
 
-def launch(mode: str, run_dir: Path, policy: Path, data: Path) -> subprocess.Popen:
-    """Start (or restart) the run: always the same command."""
+def launch(mode: str, run_dir: Path, folder: Path) -> subprocess.Popen:
+    """Start (or restart) the run on the policy and the data in `folder`: always the same command."""
     words = [str(ROOT / "scripts/train.py"), "--config-name", "toy", "rewards=attention"]
-    words += [f"model.name_or_path={policy}", f"data.path={data}", "data.max_samples=16"]
+    words += [f"model.name_or_path={folder}/policy", f"data.path={folder}/prepared", "data.max_samples=16"]
     words += [f"trainer.output_dir={run_dir}", *(f"trainer.{key}={value}" for key, value in SETTINGS.items())]
     command = [sys.executable, *words]
     if mode != "single":
@@ -139,18 +128,20 @@ def wait_for(process: subprocess.Popen, run_dir: Path) -> bool:
 
 
 def kill_at_random(
-    process: subprocess.Popen, run_dir: Path, moment: float, waits_for_save: bool, victim: str, rng, outcome: Outcome
+    process: subprocess.Popen, run_dir: Path, moment: float, rng: random.Random, outcome: Outcome
 ) -> bool:
     """Kill some of the run's processes `moment` seconds into its training. True if it ended before that."""
     launched, recipe = time.time(), run_dir / "recipe.yaml"
-    while process.poll() is None and not (recipe.is_file() and recipe.stat().st_mtime >= launched - 0.5):
-        time.sleep(0.01)
+
+    def sleep_until(condition: Callable[[], bool]) -> None:
+        while process.poll() is None and not condition():
+            time.sleep(0.001)
+
+    sleep_until(lambda: recipe.is_file() and recipe.stat().st_mtime >= launched - 0.5)
     deadline = time.time() + moment
-    while process.poll() is None and time.time() < deadline:
-        time.sleep(0.005)
-    while waits_for_save and process.poll() is None and not is_saving(run_dir, launched):
-        time.sleep(0.001)
-    if waits_for_save:
+    sleep_until(lambda: time.time() >= deadline)
+    if outcome.kills % 3 == 2:
+        sleep_until(lambda: is_saving(run_dir, launched))
         time.sleep(rng.uniform(0, 0.15))
     if process.poll() is not None:
         return wait_for(process, run_dir)
@@ -158,6 +149,7 @@ def kill_at_random(
     tree = [launcher, *launcher.children(recursive=True)]
     lines = {member: " ".join(member.cmdline()) for member in tree}
     ranks = [member for member, line in lines.items() if "train.py" in line and "launch" not in line]
+    victim = rng.choice(("all", "launcher", "one rank") if outcome.mode != "single" else ("all",))
     chosen = {"all": tree, "launcher": tree[:1], "one rank": [rng.choice(ranks)] if ranks else tree}[victim]
     for member in chosen:
         member.kill()
@@ -221,10 +213,9 @@ def bits(value: Any) -> tuple:
     import numpy as np
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.reshape(-1).view(torch.uint8).numpy().tobytes()
-    if isinstance(value, np.ndarray):
-        return value.dtype, value.shape, value.tobytes()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        tensor = torch.as_tensor(value)
+        return type(value), tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
     # Tensors in objects of DeepSpeed's are compared where they appear.
     is_plain = isinstance(value, (bool, int, float, str, bytes, type(None)))
     return type(value), repr(value) if is_plain else ""
@@ -234,17 +225,13 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--kills", type=int, default=20, help="for each way to launch")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch")
-    parser.add_argument("--work", type=Path, help="folder to work in; a temporary one by default")
     options = parser.parse_args()
-    folder = options.work or Path(tempfile.mkdtemp(prefix="sayo_resume_"))
-    policy, data = make_toy(folder / "toy")
-    rows = []
-    for mode in options.mode:
-        outcome = check_mode(mode, folder / mode, policy, data, 3 if options.quick else options.kills)
-        rows.append(asdict(outcome))
-        write(options.out, rows)
-    if options.work is None:
-        shutil.rmtree(folder)
+    kills = 3 if options.quick else options.kills
+    with tempfile.TemporaryDirectory(prefix="sayo_resume_") as name:
+        folder = Path(name)
+        sayo("toy", "policy", "--out", folder / "policy")
+        make_toy_data(folder, 10)
+        rows = collect(options, (asdict(check_mode(mode, folder, kills)) for mode in options.mode))
     shown = [{**row, "differences": len(row["differences"]), "victims": str(row["victims"])} for row in rows]
     missed = [difference for row in rows for difference in row["differences"]]
     missed += [f"{row['mode']}: {row['orphans']} orphans" for row in rows if row["orphans"]]

@@ -13,6 +13,7 @@ Nothing is tuned on them. An arm that was measured with the same settings is not
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,7 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two runs side by side beat one run on two threads
 
 from benchmarks.harness import finish, machine, options_of
-from benchmarks.toy_run import ARMS, QUANTITIES, STARTS, STEERING, Settings, arm_dir, make_start, run_arm, start_dir
+from benchmarks.toy_run import ARMS, QUANTITIES, STARTS, STEERING, Settings, folder_of, lineage, run
 
 COSTS = ("passes_per_step", "cpu_seconds_per_step")
 SHOWN = {"accuracy": "accuracy", "tas": "TAS", "vas": "VAS", "region_ratio": "region ratio", "mean_length": "length"}
@@ -48,7 +49,7 @@ def main() -> None:
         parser.error(f"--arms: add {', '.join(missing)}, which another arm starts from")
     if not (options.root / "prepared").is_dir():
         parser.error(f"--root: {options.root} has no prepared data; run `make demo` first")
-    settings = Settings(str(options.root), str(options.runs), options.steps, options.questions, options.num_samples)
+    settings = Settings(options.root, options.runs, options.steps, options.questions, options.num_samples)
     rows = by_arm(run_all(names, options.seeds, settings, options.workers))
     meta = {
         "date": machine()["date"][:10],
@@ -69,24 +70,21 @@ def _expand(entry: str) -> list[str]:
 
 
 def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> list[dict]:
-    """Results of arms x seeds; the starts first, then the arms, then those that start from another arm."""
+    """Results of arms x seeds; whatever another one starts from is there before it."""
     from rich.console import Console
     from rich.progress import Progress
 
-    first = [(name, seed) for name in names for seed in range(seeds) if ARMS[name].start in STARTS]
-    later = [(name, seed) for name in names for seed in range(seeds) if ARMS[name].start in ARMS]
-    starts = _missing_starts({ARMS[name].start for name, _ in first}, settings)
+    starts = [name for name in STARTS if any(name in lineage(other) for other in names)]
+    jobs = [(name, 0) for name in starts] + [(name, seed) for name in names for seed in range(seeds)]
     results = []
     with (
         Progress(console=Console(stderr=True)) as progress,
         # A process per run: its output goes to the run's own log, and nothing of one run is left for the next.
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
-        task = progress.add_task("arms x seeds", total=sum(map(len, (*starts, first, later))))
-        waves = [[(make_start, (name, settings)) for name in wave] for wave in starts]
-        waves += [[(run_arm, (*job, settings)) for job in jobs] for jobs in (first, later)]
-        for wave in waves:
-            for future in [pool.submit(function, *arguments) for function, arguments in wave]:
+        task = progress.add_task("arms x seeds", total=len(jobs))
+        for _, wave in groupby(sorted(jobs, key=_depth), key=_depth):
+            for future in [pool.submit(run, *job, settings) for job in wave]:
                 results.append(future.result())
                 progress.advance(task)
     results = [result for result in results if result is not None]  # starts have none
@@ -94,11 +92,8 @@ def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> l
     return sorted(results, key=lambda result: (names.index(result["arm"]), result["seed"]))
 
 
-def _missing_starts(names: set[str], settings: Settings) -> list[list[str]]:
-    """The starts that have to be made: those tuned from the untrained policy, then those tuned from others."""
-    wanted = [name for name in STARTS if name in names or any(STARTS[other].base == name for other in names)]
-    missing = [name for name in wanted if not (start_dir(name, settings) / "config.json").is_file()]
-    return [[name for name in missing if (STARTS[name].base == "policy") == first] for first in (True, False)]
+def _depth(job: tuple[str, int]) -> int:
+    return len(lineage(job[0]))
 
 
 def _befores(results: list[dict], settings: Settings) -> None:
@@ -106,7 +101,7 @@ def _befores(results: list[dict], settings: Settings) -> None:
     measured = [(result["arm"], result["seed"]) for result in results]
     for name, seed in measured:
         if ("cold start", seed) in measured and ARMS[name].start == "cold_start" and ARMS[name].overrides:
-            before, after = (arm_dir(arm, seed, settings) / "evaluation" for arm in ("cold start", name))
+            before, after = (folder_of(arm, seed, settings) / "evaluation" for arm in ("cold start", name))
             shutil.copytree(before / "after", after / "before", dirs_exist_ok=True)
 
 

@@ -15,8 +15,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
+
+from data_prep.texts import write_whole
 
 QUANTITIES = ("accuracy", "tas", "vas", "region_score", "region_ratio", "image_mass", "mean_length")
 CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/region_ratio")
@@ -24,28 +27,19 @@ CURVES = ("rewards/accuracy/mean", "attention/tas", "attention/region_ratio")
 
 
 @dataclass(frozen=True)
-class Start:
-    """See `toy_arms.yaml`."""
-
-    recipe: str
-    base: str
-    overrides: tuple[str, ...] = ()
-    look_back: bool = False
-
-
-@dataclass(frozen=True)
 class Arm:
-    """See `toy_arms.yaml`."""
+    """An arm or a start: see `toy_arms.yaml`."""
 
-    label: str
+    label: str = ""
     overrides: tuple[str, ...] | None = None
     start: str = "cold_start"
     recipe: str = "toy"
     steering: dict[str, Any] | None = None
+    look_back: bool = False
 
 
 _FILE = yaml.safe_load(Path(__file__).with_name("toy_arms.yaml").read_text())
-STARTS = {name: Start(**entry) for name, entry in _FILE["starts"].items()}
+STARTS = {name: Arm(**entry) for name, entry in _FILE["starts"].items()}
 STEERING = {name: Arm(**entry) for name, entry in _FILE["steering"].items()}
 ARMS = {name: Arm(**entry) for name, entry in _FILE["arms"].items()} | STEERING
 
@@ -61,64 +55,81 @@ class Settings:
         questions, samples: held-out questions, and answers sampled for each.
     """
 
-    root: str
-    runs: str
+    root: Path
+    runs: Path
     steps: int | None
     questions: int
     samples: int
 
 
-def start_dir(name: str, settings: Settings) -> Path:
-    """Where a start lies: in the demo's folder if it is there, else among the runs (see `make_start`)."""
-    demo = Path(settings.root, name)
-    return demo if (demo / "config.json").is_file() else Path(settings.runs, "starts", name)
+def lineage(name: str) -> list[str]:
+    """What an arm or start is trained from, and what that is trained from, ending with the untrained "policy"."""
+    arm = (STARTS | ARMS).get(name)
+    return [arm.start, *lineage(arm.start)] if arm else []
 
 
-def arm_dir(name: str, seed: int, settings: Settings) -> Path:
-    return Path(settings.runs, f"{name.replace(' ', '_')}_{seed}")
+def folder_of(name: str, seed: int, settings: Settings) -> Path:
+    """Where a policy lies: a start in the demo's folder if it is there, else among the runs, as arms are."""
+    if name in ARMS:
+        return settings.runs / f"{name.replace(' ', '_')}_{seed}"
+    demo = settings.root / name
+    return demo if (demo / "config.json").is_file() else settings.runs / "starts" / name
 
 
-def make_start(name: str, settings: Settings) -> None:
-    """Train a start unless it is there; everything that is printed goes to `log.txt` beside it."""
-    folder = start_dir(name, settings)
+def run(name: str, seed: int, settings: Settings) -> dict[str, Any] | None:
+    """The result of an arm and seed; a start is only made. All that is printed goes to `log.txt` beside the policy."""
+    return _run_arm(name, seed, settings) if name in ARMS else _make_start(name, settings)
+
+
+def _make_start(name: str, settings: Settings) -> None:
+    folder, start, data = folder_of(name, 0, settings), STARTS[name], settings.root / "cold_start.parquet"
     if (folder / "config.json").is_file():
         return
-    start, data = STARTS[name], Path(settings.root, "cold_start.parquet")
-    base = Path(settings.root, "policy") if start.base == "policy" else start_dir(start.base, settings)
-    _log_to(folder / "log.txt")
+    _begin(folder)
     if start.look_back:
         from sayo.toyworld.cold_start import write_cold_start
 
         data = folder / "data.parquet"
-        write_cold_start(Path(settings.root, "world"), data, num_rows=16000, warm_up=0, look_back=True)
-    _train(start.recipe, start.overrides, base, data, folder, seed=0)
+        write_cold_start(settings.root / "world", data, num_rows=16000, warm_up=0, look_back=True)
+    _train(start, folder_of(start.start, 0, settings), data, folder, seed=0)
 
 
-def run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """The result of one arm and seed: stored if measured with these very settings, else new."""
-    folder, fingerprint = arm_dir(name, seed, settings), _fingerprint(name, seed, settings)
+def _run_arm(name: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """Stored if measured with these very settings, else new."""
+    folder, fingerprint = folder_of(name, seed, settings), _fingerprint(name, seed, settings)
     stored = folder / "result.json"
     if stored.is_file() and (result := json.loads(stored.read_text()))["fingerprint"] == fingerprint:
         return result
     shutil.rmtree(folder, ignore_errors=True)  # of other settings, or killed: an arm is run as a whole
-    _log_to(folder / "log.txt")
+    _begin(folder)
     result = {"arm": name, "seed": seed, "fingerprint": fingerprint, **_measure(name, seed, settings, folder)}
-    stored.with_suffix(".part").write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(stored.with_suffix(".part"), stored)
+    write_whole(stored, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _begin(folder: Path) -> None:
+    """All that this worker prints goes to a file, what libraries print past Python's streams too; one thread."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str, Any]:
     from sayo.recipes import load_recipe
 
-    arm, recipe = ARMS[name], load_recipe(ARMS[name].recipe, ARMS[name].overrides or ())
-    policy_dir, costs = _start_of(arm, seed, settings), {}
+    arm, costs = ARMS[name], {}
+    recipe = load_recipe(arm.recipe, arm.overrides or ())
+    policy_dir = folder_of(arm.start, seed, settings)
     if arm.overrides is not None:
         steps = settings.steps or recipe.trainer["max_steps"]
-        overrides = (*arm.overrides, f"trainer.max_steps={steps}", "trainer.save_strategy=no")
         started = time.process_time()
         with counted_passes(policy_dir) as count:
-            _train(arm.recipe, overrides, policy_dir, Path(settings.root, "prepared"), folder, seed)
+            limits = (f"trainer.max_steps={steps}", "trainer.save_strategy=no")
+            _train(arm, policy_dir, settings.root / "prepared", folder, seed, *limits)
         seconds = (time.process_time() - started) / steps
         policy_dir = folder
         costs = {"passes_per_step": count["passes"] / steps, "cpu_seconds_per_step": seconds, "curve": _curve(folder)}
@@ -127,32 +138,23 @@ def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str
     return {**summary, **costs, "evaluate_cpu_seconds": time.process_time() - started}
 
 
-def _start_of(arm: Arm, seed: int, settings: Settings) -> Path:
-    return arm_dir(arm.start, seed, settings) if arm.start in ARMS else start_dir(arm.start, settings)
-
-
-def _train(recipe: str, overrides: tuple[str, ...], model: Path, data: Path, folder: Path, seed: int) -> None:
-    import torch
-
+def _train(arm: Arm, model: Path, data: Path, folder: Path, seed: int, *more: str) -> None:
     from sayo.recipes import load_recipe
     from sayo.training.run import train
 
-    torch.set_num_threads(1)
     where = (f"model.name_or_path={model}", f"data.path={data}", f"trainer.output_dir={folder}")
-    train(load_recipe(recipe, [*overrides, *where, f"trainer.seed={seed}", "trainer.disable_tqdm=true"]))
+    run = (f"trainer.seed={seed}", "trainer.disable_tqdm=true")
+    train(load_recipe(arm.recipe, [*(arm.overrides or ()), *more, *where, *run]))
 
 
 def _evaluate(
     arm: Arm, policy_dir: Path, trainer: dict[str, Any], settings: Settings, seed: int, folder: Path
 ) -> dict[str, Any]:
-    import torch
-
     from sayo.evaluation.evaluate import evaluate
     from sayo.evaluation.local import LocalModel
     from sayo.recipes import DataSection
     from sayo.training.setup import load_data
 
-    torch.set_num_threads(1)
     reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"], "seed": seed}
     answerer = LocalModel.from_pretrained(str(policy_dir), num_samples=settings.samples, temperature=1.0, **reading)
     rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
@@ -193,11 +195,8 @@ def counted_passes(policy_dir: Path) -> Iterator[dict[str, int]]:
         count["passes"] += ids is None or ids.shape[1] > 1
         return forward(self, *args, **kwargs)
 
-    policy_class.forward = counting
-    try:
+    with mock.patch.object(policy_class, "forward", counting):
         yield count
-    finally:
-        policy_class.forward = forward
 
 
 def _fingerprint(name: str, seed: int, settings: Settings) -> str:
@@ -205,15 +204,7 @@ def _fingerprint(name: str, seed: int, settings: Settings) -> str:
     from sayo.recipes import load_recipe
 
     arm = ARMS[name]
-    weights = (_start_of(arm, seed, settings) / "model.safetensors").read_bytes()
+    weights = (folder_of(arm.start, seed, settings) / "model.safetensors").read_bytes()
     recipe = load_recipe(arm.recipe, arm.overrides or ()).model_dump(mode="json")
     content = json.dumps([name, seed, vars(settings) | {"root": "", "runs": ""}, arm.steering, recipe], sort_keys=True)
     return hashlib.sha256(content.encode() + hashlib.sha256(weights).digest()).hexdigest()[:16]
-
-
-def _log_to(path: Path) -> None:
-    """Send all that this worker process prints to a file: libraries and compilers print past Python's own streams."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)

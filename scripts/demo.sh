@@ -7,7 +7,7 @@ run() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 start=$SECONDS
 mkdir -p "$DEMO"
 
-say "1/6  a grounded world drawn by code, written as real GQA and COCO files, and a tiny policy"
+say "1/6  a grounded world drawn by code, written as real GQA files, and a tiny policy"
 run sayo toy world --out "$DEMO/world" --num-images 4000 --seed 0
 run sayo toy policy --out "$DEMO/policy"
 

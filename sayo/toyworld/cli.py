@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.progress import track
 
 app = typer.Typer(
-    help="Make the toy world: synthetic pictures with GQA and COCO files, and a tiny policy that can learn them.",
+    help="Make the toy world: synthetic pictures with GQA files, and a tiny policy that can learn them.",
     no_args_is_help=True,
 )
 console = Console()
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; created if missing.")]
+World = Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 
 
@@ -25,19 +26,17 @@ def world(
     ],
     seed: Seed = 0,
 ) -> None:
-    """Draw scenes and write them as GQA files (questions, scene graphs) and COCO files (instances).
+    """Draw scenes and write them as GQA files (questions, scene graphs).
 
-    Writes images/, {train,val,test}_questions.json, {train,val,test}_sceneGraphs.json and
-    annotations/instances_{train,val,test}.json. No image is in two splits; tune on val, report on test.
+    Writes images/, {train,val,test}_questions.json and {train,val,test}_sceneGraphs.json. No image is in two splits;
+    tune on val, report on test.
 
     Example: sayo toy world --out toy/world --num-images 4000
     """
-    from sayo.toyworld.coco_files import write_coco
     from sayo.toyworld.gqa_files import write_gqa
 
     for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
         pass
-    write_coco(out, num_images, seed)
     console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on these files.")
 
 
@@ -61,7 +60,7 @@ def policy(
 
 @app.command("cold-start")
 def cold_start(
-    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    world: World,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     num_rows: Annotated[int, typer.Option(min=1, help="Rows; questions repeat if there are fewer.")] = 22400,
     warm_up: Annotated[
@@ -87,7 +86,7 @@ def cold_start(
 
 @app.command()
 def several(
-    world: Annotated[Path, typer.Option("--world", help="Folder written by `sayo toy world`.")],
+    world: World,
     out: Out,
     num_rows: Annotated[int, typer.Option(min=1, help="Cold-start rows to write.")] = 9600,
     seed: Seed = 0,

@@ -4,23 +4,20 @@ Format: https://cs.stanford.edu/people/dorarad/gqa/download.html, with the field
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from sayo.toyworld.scenes import COLORS, Box, FramedDisc, Scene
+from sayo.toyworld.scenes import COLORS, SIDE, Box, FramedDisc, Scene
 
-RELATIONS = ("to the left of", "to the right of", "above", "below")
-
-
-def related(relation: str, a: Box, b: Box) -> bool:
-    """Whether box `a` lies entirely `relation` box `b` (xyxy pixels)."""
-    return {
-        "to the left of": a[2] <= b[0],
-        "to the right of": a[0] >= b[2],
-        "above": a[3] <= b[1],
-        "below": a[1] >= b[3],
-    }[relation]
+# name: whether box `a` lies entirely on that side of box `b` (xyxy pixels)
+RELATIONS: dict[str, Callable[[Box, Box], bool]] = {
+    "to the left of": lambda a, b: a[2] <= b[0],
+    "to the right of": lambda a, b: a[0] >= b[2],
+    "above": lambda a, b: a[3] <= b[1],
+    "below": lambda a, b: a[1] >= b[3],
+}
 
 
 def scene_graph(scene: Scene, image_id: int) -> dict[str, Any]:
@@ -31,13 +28,13 @@ def scene_graph(scene: Scene, image_id: int) -> dict[str, Any]:
         relations = [
             {"name": relation, "object": object_ids(image_id, j)[0]}
             for j, other in enumerate(scene.objects)
-            for relation in RELATIONS
-            if j != i and related(relation, item.box, other.box)
+            for relation, holds in RELATIONS.items()
+            if j != i and holds(item.box, other.box)
         ]
         size = "large" if item.large else "small"
         objects[frame] = _node("frame", item.box, [item.frame, size], relations)
         objects[disc] = _node("disc", item.disc_box, [item.disc], [{"name": "in", "object": frame}])
-    return {"width": scene.width, "height": scene.height, "objects": objects}
+    return {"width": SIDE, "height": SIDE, "objects": objects}
 
 
 def object_ids(image_id: int, position: int) -> tuple[str, str]:
@@ -56,9 +53,8 @@ def make_questions(scene: Scene, image_id: int, rng: np.random.Generator) -> dic
     """
     objects = [(item, *object_ids(image_id, i)) for i, item in enumerate(scene.objects)]
     chains = [pair for pair in itertools.permutations(objects, 2) if pair[0][0].disc == pair[1][0].frame]
-    records = [_attribute(*picked) for picked in _pick(rng, objects)]
-    records += [_chain(*picked) for picked in _pick(rng, chains)]
-    records += [_existence(objects, rng), _count(objects)]
+    paths = [*_pick(rng, [(numbered,) for numbered in objects]), *_pick(rng, chains)]
+    records = [*(_color(*path) for path in paths), _existence(objects, rng), _count(objects)]
     return {f"{image_id:06d}{k:02d}": {**record, "imageId": str(image_id)} for k, record in enumerate(records)}
 
 
@@ -71,33 +67,22 @@ Numbered = tuple[FramedDisc, str, str]
 """An object with the ids of its frame and of its disc."""
 
 
-def _attribute(item: FramedDisc, frame: str, disc: str) -> dict[str, Any]:
+def _color(first: Numbered, *then: Numbered) -> dict[str, Any]:
+    """The colour of the disc in a frame: the first one, or the one that the chain leads to from there."""
+    (item, frame, disc), (seen, *_) = first, (first, *then)[-1]
+    where, types = f"the {item.frame} frame", ("query", "attr", "directOf")
+    named, program = [disc, frame], [*_select(frame, item.frame), ("relate", f"disc,in,s ({disc})")]
+    for _, frame, disc in then:
+        where, types = f"the frame the same color as the disc in {where}", ("query", "rel", "sameColorRelate")
+        named = [disc, frame, *named]
+        program += [("relate", f"frame,same color as,s ({frame})"), ("relate", f"disc,in,s ({disc})")]
     return _record(
-        f"What color is the disc in the {item.frame} frame?",
-        item.disc,
-        f"The disc in the {item.frame} frame is {item.disc}.",
-        named=[disc, frame],
-        program=[*_select(frame, item.frame), ("relate", f"disc,in,s ({disc})"), ("query", "color")],
-        types=("query", "attr", "directOf"),
-    )
-
-
-def _chain(first: Numbered, second: Numbered) -> dict[str, Any]:
-    (item, frame, disc), (other, other_frame, other_disc) = first, second
-    relation = "same color as"
-    return _record(
-        f"What color is the disc in the frame the {relation} the disc in the {item.frame} frame?",
-        other.disc,
-        f"The disc in the {other.frame} frame is {other.disc}.",
-        named=[other_disc, other_frame, disc, frame],
-        program=[
-            *_select(frame, item.frame),
-            ("relate", f"disc,in,s ({disc})"),
-            ("relate", f"frame,{relation},s ({other_frame})"),
-            ("relate", f"disc,in,s ({other_disc})"),
-            ("query", "color"),
-        ],
-        types=("query", "rel", "sameColorRelate"),
+        f"What color is the disc in {where}?",
+        seen.disc,
+        f"The disc in the {seen.frame} frame is {seen.disc}.",
+        named=named,
+        program=[*program, ("query", "color")],
+        types=types,
     )
 
 

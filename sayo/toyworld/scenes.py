@@ -13,7 +13,9 @@ import numpy as np
 
 CELL = 16
 """Side in pixels of the cells that scenes are laid out on (a visual token of the toy policy)."""
-SIDE = 4  # cells along a side of a scene
+CELLS = 4  # along a side of a scene
+SIDE = CELLS * CELL
+"""Width and height of every picture in pixels."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 30),
@@ -64,14 +66,11 @@ class Scene:
     """One picture.
 
     Attributes:
-        width, height: pixels.
         background: grey level.
         objects: the framed discs, in no particular order.
         dots: boxes (xyxy pixels) of the clutter's dots, possibly none.
     """
 
-    width: int
-    height: int
     background: int
     objects: tuple[FramedDisc, ...]
     dots: tuple[Box, ...]
@@ -81,7 +80,7 @@ def make_scene(seed: int, index: int) -> Scene:
     """Scene `index` of the world `seed`; the same arguments always give the same scene."""
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(3, 6))
-    free = np.ones((SIDE, SIDE), dtype=bool)
+    free = np.ones((CELLS, CELLS), dtype=bool)
     objects: list[FramedDisc] = []
     for frame in rng.permutation(list(COLORS))[:count]:
         large = not objects
@@ -90,7 +89,7 @@ def make_scene(seed: int, index: int) -> Scene:
     dots = _dots(rng, free) if rng.random() < 0.5 else ()
     order = rng.permutation(len(objects))
     background = int(rng.integers(120, 170))
-    return Scene(SIDE * CELL, SIDE * CELL, background, tuple(objects[i] for i in order), dots)
+    return Scene(background, tuple(objects[i] for i in order), dots)
 
 
 def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
@@ -119,9 +118,9 @@ def _dots(rng: np.random.Generator, free: np.ndarray) -> tuple[Box, ...]:
     return tuple((x, y, x + 2, y + 2) for x, y in corners)
 
 
-def frame_mask(item: FramedDisc, width: int, height: int) -> np.ndarray:
+def frame_mask(item: FramedDisc) -> np.ndarray:
     """`(H, W)` bool: the pixels of the frame's bars."""
-    mask = np.zeros((height, width), dtype=bool)
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
     x1, y1, x2, y2 = item.box
     t = item.thickness
     mask[y1:y2, x1:x2] = True
@@ -129,19 +128,19 @@ def frame_mask(item: FramedDisc, width: int, height: int) -> np.ndarray:
     return mask
 
 
-def disc_mask(item: FramedDisc, width: int, height: int) -> np.ndarray:
+def disc_mask(item: FramedDisc) -> np.ndarray:
     """`(H, W)` bool: the pixels whose centre lies in the disc."""
     x1, y1, x2, y2 = item.disc_box
-    y, x = np.mgrid[:height, :width] + 0.5
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     return (x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2 <= ((x2 - x1) / 2) ** 2
 
 
 def draw(scene: Scene) -> np.ndarray:
     """`(H, W, 3)` uint8 RGB picture of the scene."""
-    picture = np.full((scene.height, scene.width, 3), scene.background, dtype=np.uint8)
+    picture = np.full((SIDE, SIDE, 3), scene.background, dtype=np.uint8)
     for x1, y1, x2, y2 in scene.dots:
         picture[y1:y2, x1:x2] = DOT_COLOR
     for item in scene.objects:
-        picture[frame_mask(item, scene.width, scene.height)] = COLORS[item.frame]
-        picture[disc_mask(item, scene.width, scene.height)] = COLORS[item.disc]
+        picture[frame_mask(item)] = COLORS[item.frame]
+        picture[disc_mask(item)] = COLORS[item.disc]
     return picture

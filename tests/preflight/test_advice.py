@@ -3,8 +3,8 @@
 import shlex
 
 import pytest
+from preflight.settings import make_setting
 
-from benchmarks.memory import make_setting
 from sayo.preflight.advice import changes, out_of_memory_advice, typed
 from sayo.recipes import ModelSection, load_recipe, recipes_dir
 

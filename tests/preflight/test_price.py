@@ -5,10 +5,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from preflight.settings import make_setting
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.memory import LORA, make_setting, measure_case
+from benchmarks.memory import measure_case
 from benchmarks.models import SHAPES, make_config, make_model
 from sayo.attention import AttentionCapture
 from sayo.preflight.memory import head_stage, memory_of, static_bytes
@@ -97,7 +98,8 @@ def test_sharding_and_lora_take_less(policy):
     peaks = [peak(policy, make_setting(**base, sharding=kind), "update") for kind in SHARDINGS[:4]]
     assert peaks == sorted(peaks, reverse=True)
     assert peak(policy, make_setting(bf16=True, gpus=64, sharding="zero3"), "update") < peaks[-1]
-    assert peak(meta(lora=LORA), make_setting(bf16=True)) < peak(policy, make_setting(bf16=True))
+    lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+    assert peak(meta(lora=lora), make_setting(bf16=True)) < peak(policy, make_setting(bf16=True))
     zero3 = make_setting(**GRPO, **base, sharding="zero3", gather_to_generate=True)
     gathered = memory_of(policy, zero3)["generation"]["weights gathered to generate"]
     assert gathered == pytest.approx(2 * policy.parameters * 7 / 8, abs=8)

@@ -11,9 +11,9 @@ from sayo.toyworld.cold_start import DESCRIBE, answer, describe, in_look_back_fo
 
 
 @pytest.fixture(scope="module")
-def asked(world):
-    scenes = read_scenes(world, "train")
-    questions = json.loads((world / "train_questions.json").read_text())
+def asked(toy):
+    scenes = read_scenes(toy.world, "train")
+    questions = json.loads((toy.world / "train_questions.json").read_text())
     return [(record, scenes[record["imageId"]][0]) for record in questions.values()]
 
 
@@ -43,11 +43,11 @@ def test_a_description_names_every_object(asked):
 
 
 @pytest.fixture
-def rows_of(world, tmp_path):
+def rows_of(toy, tmp_path):
     """The rows of a cold-start file made with some options."""
 
     def write(**options):
-        write_cold_start(world, tmp_path / "a.parquet", **options)
+        write_cold_start(toy.world, tmp_path / "a.parquet", **options)
         return Dataset.from_parquet(str(tmp_path / "a.parquet"), keep_in_memory=True)
 
     return write

@@ -16,6 +16,11 @@ NUM_IMAGES = 40  # of the world that `toy` makes with seed 0
 SPLITS = ("train", "val", "test")
 
 
+@pytest.fixture(scope="module")
+def world(toy):
+    return toy.world
+
+
 def records(world):
     for split in SPLITS:
         questions = json.loads((world / f"{split}_questions.json").read_text())
@@ -45,27 +50,18 @@ def test_every_id_resolves_spans_point_at_names_and_boxes_lie_in_the_picture(wor
             assert node["x"] + node["w"] <= graph["width"] and node["y"] + node["h"] <= graph["height"]
 
 
-def seen_discs(picture):
-    """Frame colour -> disc colour, from the pixels alone.
-
-    A frame is a square whose whole rim has one colour; the disc is the colour in its middle.
-    """
-    pixels = np.asarray(picture)
+def seen_discs(picture, graph):
+    """Frame colour -> disc colour, from the pixels: of the rim of each frame's box, and of its middle."""
+    pixels, discs = np.array(picture), {}
     names = {rgb: name for name, rgb in COLORS.items()}
-    grid = np.array([[names.get(tuple(p), "") for p in row] for row in pixels.tolist()])
-    discs = {}
-    for color in COLORS:
-        corners = np.argwhere(grid == color)
-        for y, x in corners:
-            if (y and grid[y - 1, x] == color) or (x and grid[y, x - 1] == color):
-                continue  # not an upper left corner
-            width = next((i for i, c in enumerate(grid[y, x:]) if c != color), grid.shape[1] - x)
-            height = next((i for i, c in enumerate(grid[y:, x]) if c != color), grid.shape[0] - y)
-            square = grid[y : y + height, x : x + width]
+    for node in graph["objects"].values():
+        if node["name"] == "frame":
+            square = pixels[node["y"] :, node["x"] :][: node["h"], : node["w"]]
             rim = np.concatenate([square[0], square[-1], square[:, 0], square[:, -1]])
-            middle = grid[y + height // 2, x + width // 2]
-            if width == height >= 12 and (rim == color).all() and middle != color:
-                discs[color] = middle
+            (frame,) = {names[rgb] for rgb in map(tuple, rim.tolist())}
+            discs[frame] = names[tuple(square[len(square) // 2, len(square) // 2].tolist())]
+            square[:] = 0
+    assert not names.keys() & set(map(tuple, pixels.reshape(-1, 3).tolist())), "a colour beside all frames"
     return discs
 
 
@@ -84,7 +80,7 @@ def test_answers_are_right_by_the_pixels(world):
     kinds = set()
     for record, graph in records(world):
         with Image.open(world / "images" / f"{record['imageId']}.png") as picture:
-            discs = seen_discs(picture)
+            discs = seen_discs(picture, graph)
         frames = {o["attributes"][0] for o in graph["objects"].values() if o["name"] == "frame"}
         assert discs.keys() == frames
         assert record["answer"] == answer_from_pixels(record["question"], discs), record["question"]

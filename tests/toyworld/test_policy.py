@@ -11,6 +11,7 @@ from toy_runs import FAMILIES
 from transformers import AutoModelForImageTextToText
 
 from sayo.processors import load_auto_processor
+from sayo.rollout import processor_inputs
 from sayo.toyworld.policy import make_policy, make_processor, write_policy
 from sayo.toyworld.scenes import draw, make_scene
 from sayo.toyworld.vocabulary import WORDS, make_tokenizer
@@ -19,55 +20,40 @@ ANSWER = "I look at the yellow one. It holds blue. <answer> blue </answer>"
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def checkpoint(request, tmp_path_factory):
+def loaded(request, tmp_path_factory):
+    """A family, and what the Auto classes load of its checkpoint."""
     out = tmp_path_factory.mktemp(request.param)
     assert 0.5e6 < write_policy(out, request.param) < 2e6
-    return request.param, out
+    return request.param, load_auto_processor(out), AutoModelForImageTextToText.from_pretrained(out).eval()
 
 
 def make_inputs(processor, sizes=((64, 64),)):
+    prompt = [{"role": "system", "content": "Look closely, please!"}, {"role": "user", "content": "Is there one?"}]
     pictures = [Image.fromarray(draw(make_scene(0, i))).resize(size) for i, size in enumerate(sizes)]
-    messages = [
-        [
-            {"role": "system", "content": [{"type": "text", "text": "Look closely, please!"}]},
-            {"role": "user", "content": [{"type": "image", "image": p}, {"type": "text", "text": "Is there one?"}]},
-        ]
-        for p in pictures
-    ]
-    return processor.apply_chat_template(
-        messages,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
+    return processor_inputs(processor, [{"prompt": prompt, "images": [picture]} for picture in pictures], "cpu")
 
 
-def test_auto_classes_load_the_checkpoint_and_logits_are_the_same(checkpoint):
-    family, out = checkpoint
-    processor, model = load_auto_processor(out), AutoModelForImageTextToText.from_pretrained(out)
+def test_auto_classes_load_the_checkpoint_and_logits_are_the_same(loaded):
+    family, processor, model = loaded
     assert type(processor) is type(make_processor(family)) and model.config.model_type == family
     inputs = make_inputs(processor)
     fresh = make_inputs(make_processor(family))
     assert inputs.keys() == fresh.keys() and all(torch.equal(inputs[k], fresh[k]) for k in inputs)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(**inputs).logits, make_policy(family).eval()(**inputs).logits)
+        torch.testing.assert_close(model(**inputs).logits, make_policy(family).eval()(**inputs).logits)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (48, 80)])
-def test_a_token_is_16_by_16_pixels(checkpoint, size):
-    _, out = checkpoint
-    processor = load_auto_processor(out)
+def test_a_token_is_16_by_16_pixels(loaded, size):
+    _, processor, _ = loaded
     inputs = make_inputs(processor, [size])
     count = (inputs["input_ids"] == processor.image_token_id).sum().item()
     assert count == size[0] * size[1] // 256 == inputs["mm_token_type_ids"].sum().item()
     assert processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens == [count]
 
 
-def test_generates_from_a_padded_batch_and_stops_at_the_end_of_the_turn(checkpoint):
-    _, out = checkpoint
-    processor, model = load_auto_processor(out), AutoModelForImageTextToText.from_pretrained(out)
+def test_generates_from_a_padded_batch_and_stops_at_the_end_of_the_turn(loaded):
+    _, processor, model = loaded
     inputs = make_inputs(processor, [(64, 64), (48, 48)])
     assert (inputs["attention_mask"] == 0).any()
     generated = model.generate(**inputs, max_new_tokens=4)
@@ -83,9 +69,8 @@ def test_every_text_survives_the_tokenizer_and_a_word_of_the_world_is_one_token(
     assert all(len(tokenizer(word)["input_ids"]) == 1 for word in WORDS)
 
 
-def test_template_marks_what_the_assistant_says(checkpoint):
-    _, out = checkpoint
-    processor = load_auto_processor(out)
+def test_template_marks_what_the_assistant_says(loaded):
+    _, processor, _ = loaded
     picture = Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8))
     messages = [
         {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "Is there?"}]},

@@ -27,7 +27,7 @@ def test_every_arm_is_a_recipe_of_its_own():
         meanings.add((recipe.model_dump_json(), arm.overrides is None, arm.start, str(arm.steering)))
     assert len(meanings) == len(ARMS)
     for start in STARTS.values():
-        assert not load_recipe(start.recipe, start.overrides).rewards
+        assert not load_recipe(start.recipe, start.overrides or ()).rewards
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
 def test_kills_at_random_moments_and_in_a_save(tmp_path):
     """The published check itself, three kills; every third one waits until a save has begun."""
     command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--mode", "single"]
-    command += ["--work", tmp_path / "work", "--out", tmp_path / "out.json"]
+    command += ["--out", tmp_path / "out.json"]
     root = Path(__file__).parents[2]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
