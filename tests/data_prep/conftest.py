@@ -1,5 +1,6 @@
 """Small data sets on disk that tests spoil in one place each."""
 
+import io
 import json
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,12 @@ QWEN3_VL = {
         "size": {"shortest_edge": 4096, "longest_edge": 16777216},
     },
 }
+
+
+def png() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (200, 100), (9, 99, 200)).save(data, "PNG")
+    return data.getvalue()
 
 
 @dataclass

@@ -179,6 +179,7 @@ def finish(command: list[str]) -> None:
 def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
     gqa = make_gqa(120)
     (gqa.images / "7.jpg").unlink()
+    (gqa.images / "90.jpg").write_text("no picture")
     gqa.write()
     options = ("--rows-per-shard", "2")
     whole = command(gqa, "whole", *options)
@@ -200,7 +201,7 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str
         pq.read_table(path)  # complete or absent
     finish(run)
     assert contents(gqa.root / "killed") == contents(gqa.root / "whole")
-    assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1}
+    assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1, "unreadable_image": 1}
 
 
 def test_linked_images_load_from_where_they_are(make_gqa):
