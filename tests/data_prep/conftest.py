@@ -78,6 +78,11 @@ class Bench:
     def rows(self, out: str = "out") -> list[dict[str, Any]]:
         return pq.read_table(self.root / out / "data").to_pylist()
 
+    def contents(self, out: str = "out") -> dict[str, bytes]:
+        """Every file below `out`."""
+        folder = self.root / out
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     def summary(self, out: str = "out") -> dict[str, Any]:
         return json.loads((self.root / out / "summary.json").read_text())
 

@@ -20,10 +20,6 @@ COLUMNS = (
 ).split()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def load(folder: Path, split: str = "train"):
     return load_dataset(str(folder), split=split, cache_dir=str(folder.parent / "cache"))
 
@@ -126,7 +122,7 @@ def test_splits_share_a_folder_and_a_summary(make_gqa):
 def test_other_settings_name_the_flag_and_overwrite_helps(make_gqa):
     gqa = make_gqa(3)
     assert gqa.prepare().exit_code == 0
-    before = contents(gqa.root / "out")
+    before = gqa.contents()
     result = gqa.prepare("--limit", "2")
     assert result.exit_code == 2
     assert "--limit: None there, 2 now" in result.output
@@ -134,7 +130,7 @@ def test_other_settings_name_the_flag_and_overwrite_helps(make_gqa):
     gqa.questions["q0"]["answer"] = "blue"
     result = gqa.prepare()
     assert (result.exit_code, "--questions" in result.output) == (2, True)
-    assert contents(gqa.root / "out") == before
+    assert gqa.contents() == before
     assert gqa.prepare("--overwrite").exit_code == 0
     assert load(gqa.root / "out")[0]["solution"] == "blue"
 
@@ -143,13 +139,13 @@ def test_finished_shards_are_left_alone(make_gqa):
     gqa = make_gqa(4)
     gqa.prepare("--rows-per-shard", "2")
     first, second = sorted((gqa.root / "out" / "data").iterdir())
-    stamp, whole = first.stat().st_mtime_ns, contents(gqa.root / "out")
+    stamp, whole = first.stat().st_mtime_ns, gqa.contents()
     second.unlink()
     (gqa.root / "out" / "data" / f".{second.name}.123.tmp").write_bytes(b"half a shard")
     result = gqa.prepare("--rows-per-shard", "2")
     assert "1 of 2 shards are there already" in result.output
     assert first.stat().st_mtime_ns == stamp
-    assert contents(gqa.root / "out") == whole
+    assert gqa.contents() == whole
 
 
 def test_foreign_file_in_the_folder_is_named(make_gqa):
@@ -200,7 +196,7 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     for path in data.glob("*.parquet"):
         pq.read_table(path)  # complete or absent
     finish(run)
-    assert contents(gqa.root / "killed") == contents(gqa.root / "whole")
+    assert gqa.contents("killed") == gqa.contents("whole")
     assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1, "unreadable_image": 1}
 
 
