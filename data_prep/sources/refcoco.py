@@ -30,13 +30,13 @@ class RefcocoSource(RecordSource):
         (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
         self.instances = self._files(instances, "RefCOCO instances.json") if instances else []
         self._wanted = ("", _SAME_SPLIT.get(split, split))
-        self._lines = refs.suffix == ".jsonl"
+        self._lines = self.refs.suffix == ".jsonl"
         if not self._lines and not self.instances:
-            raise PrepareError(f"--instances: give the instances.json that lies beside {refs}")
-        self._refs = [] if self._lines else plain_pickle.load(refs)
+            raise PrepareError(f"--instances: give the instances.json that lies beside {self.refs}")
+        self._refs = [] if self._lines else plain_pickle.load(self.refs)
         if not isinstance(self._refs, list):
             raise PrepareError(f"{refs} holds a {type(self._refs).__name__}, expected a list of refs")
-        super().__init__({"--refs": [refs], **({"--instances": self.instances} if instances else {})})
+        super().__init__({"--refs": [self.refs], **({"--instances": self.instances} if instances else {})})
         if len(self) == 0:
             there = ", ".join(sorted({_split_of(record) for _, record in self._all()})) or "none"
             raise PrepareError(f"--split: {refs} holds no expression of the split {split!r}; there are: {there}")
