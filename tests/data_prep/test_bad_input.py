@@ -221,6 +221,8 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
         (["--limit", "0"], "--limit"),
         (["--num-proc", "0"], "--num-proc"),
         (["--split", "a/b"], "--split"),
+        (["--hard"], "give --processor as well"),
+        (["--threshold", "0.2"], "give --processor as well"),
     ],
 )
 def test_unusable_options_are_named(make_gqa, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch):
