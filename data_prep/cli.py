@@ -1,8 +1,6 @@
 """`sayo prepare <source>`, one command for each entry of sources.yaml, `sayo map` and `sayo mix`.
 
 Mounted by sayo.cli. Heavy imports stay inside.
-
-No `from __future__ import annotations` here: typer reads the annotations as objects.
 """
 
 import gc

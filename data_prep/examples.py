@@ -28,16 +28,15 @@ class Example(NamedTuple):
 
     Attributes:
         images: file names inside the image folder; the suffix may be left out (GQA knows images by id only).
-        annotated_sizes: (W, H) in pixels in which the regions were drawn, per image; None where unknown.
-        answers: every accepted answer, `solution` first.
+        drawn_size: (W, H) in pixels in which the regions were drawn on each image; None where unknown.
+        answers: every accepted answer, the solution first.
     """
 
     id: str
     question: str
-    solution: str
     answers: tuple[str, ...]
     images: tuple[str | EmbeddedImage, ...]
-    annotated_sizes: tuple[tuple[int, int] | None, ...]
+    drawn_size: tuple[int, int] | None
     regions: tuple[Region, ...]
     question_type: str
     source: str

@@ -11,7 +11,6 @@ from sayo.geometry.boxes import (  # noqa: F401  the fields of a region, for the
     check_pixels,
     is_integer,
     number,
-    numbers,
 )
 
 _WIDEST = 1e7  # pixels: no picture is wider

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data_prep.examples import PrepareError, RejectedError
 
@@ -104,6 +104,10 @@ def parse_image(name: str, data: bytes) -> ImageFile:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RejectedError("decompression_bomb", f"{short}: {error}") from None
+    except UnidentifiedImageError:  # its own message names an address in memory, and two runs would differ by it
+        raise RejectedError(
+            "unreadable_image", f"{short} ({len(data)} bytes) is none of {', '.join(FORMATS)}"
+        ) from None
     except Exception as error:  # a decoder fed with a broken header raises nearly anything
         reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
         raise RejectedError(reason, f"{short} ({len(data)} bytes): {error}") from None

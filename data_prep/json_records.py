@@ -53,12 +53,6 @@ def digest_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def count_and_digest(files: Iterable[Path]) -> tuple[int, str]:
-    """(number of records in JSON files, digest of their contents)."""
-    files = list(files)
-    return sum(1 for file in files for _ in iter_records(file)), digest_of(files)
-
-
 def iter_records(path: Path) -> Iterator[tuple[str | None, Any]]:
     """Yield (key, record) of a top-level `{"key": record, ...}`, or (None, record) of a top-level list.
 

@@ -41,16 +41,11 @@ def mix_parts(
     rows_per_shard: int = 2000,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Draw rows and write them, the parts evenly interleaved.
+    """Draw rows and write them, the parts evenly interleaved; the arguments are the options of `sayo mix`.
 
     Args:
         parts: folders of prepared data, each with the number of rows to draw ("data/gqa:16000") or without (all);
             earlier ones come first: a picture that one has used is not used by a later one.
-        seed: decides which rows are drawn, and which pictures go to validation.
-        split: the split that is read of every part.
-        validation: share of pictures whose rows go to the split `validation`, from 0 to less than 1.
-        exclude: prepared data (any split) whose pictures must not be in the mix, such as a benchmark.
-        genome_images: Visual Genome's image_data.json, which says which of its and GQA's pictures are COCO's.
 
     Returns:
         the summary (see `data_prep.card.write_card`).

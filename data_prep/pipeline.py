@@ -8,7 +8,7 @@ import re
 from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -47,10 +47,7 @@ def prepare(
         image_folder: where the images are; names that lead out of it are rejected. None if the source embeds them.
         out: folder of the data set; other splits that it holds are left alone.
         mapper: adds the token columns; None leaves them null.
-        limit: read only the first `limit` questions.
-        rows_per_shard: questions per file.
-        link_images: store paths instead of bytes.
-        overwrite: make the split again even if it is there.
+        split, limit, num_proc, rows_per_shard, link_images, overwrite: the options of `sayo prepare`.
 
     Returns:
         the summary (see `data_prep.card.write_card`).
@@ -81,7 +78,7 @@ def prepare(
             say(f"{len(done)} of {len(paths)} shards are there already; --overwrite would make them again")
         advance(sum(done.values()))
         shards = _shards(source, total, paths, rows_per_shard, done)
-        jobs = ((shard, builder, schema, settings) for shard in shards)
+        jobs = ((path, entries, builder, schema, settings) for path, entries in shards)
         for rows in run_jobs(write_shard, jobs, num_proc):
             advance(rows)
     summary = write_card(out)
@@ -99,17 +96,10 @@ def check_options(image_folder: Path | None, split: str) -> None:
         raise PrepareError(f"--split: {split!r} cannot name a split; use letters, digits and _ such as train or val")
 
 
-class Shard(NamedTuple):
-    """A stretch of the source's questions and the file that holds those of them that are kept."""
-
-    path: Path
-    entries: list[Example | Rejected]
-
-
 def _shards(
     source: RecordSource, total: int, paths: list[Path], rows_per_shard: int, done: Container[Path]
-) -> Iterator[Shard]:
-    """The shards that are still to be made. The first question of an id stays; later ones are rejected."""
+) -> Iterator[tuple[Path, list[Example | Rejected]]]:
+    """(file, its questions) of each shard to be made. The first question of an id stays; later ones are rejected."""
     with database() as connection:
         seen, entries = SeenIds(connection), islice(source, total)
         for path in paths:
@@ -119,18 +109,24 @@ def _shards(
                     detail = "an earlier question has this id; the first one is kept"
                     stretch[index] = Rejected(entry.id, "duplicate_id", detail)
             if path not in done:
-                yield Shard(path, stretch)
+                yield path, stretch
 
 
-def write_shard(shard: Shard, build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any]) -> int:
+def write_shard(
+    path: Path,
+    entries: list[Example | Rejected],
+    build_row: RowBuilder,
+    schema: pa.Schema,
+    settings: dict[str, Any],
+) -> int:
     """Build the rows of a shard and write it.
 
     Returns:
         the number of rows read.
     """
-    with ShardWriter(shard.path, schema) as writer:
+    with ShardWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
-        for entry in shard.entries:
+        for entry in entries:
             try:
                 if isinstance(entry, Rejected):
                     raise RejectedError(entry.reason, entry.detail)

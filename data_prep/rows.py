@@ -1,6 +1,5 @@
 """One example -> one parquet row: image bytes, clipped regions, and the visual tokens that they cover."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -108,13 +107,13 @@ class RowBuilder:
         _check_text(example)
         images = [self._open(image) for image in example.images]
         sizes = [image.size for image in images]
-        regions = [_place(region, images, example.annotated_sizes) for region in example.regions]
+        regions = [_place(region, images, example.drawn_size) for region in example.regions]
         return {
             "id": example.id,
             "prompt": [{"role": "user", "content": example.question}],
             "images": [self._stored(image) for image in images],
             "question": example.question,
-            "solution": example.solution,
+            "solution": example.answers[0],
             "answers": list(example.answers),
             "regions": [region.row() for region in regions],
             "has_region": bool(regions),
@@ -139,22 +138,22 @@ class RowBuilder:
         return {"bytes": image.data, "path": image.name}
 
 
-def _place(region: Region, images: list[ImageFile], annotated_sizes: Sequence[tuple[int, int] | None]) -> Region:
+def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] | None) -> Region:
     """The region in pixels of the upright picture, clipped to it.
 
-    Regions count in the picture as it is shown, unless the annotated size says that they were drawn on its side.
+    Regions count in the picture as it is shown, unless the size says that they were drawn on its side.
     """
     if not 0 <= region.image < len(images):
         raise RejectedError("malformed_record", f"a region of image {region.image}, the row has {len(images)}")
-    image, annotated = images[region.image], annotated_sizes[region.image]
+    image = images[region.image]
     try:
-        if annotated is None or tuple(annotated) == image.size:
+        if drawn_size is None or drawn_size == image.size:
             return region.fit(image.size)
-        if tuple(annotated) == image.stored_size:
+        if drawn_size == image.stored_size:
             return region.fit(image.stored_size).turn(image.stored_size, image.orientation)
     except RegionError as error:
         raise RejectedError(error.reason, f"{error.detail}; {image.name}") from None
-    (width, height), (drawn_width, drawn_height) = image.size, annotated
+    (width, height), (drawn_width, drawn_height) = image.size, drawn_size
     raise RejectedError(
         "image_size_differs",
         f"{image.name} is {width}x{height}, its boxes were drawn at {drawn_width}x{drawn_height}",

@@ -3,13 +3,13 @@
 A source raises PrepareError for a file that is missing or cannot be read, and counts a record that it cannot use.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Box, EmbeddedImage, Example, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
-from data_prep.json_records import list_files
+from data_prep.json_records import digest_of, iter_lines, list_files
 from data_prep.store import RecordStore, database
 
 Lookup = Callable[[str], Any]
@@ -19,14 +19,24 @@ Lookup = Callable[[str], Any]
 class RecordSource:
     """A source that reads its records one after another.
 
-    A subclass sets `name`, `license`, `_count` (of records) and `_settings` (option -> digest of its files, or its
-    value: what a finished shard must share to be kept). `_records()` yields (row id, where it stands, record, or the
-    ValueError that reading it gave); `_build(row_id, record, lookup)` makes the example or raises RejectedError;
-    `_lookup_records()` yields (key, JSON value) of what is looked up in a second file.
+    A subclass sets `name` and `license`. `_records()` yields (row id, where it stands, record, or the ValueError that
+    reading it gave); `_build(row_id, record, lookup)` makes the example or raises RejectedError; `_lookup_records()`
+    yields (key, JSON value) of what is looked up in a second file.
+
+    Args:
+        files: option -> the files it names; a finished shard is kept while their contents and `settings` are the same.
+        settings: other options that the rows depend on.
+        count: number of records, where it is known without reading them.
     """
 
     name: str
     license: str
+
+    def __init__(
+        self, files: Mapping[str, Iterable[Path]], settings: Mapping[str, Any] | None = None, count: int | None = None
+    ):
+        self._count = sum(1 for _ in self._records()) if count is None else count
+        self._settings = {option: digest_of(paths) for option, paths in files.items()} | dict(settings or {})
 
     def __len__(self) -> int:
         """Number of records, the rejected ones included."""
@@ -65,9 +75,8 @@ class RecordSource:
     ) -> Example:
         """An example; the first of `answers` is its solution, `size` (W, H) that of all its images."""
         images = (images,) if isinstance(images, str | EmbeddedImage) else tuple(images)
-        sizes = ((size[0], size[1]) if size else None,) * len(images)
         rest = tuple(regions), question_type, self.name, self.license
-        return Example(row_id, question, answers[0], tuple(answers), images, sizes, *rest)
+        return Example(row_id, question, tuple(answers), images, tuple(size) if size else None, *rest)
 
 
 def region_of(box: Any, role: Any = "answer", label: Any = "", **more: Any) -> Region:
@@ -87,6 +96,14 @@ def id_of(record: Any, place: str, *fields: str) -> str:
     return ids[0] if ids else place
 
 
+def records_of_lines(files: Iterable[Path], id_field: str) -> Iterator[tuple[str, str, Any]]:
+    """What `_records` yields, of JSON lines."""
+    for file in files:
+        for line, record in iter_lines(file):
+            place = f"{file.name}:{line}"
+            yield id_of(record, place, id_field), place, record
+
+
 def optional_text(record: dict, field: str, default: str = "unknown") -> str:
     """The text of a field that may be left out."""
     return default if record.get(field) is None else text(record, field)
@@ -100,14 +117,10 @@ def list_of(record: dict, field: str, least: int = 0) -> list:
     return value
 
 
-def with_choices(question: str) -> str:
-    """A multiple-choice question that ends with the request for a letter.
+def multiple_choice(question: str, letter: str, option: str) -> tuple[str, tuple[str, ...]]:
+    """(the question with a request for a letter, accepted answers: the letter, and the option unless it could be one).
 
     The benchmarks ask for it "directly", which would forbid the reasoning that a prompt's suffix may ask for.
     """
-    return f"{question.strip()}\nAnswer with the option's letter from the given choices."
-
-
-def choice_answers(letter: str, option: str) -> tuple[str, ...]:
-    """Accepted answers: the letter, and the option's text unless that could be taken for a letter."""
-    return (letter, option) if len(option.strip()) > 1 else (letter,)
+    question = f"{question.strip()}\nAnswer with the option's letter from the given choices."
+    return question, (letter, option) if len(option.strip()) > 1 else (letter,)

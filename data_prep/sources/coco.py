@@ -29,8 +29,7 @@ _TABLES = """
 CREATE TABLE image (id PRIMARY KEY, file_name, width, height, license);
 CREATE TABLE license (id PRIMARY KEY, name);
 CREATE TABLE annotation (id PRIMARY KEY, image_id, value);
-CREATE TABLE scene (id INTEGER PRIMARY KEY, examples);
-CREATE TABLE question (scene_id, number, template, category, answer, digest);
+CREATE TABLE question (template, category, answer, digest, example);
 CREATE TABLE answer_limit (template, category, most);
 CREATE TABLE rejected (id, reason, detail);
 """
@@ -39,7 +38,6 @@ SELECT image.id, file_name, width, height, ifnull(name, 'unknown'), annotation.i
 LEFT JOIN license ON license = license.id LEFT JOIN annotation ON image_id = image.id ORDER BY image.id, annotation.id
 """
 _WITHOUT_IMAGE = "SELECT id, image_id FROM annotation WHERE image_id NOT IN (SELECT id FROM image) ORDER BY id"
-_QUESTIONS = "SELECT scene_id, number, examples FROM question JOIN scene ON id = scene_id ORDER BY question.rowid"
 _FREQUENCIES = "SELECT template, category, count(*) FROM question GROUP BY template, category, answer"
 # An answer may be as frequent as the second most frequent one of its template and class; this many of it stay where
 # there is no second one. Those with the lowest digests stay.
@@ -79,11 +77,8 @@ class CocoSource(RecordSource):
     def __iter__(self) -> Iterator[Example | Rejected]:
         for row in self._db.execute("SELECT id, reason, detail FROM rejected ORDER BY rowid"):
             yield Rejected(*row)
-        for _, rows in groupby(self._db.execute(_QUESTIONS), key=itemgetter(0)):
-            examples: list[Example] = []
-            for _, index, pickled in rows:
-                examples = examples or pickle.loads(pickled)  # of this process's own temporary file
-                yield examples[index]
+        for (pickled,) in self._db.execute("SELECT example FROM question ORDER BY rowid"):
+            yield pickle.loads(pickled)  # of this process's own temporary file
 
     def _read_file(self) -> None:
         """Put images and annotations into the database."""
@@ -129,11 +124,8 @@ class CocoSource(RecordSource):
         shared = list(self._categories.values()), self.license, seed, least_area, per_image
         jobs = ((scenes, *shared) for scenes in self._scenes())
         processes = num_proc if self._rows_of("image") > _SCENES_PER_JOB else 1
-        for scenes, rejected in run_jobs(ask_about, jobs, processes):
-            for examples, asked in scenes:
-                scene_id = self._db.execute("INSERT INTO scene VALUES (NULL, ?)", [examples]).lastrowid
-                rows = ((scene_id, number, *question) for number, question in enumerate(asked))
-                self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)", rows)
+        for asked, rejected in run_jobs(ask_about, jobs, processes):
+            self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?)", asked)
             for key, error in rejected:
                 self._reject(f"annotation {key}", error)
         for key, image_id in self._db.execute(_WITHOUT_IMAGE).fetchall():
@@ -164,18 +156,18 @@ class CocoSource(RecordSource):
 
 def ask_about(
     images: Sequence[tuple], categories: Sequence[Category], license: str, seed: int, least_area: float, most: int
-) -> tuple[list[tuple[bytes, list[tuple]]], list[tuple[Any, RejectedError]]]:
+) -> tuple[list[tuple], list[tuple[Any, RejectedError]]]:
     """Questions about some images; this runs in workers.
 
     Args:
         images: of each image id, file name, width, height, licence, and (id, JSON) of its annotations.
 
     Returns:
-        for each image its pickled examples, and (template, class, answer, digest) of each; then (annotation id, what
-        is wrong with it) of those that were rejected.
+        (template, class, answer, digest, pickled example) of each question; then (annotation id, what is wrong with
+        it) of those that were rejected.
     """
     by_id, siblings = {category.id: category for category in categories}, siblings_of(categories)
-    scenes: list[tuple[bytes, list[tuple]]] = []
+    asked: list[tuple] = []
     rejected: list[tuple[Any, RejectedError]] = []
     for image_id, file_name, width, height, image_license, records in images:
         size = width, height
@@ -183,17 +175,15 @@ def ask_about(
         things, blocked = _things(entries, size, by_id, rejected)
         scene = Scene(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
         mask_of = cache(lambda key: _mask(entries[key].get("segmentation"), size))  # noqa: B023
-        examples, asked = [], []
         for digest, question in questions(scene, most):
             roles = ("answer", question.answer_things), ("evidence", question.evidence_things)
             shown = [(role, thing) for role, things in roles for thing in things]
             used = [region_of(thing.box, role, scene.name_of(thing), mask=mask_of(thing.id)) for role, thing in shown]
             template, name, category, text, answer, *_ = question
-            asked.append((template, category, answer, digest))
-            fields = f"{image_id}-{name}", text, answer, (answer,), (file_name,), (size,)
-            examples.append(Example(*fields, tuple(used), template, "coco", f"{license}, image: {image_license}"))
-        scenes.append((pickle.dumps(examples), asked))
-    return scenes, rejected
+            fields = f"{image_id}-{name}", text, (answer,), (file_name,), size, tuple(used)
+            example = Example(*fields, template, "coco", f"{license}, image: {image_license}")
+            asked.append((template, category, answer, digest, pickle.dumps(example)))
+    return asked, rejected
 
 
 def _mask(segmentation: Any, size: tuple[int, int]) -> Any:

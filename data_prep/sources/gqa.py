@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import box_of_xywh, identifier, image_size, text
-from data_prep.json_records import count_and_digest, digest_of, iter_records
+from data_prep.json_records import iter_records
 from data_prep.sources.base import Lookup, RecordSource, id_of, region_of
 
 # "shirt (1132412)", "fence (1132419) ", "sharks,to the right of,s (-)", "people (12,34)"; but not "not(black)"
@@ -106,9 +106,8 @@ class GqaSource(RecordSource):
         self.question_files = self._files(questions, "GQA questions")
         self.graph_files = self._files(scene_graphs, "GQA scene graphs")
         self.license = license
-        self._count, digest = count_and_digest(self.question_files)
-        graphs = digest_of(self.graph_files)
-        self._settings = {"--questions": digest, "--scene-graphs": graphs, "--license": license}
+        files = {"--questions": self.question_files, "--scene-graphs": self.graph_files}
+        super().__init__(files, {"--license": license})
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
         return ((key or "", _compact(graph)) for file in self.graph_files for key, graph in iter_records(file))

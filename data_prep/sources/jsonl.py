@@ -25,8 +25,7 @@ from PIL import Image
 from data_prep.examples import Box, Example, PrepareError, Region, RejectedError
 from data_prep.fields import as_record, box_of_xywh, box_of_xyxy, check_normalised, image_size, number, text, weight_of
 from data_prep.images import read_image
-from data_prep.json_records import digest_of, iter_lines
-from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, optional_text, pixel_box
+from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text, pixel_box, records_of_lines
 from sayo.geometry import masks
 
 _FIELDS = {"id", "image", "images", "question", "answer", "regions", "type", "license", "width", "height", "extra"}
@@ -48,14 +47,10 @@ class JsonlSource(RecordSource):
         if mask_folder is not None and not mask_folder.is_dir():
             raise PrepareError(f"--masks: {mask_folder} is not a folder; give the one that holds the mask pictures")
         self.mask_folder, self.license = mask_folder, license
-        self._count = sum(1 for file in self.files for _ in iter_lines(file))
-        self._settings = {"--questions": digest_of(self.files), "--license": license}
+        super().__init__({"--questions": self.files}, {"--license": license})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
-        for file in self.files:
-            for line, record in iter_lines(file):
-                place = f"{file.name}:{line}"
-                yield id_of(record, place, "id"), place, record
+        return records_of_lines(self.files, "id")
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         _no_other(record, _FIELDS)

@@ -4,14 +4,13 @@ Two forms: the original `refs(unc).p` with `instances.json` (masks; boxes xywh),
 `expression` and `bbox` (boxes xyxy). The question asks for the object's box, the answer is the box in whole pixels.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Example, PrepareError, RejectedError
 from data_prep.fields import as_record, box_of_xywh, box_text, identifier, image_size, text
-from data_prep.json_records import digest_of, iter_lines, iter_members
+from data_prep.json_records import iter_lines, iter_members
 from data_prep.sources import plain_pickle
 from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
 
@@ -31,20 +30,16 @@ class RefcocoSource(RecordSource):
         (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
         self.instances = self._files(instances, "RefCOCO instances.json") if instances else []
         self._wanted = ("", _SAME_SPLIT.get(split, split))
-        self._lines = refs.suffix == ".jsonl"
+        self._lines = self.refs.suffix == ".jsonl"
         if not self._lines and not self.instances:
-            raise PrepareError(f"--instances: give the instances.json that lies beside {refs}")
-        self._refs = [] if self._lines else plain_pickle.load(refs)
+            raise PrepareError(f"--instances: give the instances.json that lies beside {self.refs}")
+        self._refs = [] if self._lines else plain_pickle.load(self.refs)
         if not isinstance(self._refs, list):
             raise PrepareError(f"{refs} holds a {type(self._refs).__name__}, expected a list of refs")
-        splits = Counter(_split_of(record) for _, record in self._all())
-        self._count = sum(splits[name] for name in self._wanted)
-        if self._count == 0:
-            there = ", ".join(sorted(splits)) or "none"
+        super().__init__({"--refs": [self.refs], **({"--instances": self.instances} if instances else {})})
+        if len(self) == 0:
+            there = ", ".join(sorted({_split_of(record) for _, record in self._all()})) or "none"
             raise PrepareError(f"--split: {refs} holds no expression of the split {split!r}; there are: {there}")
-        self._settings = {"--refs": digest_of([refs])}
-        if instances:
-            self._settings["--instances"] = digest_of(self.instances)
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
         """("annotations 12", record), ("images 3", record) and ("categories 18", name) of the COCO file."""

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, RejectedError
 from data_prep.fields import as_record, text
-from data_prep.json_records import digest_of
 from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
 
 _COLUMNS = ("id", "question", "answer", "image", "focus_areas_bbox", "source")
@@ -28,7 +27,7 @@ class RefocusSource(RecordSource):
 
     def __init__(self, files: str | Path):
         self.files = self._files(files, "ReFocus_Data parquet files", ".parquet")
-        self._count = 0
+        count = 0
         for file in self.files:
             try:
                 metadata = pq.ParquetFile(file)
@@ -36,8 +35,8 @@ class RefocusSource(RecordSource):
                 raise PrepareError(f"{file} is not a parquet file ({error})") from None
             if missing := [name for name in _COLUMNS if name not in metadata.schema_arrow.names]:
                 raise PrepareError(f"{file} lacks the columns {', '.join(missing)}: is it ReFocus_Data?")
-            self._count += metadata.metadata.num_rows
-        self._settings = {"--files": digest_of(self.files)}
+            count += metadata.metadata.num_rows
+        super().__init__({"--files": self.files}, count=count)
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
         for file in self.files:

@@ -19,7 +19,7 @@ from typing import Any
 
 from data_prep.examples import Example, RejectedError
 from data_prep.fields import as_record, box_of_xywh, check_normalised, identifier, text
-from data_prep.json_records import digest_of, iter_members
+from data_prep.json_records import iter_members
 from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, region_of
 
 _SIDES = ("top_left_x", "top_left_y", "width", "height")
@@ -38,8 +38,7 @@ class TextVqaSource(RecordSource):
     def __init__(self, questions: str | Path, ocr: str | Path):
         self.question_files = self._files(questions, "TextVQA questions")
         self.ocr_files = self._files(ocr, "TextVQA OCR file")
-        self._count = sum(1 for _ in self._records())
-        self._settings = {"--questions": digest_of(self.question_files), "--ocr": digest_of(self.ocr_files)}
+        super().__init__({"--questions": self.question_files, "--ocr": self.ocr_files})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
         for index, record in enumerate(_data(self.question_files)):

@@ -18,8 +18,7 @@ from typing import Any
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, RejectedError
 from data_prep.fields import text
-from data_prep.json_records import digest_of
-from data_prep.sources.base import Lookup, RecordSource, choice_answers, id_of, pixel_box, region_of, with_choices
+from data_prep.sources.base import Lookup, RecordSource, id_of, multiple_choice, pixel_box, region_of
 
 _COLUMNS = ("index", "image", "question", "multi-choice options", "answer", "category", "target_instances")
 _LONGEST_FIELD = 1 << 28  # characters of one picture
@@ -33,8 +32,7 @@ class TreeBenchSource(RecordSource):
 
     def __init__(self, file: str | Path):
         (self.file, *_) = self._files(file, "TreeBench table", ".tsv")
-        self._count = sum(1 for _ in self._records())
-        self._settings = {"--file": digest_of([self.file])}
+        super().__init__({"--file": [self.file]})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
         csv.field_size_limit(_LONGEST_FIELD)
@@ -64,6 +62,6 @@ class TreeBenchSource(RecordSource):
         if not isinstance(boxes, list | tuple) or not boxes:
             raise RejectedError("malformed_record", f"target_instances is {record['target_instances'][:200]!r}")
         regions = [region_of(pixel_box(box, "target_instances")) for box in boxes]
-        question = with_choices(question if options in question else f"{question} Options:\n{options}")
-        answers = choice_answers(letter, record.get(letter) or "")
+        question = question if options in question else f"{question} Options:\n{options}"
+        question, answers = multiple_choice(question, letter, record.get(letter) or "")
         return self._example(row_id, question, answers, image, regions, question_type=category)

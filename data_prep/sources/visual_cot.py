@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.examples import Example, RejectedError
 from data_prep.fields import as_record, box_text, image_size, text
-from data_prep.json_records import count_and_digest, digest_of, iter_lines, iter_records
+from data_prep.json_records import iter_lines, iter_records
 from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text, pixel_box, region_of
 
 _REQUEST = re.compile(r"\s*Please provide the bounding box coordinate.*$", re.IGNORECASE | re.DOTALL)
@@ -28,10 +28,7 @@ class VisualCotSource(RecordSource):
 
     def __init__(self, questions: str | Path):
         self.files = self._files(questions, "Visual-CoT questions", ".json*")
-        lines = [file for file in self.files if file.suffix == ".jsonl"]
-        self._count = sum(1 for file in lines for _ in iter_lines(file))
-        self._count += count_and_digest(file for file in self.files if file.suffix != ".jsonl")[0]
-        self._settings = {"--questions": digest_of(self.files)}
+        super().__init__({"--questions": self.files})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
         for file in self.files:

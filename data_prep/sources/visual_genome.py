@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.examples import Example, Region, RejectedError
 from data_prep.fields import as_record, box_of_xywh, identifier, image_size, text
-from data_prep.json_records import digest_of, iter_records
+from data_prep.json_records import iter_records
 from data_prep.sources.base import Lookup, RecordSource, id_of, list_of, region_of
 
 _FOLDERS = ("VG_100K", "VG_100K_2")
@@ -28,8 +28,7 @@ class VisualGenomeSource(RecordSource):
         self.question_files = self._files(questions, "Visual Genome question_answers.json")
         self.image_files = self._files(image_data, "Visual Genome image_data.json")
         self._nested = any((images / folder).is_dir() for folder in _FOLDERS)
-        self._count = sum(1 for _ in self._records())
-        self._settings = {"--questions": digest_of(self.question_files), "--image-data": digest_of(self.image_files)}
+        super().__init__({"--questions": self.question_files, "--image-data": self.image_files})
 
     def _lookup_records(self) -> Iterator[tuple[str, Any]]:
         """(image id, [size, folder])."""

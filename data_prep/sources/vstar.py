@@ -17,16 +17,14 @@ from typing import Any
 from data_prep.examples import Example, RejectedError
 from data_prep.fields import as_record, box_of_xywh, text
 from data_prep.images import find_image
-from data_prep.json_records import digest_of, iter_lines
 from data_prep.sources.base import (
     Lookup,
     RecordSource,
-    choice_answers,
-    id_of,
     list_of,
+    multiple_choice,
     pixel_box,
+    records_of_lines,
     region_of,
-    with_choices,
 )
 
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*\S)", re.MULTILINE)
@@ -43,13 +41,10 @@ class VstarSource(RecordSource):
 
     def __init__(self, questions: str | Path, images: Path):
         self.files, self.images = self._files(questions, "V*Bench questions", ".jsonl"), images
-        self._count = sum(1 for _ in self._records())
-        self._settings = {"--questions": digest_of([*self.files, *sorted(images.glob("*/*.json"))])}
+        super().__init__({"--questions": [*self.files, *sorted(images.glob("*/*.json"))]})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:
-        for file in self.files:
-            for line, record in iter_lines(file):
-                yield id_of(record, f"{file.name}:{line}", "image"), f"{file.name}:{line}", record
+        return records_of_lines(self.files, "image")
 
     def _build(self, row_id: str, record: dict[str, Any], lookup: Lookup) -> Example:
         image, asked, letter = (text(record, field) for field in ("image", "text", "label"))
@@ -63,7 +58,7 @@ class VstarSource(RecordSource):
         regions = [
             region_of(pixel_box(box, "bbox", box_of_xywh), label=name) for box, name in zip(boxes, names, strict=True)
         ]
-        question, answers = with_choices(_INSTRUCTION.sub("", asked)), choice_answers(letter, options[letter])
+        question, answers = multiple_choice(_INSTRUCTION.sub("", asked), letter, options[letter])
         return self._example(row_id, question, answers, image, regions, question_type=text(record, "category"))
 
     def _annotation(self, name: str) -> dict[str, Any]:

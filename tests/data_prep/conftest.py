@@ -1,5 +1,6 @@
 """Small data sets on disk that tests spoil in one place each."""
 
+import io
 import json
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,12 @@ QWEN3_VL = {
         "size": {"shortest_edge": 4096, "longest_edge": 16777216},
     },
 }
+
+
+def png() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (200, 100), (9, 99, 200)).save(data, "PNG")
+    return data.getvalue()
 
 
 @dataclass
@@ -70,6 +77,11 @@ class Bench:
 
     def rows(self, out: str = "out") -> list[dict[str, Any]]:
         return pq.read_table(self.root / out / "data").to_pylist()
+
+    def contents(self, out: str = "out") -> dict[str, bytes]:
+        """Every file below `out`."""
+        folder = self.root / out
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def summary(self, out: str = "out") -> dict[str, Any]:
         return json.loads((self.root / out / "summary.json").read_text())

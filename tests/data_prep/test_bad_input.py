@@ -41,6 +41,11 @@ def link_outside(gqa) -> None:
     (gqa.images / "1.jpg").symlink_to(outside)
 
 
+def foreign_shard(root: Path) -> None:
+    (root / "out" / "data").mkdir(parents=True)
+    (root / "out" / "data" / "train-00000-of-00001.parquet").write_bytes(b"not parquet")
+
+
 def bomb(gqa) -> None:
     """A PNG header that claims 40000 x 40000 pixels."""
     data = io.BytesIO()
@@ -193,10 +198,10 @@ def test_nothing_kept_is_an_error_and_leaves_the_reasons(make_gqa):
         (lambda root: (root / "questions.json").write_text(""), "empty"),
         (lambda root: (root / "questions.json").write_text('{"a": {"b"'), "not a usable JSON file"),
         (lambda root: (root / "graphs.json").write_text("[1, 2"), "not a usable JSON file"),
-        (lambda root: (root / "questions.json").unlink(), "no GQA questions at"),
         (lambda root: shutil.rmtree(root / "images"), "is not a folder"),
         (lambda root: (root / "out").write_text(""), "is a file"),
         (lambda root: (root / "out").mkdir() or (root / "out" / "thesis.txt").write_text(""), "holds other files"),
+        (foreign_shard, "was not written by"),
     ],
 )
 def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
@@ -216,6 +221,8 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
         (["--limit", "0"], "--limit"),
         (["--num-proc", "0"], "--num-proc"),
         (["--split", "a/b"], "--split"),
+        (["--hard"], "give --processor as well"),
+        (["--threshold", "0.2"], "give --processor as well"),
     ],
 )
 def test_unusable_options_are_named(make_gqa, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch):

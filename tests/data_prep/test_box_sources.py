@@ -1,14 +1,14 @@
 """Sources that give boxes in pixels: Visual-CoT, Visual Genome and ReFocus_Data, and the samples of two of them."""
 
-import io
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pycocotools import mask as coco
+
+from tests.data_prep.conftest import png
 
 SAMPLES = Path(__file__).parent / "samples"
 # file -> (source, rows, split, field of the image, of the question, of the boxes, and boxes of some rows as they were
@@ -133,12 +133,6 @@ TEXTS = [(name, pa.string()) for name in ("id", "question", "answer", "source")]
 SCHEMA = pa.schema([*TEXTS, ("image", PICTURE), ("edited_image", PICTURE), ("focus_areas_bbox", LISTS)])
 
 
-def png() -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (200, 100), (9, 99, 200)).save(data, "PNG")
-    return data.getvalue()
-
-
 def chart(number: int, boxes: dict | None, **more) -> dict:
     return {"id": f"r{number}", "question": "How many bars?", "answer": "2", "edited_image": None,
             "image": {"bytes": png(), "path": f"{number}.png"}, "focus_areas_bbox": boxes, "source": "chartqa_h_bar",
@@ -202,20 +196,8 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("prepare", "sound", "bad", "reason"),
-    [(prepare, sound, *case) for prepare, (sound, cases) in BAD.items() for case in cases],
-)
-def test_bad_records_are_named(bench, prepare, sound: dict, bad, reason: str):
-    assert prepare(bench, sound, bad).exit_code == 0
-    assert bench.summary()["rejected_by_reason"] == {reason: 1}
-
-
-def test_other_parquet_files_are_named(bench):
+def test_parquet_files_of_other_data_and_links_to_embedded_images_are_refused(bench):
     pq.write_table(pa.table({"a": [1]}), bench.root / "x.parquet")
-    (bench.root / "text.parquet").write_text("no parquet")
-    messages = {"x": "lacks the columns id", "text": "is not a parquet file", "none": "refocus --help"}
-    for name, message in messages.items():
-        result = bench.prepare("refocus", "--files", bench.root / f"{name}.parquet")
-        assert (result.exit_code, message in " ".join(result.output.split())) == (2, True)
+    result = bench.prepare("refocus", "--files", bench.root / "x.parquet")
+    assert (result.exit_code, "lacks the columns id" in " ".join(result.output.split())) == (2, True)
     assert prepare_refocus(bench, chart(0, None), more=["--link-images"]).exit_code == 2

@@ -220,14 +220,3 @@ def test_plurals_and_articles():
     assert plural("wine glass") == "wine glasses" and plural("teddy bear") == "teddy bears"
     assert is_there("apple") == "Is there an apple"
     assert (is_there("skis"), is_the("skis")) == ("Are there any skis", "Are the skis")
-
-
-@pytest.mark.parametrize("content", ['{"images": [', "[]", '{"images": {}}', '{"annotations": [1]}', None])
-def test_missing_and_broken_files_are_one_line(bench, content: str | None):
-    file = bench.root / "instances.json"
-    if content is not None:
-        file.write_text(content)
-    result = bench.prepare("coco", "--instances", file, "--images", bench.images)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
-    assert content or "sayo prepare coco --help" in " ".join(result.output.split())

@@ -4,18 +4,20 @@ import copy
 import json
 import pickle
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+
+from tests.data_prep.test_benchmark_sources import tree_row, write_treebench
+from tests.data_prep.test_box_sources import SCHEMA, chart, lists
 
 SAMPLES = Path(__file__).parent / "samples"
 JUNK = [None, True, -1, 10**400, 1e308, float("nan"), float("-inf"), "", " ", "\ud800", "a\0b", "../x", "(-)", "(1)",
         "x (9,)", [], [[]], {}, {"0": None}, {"0": []}, "1" * 5000, [0, 0, 1, 1], [1e9] * 8]  # fmt: skip
-COUNTS = pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 
 
 def spots(value: Any) -> list[tuple[Any, Any]]:
@@ -34,47 +36,6 @@ def mutate(record: Any, rng: random.Random) -> Any:
             else:
                 container[key] = copy.deepcopy(rng.choice(JUNK))
     return record
-
-
-@COUNTS
-def test_mutated_gqa_is_kept_or_rejected(make_gqa, processor_dir: Path, count: int):
-    rng = random.Random(count)
-    questions = list(json.loads((SAMPLES / "gqa" / "train_questions.json").read_text()).values())
-    graphs = json.loads((SAMPLES / "gqa" / "train_sceneGraphs.json").read_text())
-    gqa = make_gqa(1)  # one sound row
-    for image_id, graph in graphs.items():
-        Image.new("RGB", (graph["width"], graph["height"])).save(gqa.images / f"{image_id}.jpg")
-    for index in range(count):
-        question = rng.choice(questions)
-        name = f"m{index}"
-        gqa.graphs[name] = graphs[question["imageId"]]
-        if rng.random() < 0.5:  # spoil the objects that the question uses, not the other twenty
-            used = {oid: entry for oid, entry in gqa.graphs[name]["objects"].items() if oid in json.dumps(question)}
-            gqa.graphs[name] = mutate({**gqa.graphs[name], "objects": used}, rng)
-            gqa.questions[name] = {**question, "imageId": name}
-        else:
-            gqa.questions[name] = mutate({**question, "imageId": name}, rng)
-        (gqa.images / f"{name}.jpg").symlink_to(gqa.images / f"{question['imageId']}.jpg")
-    check(gqa, gqa.prepare("--processor", str(processor_dir)), count + 1)
-
-
-def check_prepared(bench, processor_dir: Path, source: str, *arguments: Any, read: int | None = None) -> None:
-    """`sayo prepare` on the pictures of the bench, for a processor."""
-    more = ("--images", bench.images, "--processor", processor_dir)
-    check(bench, bench.prepare(source, *arguments, *more), read)
-
-
-def check(bench, result, read: int | None = None) -> None:
-    """No traceback; every row read is kept or listed; and the mutations neither did nothing nor spoilt everything."""
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    assert "Traceback" not in result.output
-    assert result.exit_code == 0, result.output
-    summary, rejected = bench.summary(), bench.rejects()
-    assert read is None or summary["read"] == read
-    assert summary["kept"] + len(rejected) == summary["read"]
-    assert sum(summary["rejected_by_reason"].values()) == len(rejected)
-    assert summary["read"] * 0.05 < summary["kept"] < summary["read"] * 0.97
-    assert len(summary["rejected_by_reason"]) >= 4
 
 
 RLE = {"size": [48, 64], "counts": [100, 20, 28, 20, 2904]}
@@ -102,65 +63,71 @@ def mutated(samples: list, count: int) -> list:
     return [samples[0], *(mutate(rng.choice(samples), rng) for _ in range(count))]
 
 
-@pytest.fixture
-def pictures(bench):
-    for name in ("a.jpg", "b.jpg", "7.jpg"):
-        bench.picture(name, (64, 48))
-    return bench
+def half_mutated(records: Iterable[Any], rng: random.Random) -> list:
+    return [mutate(record, rng) if rng.random() < 0.5 else record for record in records]
 
 
-@COUNTS
-def test_mutated_jsonl(pictures, processor_dir: Path, count: int):
+# One function for each source writes `count` records or more, most of them spoilt, and returns the options that name
+# the files, and the number of records (None where a mutation can change it).
+
+
+def gqa(bench, rng: random.Random, count: int):
+    samples = list(json.loads((SAMPLES / "gqa" / "train_questions.json").read_text()).values())
+    scenes = json.loads((SAMPLES / "gqa" / "train_sceneGraphs.json").read_text())
+    for image_id, scene in scenes.items():
+        bench.picture(f"{image_id}.jpg", (scene["width"], scene["height"]))
+    questions, graphs = {}, {}
+    for name in (f"m{index}" for index in range(count)):
+        sample = rng.choice(samples)
+        question, graph = {**sample, "imageId": name}, scenes[sample["imageId"]]
+        if rng.random() < 0.5:  # spoil the objects that the question uses, not the other twenty
+            used = {oid: entry for oid, entry in graph["objects"].items() if oid in json.dumps(question)}
+            questions[name], graphs[name] = question, mutate({**graph, "objects": used}, rng)
+        else:
+            questions[name], graphs[name] = mutate(question, rng), graph
+        (bench.images / f"{name}.jpg").symlink_to(bench.images / f"{sample['imageId']}.jpg")
+    files = ("--questions", bench.json(questions, "q.json"), "--scene-graphs", bench.json(graphs, "graphs.json"))
+    return files, count
+
+
+def jsonl(bench, rng: random.Random, count: int):
     records = mutated(JSONL, count)
-    rng = random.Random(0)
     for place in rng.sample(range(1, count), count // 20):  # and lines that are no JSON any more
         line = json.dumps(records[place])
         records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
-    more = ("--questions", pictures.lines(*records), "--masks", pictures.images)
-    check_prepared(pictures, processor_dir, "jsonl", *more, read=count + 1)
+    return ("--questions", bench.lines(*records), "--masks", bench.images), count + 1
 
 
-@COUNTS
-def test_mutated_visual_cot(pictures, processor_dir: Path, count: int):
-    file = pictures.json(mutated(VISUAL_COT, count), "cot.json")
-    check_prepared(pictures, processor_dir, "visual-cot", "--questions", file, read=count + 1)
+def visual_cot(bench, rng: random.Random, count: int):
+    return ("--questions", bench.json(mutated(VISUAL_COT, count), "cot.json")), count + 1
 
 
-@COUNTS
-def test_mutated_visual_genome(pictures, processor_dir: Path, count: int):
+def visual_genome(bench, rng: random.Random, count: int):
     qas = [{**record, "qa_id": index} for index, record in enumerate(mutated([QA], count)) if isinstance(record, dict)]
-    file = pictures.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
+    file = bench.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
     images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
-    data = pictures.json([*images, images[0]], "image_data.json")
-    check_prepared(pictures, processor_dir, "visual-genome", "--questions", file, "--image-data", data)
-    assert pictures.summary()["read"] > count
+    return ("--questions", file, "--image-data", bench.json([*images, images[0]], "image_data.json")), None
 
 
-@COUNTS
-def test_mutated_refcoco(pictures, processor_dir: Path, count: int):
-    rng = random.Random(count)
-    sound = {"ann_id": 1, "image_id": 7, "split": "train", "sentences": [{"sent": "the cup", "sent_id": 5}]}
+def refcoco(bench, rng: random.Random, count: int):
     mask = [[2, 3, 42, 3, 42, 33, 2, 33]]
-    annotations = [{"id": 1, "image_id": 7, "bbox": [2, 3, 40, 30], "segmentation": mask, "category_id": 3}]
-    for number in range(2, count):
-        one = {**annotations[0], "id": number}
-        annotations.append({**mutate(one, rng), "id": number} if rng.random() < 0.5 else one)
-    refs = [sound]
-    for number in range(count):
-        sentences = [{"sent": "x", "sent_id": number + 6}]
-        one = {**sound, "ann_id": rng.randrange(1, count), "sentences": sentences}
-        refs.append(mutate(one, rng) if rng.random() < 0.5 else one)
+    dog = {"id": 1, "image_id": 7, "bbox": [2, 3, 40, 30], "segmentation": mask, "category_id": 3}
+    spoilt = half_mutated([dog] * (count - 2), rng)
+    annotations = [dog, *({**entry, "id": number} for number, entry in enumerate(spoilt, 2))]
+    sound = {"ann_id": 1, "image_id": 7, "split": "train", "sentences": [{"sent": "the cup", "sent_id": 5}]}
+    refs = (
+        {**sound, "ann_id": rng.randrange(1, count), "sentences": [{"sent": "x", "sent_id": number + 6}]}
+        for number in range(count)
+    )
     entries = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48}], "annotations": annotations}
-    instances = pictures.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
-    file = pictures.root / "refs(unc).p"
-    file.write_bytes(pickle.dumps(refs, protocol=2))
-    check_prepared(pictures, processor_dir, "refcoco", "--refs", file, "--instances", instances)
+    instances = bench.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
+    file = bench.root / "refs(unc).p"
+    file.write_bytes(pickle.dumps([sound, *half_mutated(refs, rng)], protocol=2))
+    return ("--refs", file, "--instances", instances), None
 
 
-@COUNTS
-def test_mutated_coco(pictures, processor_dir: Path, count: int):
+def coco(bench, rng: random.Random, count: int):
     """Rejected annotations and questions are counted; a scene's broken objects silence their class, nothing else."""
-    rng = random.Random(count)
     rle = {"size": [48, 64], "counts": [48 * 40 + 10, *[20, 28] * 19, 20, 190]}
     rle["counts"][-1] = 48 * 64 - sum(rle["counts"][:-1])
     scene = [
@@ -176,77 +143,87 @@ def test_mutated_coco(pictures, processor_dir: Path, count: int):
             entry = {**one, "id": number * 3 + index, "image_id": number}
             annotations.append(mutate(entry, rng) if number and rng.random() < 0.4 else entry)
     categories = [{"id": number, "name": f"thing {number}", "supercategory": "animal"} for number in (1, 2, 3)]
-    licenses = [{"id": 1, "name": "L"}]
-    content = {"licenses": licenses, "images": images, "annotations": annotations, "categories": categories}
-    file = pictures.json(content, "instances.json")
-    check_prepared(pictures, processor_dir, "coco", "--instances", file, "--least-area", 50)
+    content = {"licenses": [{"id": 1, "name": "L"}], "images": images, "annotations": annotations}
+    file = bench.json({**content, "categories": categories}, "instances.json")
+    return ("--instances", file, "--least-area", 50), None
 
 
-@COUNTS
-def test_mutated_refocus(pictures, processor_dir: Path, count: int):
-    rng = random.Random(count)
-    from tests.data_prep.test_box_sources import SCHEMA, lists
-    from tests.data_prep.test_box_sources import chart as row
-
+def refocus(bench, rng: random.Random, count: int):
     numbers = [0, 1, 50, 99, 150, 1e308, -5, float("nan"), None, 0.5]
-    rows = [row(0, lists((1, 1, 50, 50)))]
+    rows = [chart(0, lists((1, 1, 50, 50)))]
     for index in range(count):
-        one = row(index + 1, lists(*([rng.choice(numbers) for _ in range(4)] if rng.random() < 0.5 else (1, 1, 60, 60)
-                                     for _ in range(rng.randint(0, 2)))))  # fmt: skip
+        boxes = ([rng.choice(numbers) for _ in range(4)] if rng.random() < 0.5 else (1, 1, 60, 60)
+                 for _ in range(rng.randint(0, 2)))  # fmt: skip
+        row = chart(index + 1, lists(*boxes))
         if rng.random() < 0.3:
-            one[rng.choice(list(one))] = None
-        if rng.random() < 0.1 and one["image"]:
-            one["image"] = {"bytes": rng.choice([b"", b"x", one["image"]["bytes"][:50]]), "path": "a\0b"}
-        rows.append(one)
-    file = pictures.root / "train.parquet"
+            row[rng.choice(list(row))] = None
+        if rng.random() < 0.1 and row["image"]:
+            row["image"] = {"bytes": rng.choice([b"", b"x", row["image"]["bytes"][:50]]), "path": "a\0b"}
+        rows.append(row)
+    file = bench.root / "train.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    check(pictures, pictures.prepare("refocus", "--files", file, "--processor", processor_dir), count + 1)
+    return ("--files", file), count + 1
 
 
-@COUNTS
-def test_mutated_vstar(pictures, processor_dir: Path, count: int):
-    rng = random.Random(count)
+def vstar(bench, rng: random.Random, count: int):
     sound = {"text": "What?\n(A) a cup\n(B) a jug", "label": "B", "category": "c"}
     boxes = {"target_object": ["jug", "mat"], "bbox": [[2, 3, 20, 30], [4, 4, 9, 9]]}
-    records = []
-    for number in range(count):
-        record = {**sound, "image": f"{number}.jpg"}
-        records.append(mutate(record, rng) if number and rng.random() < 0.5 else record)
-        annotation = mutate(boxes, rng) if number and rng.random() < 0.5 else boxes
-        pictures.json(annotation, f"images/{number}.json")
+    for number, annotation in enumerate([boxes, *half_mutated([boxes] * (count - 1), rng)]):
+        bench.json(annotation, f"images/{number}.json")
         if number != 7:
-            (pictures.images / f"{number}.jpg").symlink_to(pictures.images / "a.jpg")
-    check_prepared(pictures, processor_dir, "vstar", "--questions", pictures.lines(*records), read=count)
+            (bench.images / f"{number}.jpg").symlink_to(bench.images / "a.jpg")
+    first, *rest = ({**sound, "image": f"{number}.jpg"} for number in range(count))
+    return ("--questions", bench.lines(first, *half_mutated(rest, rng))), count
 
 
-@COUNTS
-def test_mutated_textvqa(pictures, processor_dir: Path, count: int):
-    rng = random.Random(count)
+def textvqa(bench, rng: random.Random, count: int):
     sides = {"top_left_x": 0.1, "top_left_y": 0.3, "width": 0.2, "height": 0.1}
     entry = {"image_id": "a", "ocr_info": [{"word": word, "bounding_box": sides} for word in ("RED", "bull")]}
     entries = [{**mutate(entry, rng), "image_id": f"{number}"} for number in range(30)]
     for number in range(30):
-        (pictures.images / f"{number}.png").symlink_to(pictures.images / "a.jpg")
-    questions = []
-    for number in range(count):
-        record = {"question_id": number, "image_id": rng.choice([*map(str, range(30)), *"ab" * 9])}
-        record |= {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
-        questions.append(mutate(record, rng) if rng.random() < 0.5 else record)
-    file, ocr = pictures.json({"data": questions}, "q.json"), pictures.json({"data": [entry, *entries]}, "ocr.json")
-    check_prepared(pictures, processor_dir, "textvqa", "--questions", file, "--ocr", ocr, read=count)
+        (bench.images / f"{number}.png").symlink_to(bench.images / "a.jpg")
+    sound = {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
+    images = [*map(str, range(30)), *"ab" * 9]
+    questions = ({**sound, "question_id": number, "image_id": rng.choice(images)} for number in range(count))
+    file = bench.json({"data": half_mutated(questions, rng)}, "q.json")
+    return ("--questions", file, "--ocr", bench.json({"data": [entry, *entries]}, "ocr.json")), count
 
 
-@COUNTS
-def test_mutated_treebench(pictures, processor_dir: Path, count: int):
-    from tests.data_prep.test_benchmark_sources import prepare_treebench, tree_row
-
-    rng = random.Random(count)
-    rows = [{**tree_row(pictures, 0), "index": number} for number in range(count)]
+def treebench(bench, rng: random.Random, count: int):
+    rows = [tree_row(number) for number in range(count)]
     for number in range(1, count):
         boxes = json.dumps(mutate([[10, 20, 60, 80], [100, 20, 130, 40]], rng))
         row = {**rows[number], "target_instances": boxes} if rng.random() < 0.5 else mutate(rows[number], rng)
         rows[number] = {name: str(value).encode("ascii", "replace").decode() for name, value in row.items()}
-    check(pictures, prepare_treebench(pictures, *rows, more=("--processor", processor_dir)), count)
+    return ("--file", write_treebench(bench, rows)), count
+
+
+SOURCES = [gqa, jsonl, visual_cot, visual_genome, refcoco, coco, refocus, vstar, textvqa, treebench]
+
+
+@pytest.fixture
+def pictures(bench):
+    for name in ("a.jpg", "b.jpg", "7.jpg"):
+        bench.picture(name, (64, 48))
+    return bench
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("write", SOURCES)
+def test_every_row_is_kept_or_listed(pictures, processor_dir: Path, write, count: int):
+    """No traceback; every row read is accounted for; the mutations neither did nothing nor spoilt everything."""
+    files, read = write(pictures, random.Random(count), count)
+    images = () if write in (refocus, treebench) else ("--images", pictures.images)
+    result = pictures.prepare(write.__name__.replace("_", "-"), *files, *images, "--processor", processor_dir)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
+    assert result.exit_code == 0, result.output
+    summary, rejected = pictures.summary(), pictures.rejects()
+    assert summary["read"] == (read or summary["read"])
+    assert summary["kept"] + len(rejected) == summary["read"] > count // 3
+    assert sum(summary["rejected_by_reason"].values()) == len(rejected)
+    assert summary["read"] * 0.05 < summary["kept"] < summary["read"] * 0.97
+    assert len(summary["rejected_by_reason"]) >= 4
 
 
 def test_mutated_json_files_end_in_one_line_or_in_rows(pictures):

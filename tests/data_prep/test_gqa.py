@@ -1,74 +1,34 @@
 """GQA: the grammar of its programs, the forms of its files, and 33 real questions against a table made by hand."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from data_prep.examples import RejectedError
 from data_prep.sources.gqa import GqaSource, parse_program, referenced_objects
-from sayo.cli import app
+from tests.data_prep.conftest import Bench
 
 SAMPLES = Path(__file__).parent / "samples" / "gqa"
 
-# question id -> (answer object ids, evidence object ids, solution, type), worked out by hand from each record: the
-# program in `semantic`, the annotated words, and the question itself.
-EXPECTED = {
-    "11954861": ("389020", "389027 389036", "wine glass", "query-rel"),  # "What is the man to the left of the ...
-    "13482782": ("203899", "", "gray", "query-attr"),  # "Which color are the clouds?": one plural box
-    "16205269": ("1101444", "1101445", "lady", "query-rel"),  # "Who is helping the man?"
-    "171048450": ("3620611", "", "chair", "query-cat"),  # "Which kind of furniture is green?"
-    "171048543": ("3620611", "2791102", "chair", "query-rel"),  # "Which kind of furniture is the cat sitting under?"
-    "171048547": ("", "2791102 3620611", "yes", "verify-rel"),  # "Is the black animal sitting under the green chair?"
-    "13482838": ("203891", "", "foggy", "choose-attr"),  # "Does that sky look foggy or cloudless?"
-    "05782018": ("", "1132410 1132417", "no", "verify-rel"),  # "Does the person that is playing play with a ...
-    "11954688": ("", "389020 389036", "no", "verify-rel"),  # "Is there a wine glass to the left of the man on the ...
-    "13522687": ("", "1313959 1313961 1313980", "left", "choose-rel"),  # "Is the black bag to the right or to the ...
-    "05782086": ("", "1132410 1132417", "yes", "verify-rel"),  # "Is there a ball to the right of the person on the ...
-    "05781931": ("", "1132412 1132419", "no", "compare-attr"),  # "Does the shirt have a different color than the ...
-    "16205217": ("1101445", "1101444", "man", "compare-attr"),  # "Who seems to be younger, the lady or the man?"
-    "11954851": ("", "389012 389037", "right", "choose-rel"),  # "Is the lady to the right or to the left of the ...
-    "16205297": ("1101445", "", "no", "verify-attr"),  # "Is this an old man?"
-    "13482773": ("203885", "203888 203900", "mountain", "query-rel"),  # "What does the snow on the ground cover?"
-    "13522695": ("1313962", "", "left", "query-attr"),  # "On which side of the photo is the bag?"
-    "13570135": ("3167360", "2920386", "black", "query-attr"),  # "The zebra that is on the grass is what color?"
-    "13522732": ("1313950", "1313949", "road", "query-rel"),  # "The food truck is where?"
-    "17846275": ("1984147", "2211994", "guy", "query-rel"),  # "Who is wearing a shirt?"
-    "12557423": ("4593248", "", "bottom", "choose-attr"),  # "Is the man in the bottom or in the top part of the ...
-    "13570099": ("2708845", "2973131", "no", "verify-attr"),  # "Does the zebra to the left of the other zebra seem ...
-    "15451810": ("3053061", "", "eating", "query-attr"),  # "What are the elephants that are standing doing?"
-    "17846283": ("1984147", "3091336", "guy", "query-rel"),  # "Who is on the beach?"
-    "17846264": ("1984146", "2562066", "guy", "query-rel"),  # "Who is wearing a hat?": the other guy
-    "00085042": ("", "1011686 1011690", "no", "verify-rel"),  # "Is there a shark to the right of the mirror?"
-    "15451857": ("", "2855914 3282635", "no", "verify-rel"),  # "Is the food to the right of a bottle?"
-    "15451854": ("3282635", "", "right", "query-attr"),  # "Which side is the food on?"
-    "13570047": ("", "", "outdoors", "choose-global"),  # "Is it outdoors or indoors?": the scene, no region
-    "12557418": ("4593274", "", "bottom", "choose-attr"),  # "Is the fence in the top part or in the bottom of the ...
-    "05542027": ("1343637", "", "no", "verify-attr"),  # "Is the dog sitting?"
-    "15192363": ("", "2028054 2533568", "yes", "verify-rel"),  # "Is the person standing under the umbrella?"
-    "00905754": ("", "3211367 3211368", "yes", "verify-rel"),  # "Is the person holding the spatula on the right?"
-}
+# Worked out by hand from each record: the program in `semantic`, the annotated words, and the question itself.
+with (SAMPLES / "expected.tsv").open(encoding="utf-8") as _lines:
+    EXPECTED = {row["id"]: row for row in csv.DictReader(_lines, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory):
     """(questions, graphs, rows by id) of the sample."""
-    from datasets import load_dataset
-    from PIL import Image
-
-    tmp = tmp_path_factory.mktemp("gqa")
-    questions = json.loads((SAMPLES / "train_questions.json").read_text())
-    graphs = json.loads((SAMPLES / "train_sceneGraphs.json").read_text())
-    (tmp / "images").mkdir()
-    for image_id, graph in graphs.items():
-        Image.new("RGB", (graph["width"], graph["height"])).save(tmp / "images" / f"{image_id}.jpg")
-    files = ["--questions", SAMPLES / "train_questions.json", "--scene-graphs", SAMPLES / "train_sceneGraphs.json"]
-    arguments = ["prepare", "gqa", *files, "--images", tmp / "images", "--out", tmp / "out"]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    bench = Bench(tmp_path_factory.mktemp("gqa"))
+    questions, graphs = SAMPLES / "train_questions.json", SAMPLES / "train_sceneGraphs.json"
+    scenes = json.loads(graphs.read_text())
+    for image_id, scene in scenes.items():
+        bench.picture(f"{image_id}.jpg", (scene["width"], scene["height"]))
+    files = "--questions", questions, "--scene-graphs", graphs, "--images", bench.images
+    result = bench.prepare("gqa", *files)
     assert result.exit_code == 0, result.output
-    rows = load_dataset(str(tmp / "out"), split="train", cache_dir=str(tmp / "cache"))
-    return questions, graphs, {row["id"]: row for row in rows}
+    return json.loads(questions.read_text()), scenes, {row["id"]: row for row in bench.rows()}
 
 
 def clipped(graph: dict, oid: str) -> tuple[str, tuple[float, ...]]:
@@ -87,14 +47,14 @@ def test_every_question_is_kept_and_in_the_table(prepared):
 @pytest.mark.parametrize("qid", EXPECTED)
 def test_regions_are_those_of_the_table(prepared, qid: str):
     questions, graphs, rows = prepared
-    answer, evidence, solution, question_type = EXPECTED[qid]
-    row, graph = rows[qid], graphs[questions[qid]["imageId"]]
-    for role, weight, ids in (("answer", 1.0, answer.split()), ("evidence", 0.5, evidence.split())):
+    expected, row, graph = EXPECTED[qid], rows[qid], graphs[questions[qid]["imageId"]]
+    for role, weight in (("answer", 1.0), ("evidence", 0.5)):
+        ids = expected[role].split()
         regions = [region for region in row["regions"] if region["role"] == role]
         assert {(r["label"], tuple(r["box"])) for r in regions} == {clipped(graph, oid) for oid in ids}
         assert len(regions) == len(ids) and {region["weight"] for region in regions} <= {weight}
-    assert row["has_region"] == bool(answer or evidence)
-    assert (row["solution"], row["question_type"]) == (solution, question_type)
+    assert row["has_region"] == bool(expected["answer"] or expected["evidence"])
+    assert (row["solution"], row["question_type"]) == (expected["solution"], expected["question_type"])
     assert row["question"] == questions[qid]["question"]
     assert row["image_sizes"] == [[graph["width"], graph["height"]]]
 

@@ -1,6 +1,5 @@
 """People's own lines: every way to say where, and every way to say it wrongly."""
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +14,22 @@ def prepare(bench, *records, more=(), out="out"):
 
 def region(**fields):
     return {**LINE, "regions": [fields]}
+
+
+def mask_folder(bench):
+    """A square mask as a label picture and as a cutout, and files that are no mask."""
+    folder = bench.root / "masks"
+    folder.mkdir()
+    label = Image.new("L", (320, 200))
+    label.paste(1, (40, 20, 80, 60))  # not 255: label pictures are nearly black
+    label.save(folder / "mask.png")
+    cutout = Image.new("RGBA", (320, 200), (255, 255, 255, 0))
+    cutout.paste((255, 255, 255, 255), (40, 20, 80, 60))
+    cutout.save(folder / "cutout.png")
+    (folder / "text.png").write_text("no picture")
+    Image.new("L", (320, 200)).save(folder / "black.png")
+    Image.new("L", (32, 20), 255).save(folder / "small.png")
+    return folder
 
 
 def test_lines_with_a_box_a_mask_and_no_region(bench):
@@ -39,16 +54,12 @@ def test_lines_with_a_box_a_mask_and_no_region(bench):
         {"polygons": [SQUARE]},
         {"rle": {"size": [200, 320], "counts": [40 * 200 + 20, *[40, 160] * 39, 40, 48140]}},
         {"mask": "mask.png"},
+        {"mask": "cutout.png"},  # transparent pixels are no part of it
         {"box": [40.4, 20, 80, 60.7], "polygons": [SQUARE]},
     ],
-    ids=lambda place: "+".join(place),
 )
 def test_every_place_means_the_same_box(bench, place: dict):
-    mask = np.zeros((200, 320), np.uint8)
-    mask[20:60, 40:80] = 1  # not 255: label pictures are nearly black
-    (bench.root / "masks").mkdir()
-    Image.fromarray(mask).save(bench.root / "masks" / "mask.png")
-    result = prepare(bench, region(**place), more=["--masks", bench.root / "masks"])
+    result = prepare(bench, region(**place), more=["--masks", mask_folder(bench)])
     assert result.exit_code == 0, result.output
     (row,) = bench.rows()
     assert row["regions"][0]["box"] == pytest.approx([40, 20, 80, 60], abs=1)
@@ -110,22 +121,8 @@ def test_bad_lines_are_named_and_cost_no_other(bench, record, reason: str, detai
      ("black.png", "empty_mask"), ("small.png", "mask_size_differs")],
 )  # fmt: skip
 def test_bad_mask_files_are_named(bench, name: str, reason: str):
-    folder = bench.root / "masks"
-    folder.mkdir()
-    (folder / "text.png").write_text("no picture")
-    Image.new("L", (320, 200)).save(folder / "black.png")
-    Image.new("L", (32, 20), 255).save(folder / "small.png")
-    prepare(bench, LINE, region(mask=name), more=["--masks", folder])
+    prepare(bench, LINE, region(mask=name), more=["--masks", mask_folder(bench)])
     assert bench.summary()["rejected_by_reason"] == {reason: 1}
-
-
-def test_transparent_pixels_are_no_part_of_a_mask(bench):
-    (bench.root / "masks").mkdir()
-    cutout = Image.new("RGBA", (320, 200), (255, 255, 255, 0))
-    cutout.paste((255, 255, 255, 255), (40, 20, 80, 60))
-    cutout.save(bench.root / "masks" / "cutout.png")
-    prepare(bench, region(mask="cutout.png"), more=["--masks", bench.root / "masks"])
-    assert bench.rows()[0]["regions"][0]["box"] == [40, 20, 80, 60]
 
 
 def test_two_images_with_a_region_in_the_second(bench, processor_dir):

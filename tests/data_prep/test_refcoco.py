@@ -36,17 +36,17 @@ INSTANCES = {
 }
 
 
-def prepare(bench, refs, *more, data: bytes | None = None, out: str = "out"):
+def prepare(bench, *refs, split: str = "train", data: bytes | None = None, out: str = "out"):
     bench.picture("COCO_train2014_000000000009.jpg")
     file = bench.root / "refs(unc).p"
-    file.write_bytes(data if data is not None else pickle.dumps(refs, protocol=0))
-    instances = bench.json(INSTANCES, "instances.json")
-    return bench.prepare("refcoco", "--refs", file, "--instances", instances, "--images", bench.images, *more, out=out)
+    file.write_bytes(data if data is not None else pickle.dumps(list(refs), protocol=0))
+    files = "--refs", file, "--instances", bench.json(INSTANCES, "instances.json"), "--images", bench.images
+    return bench.prepare("refcoco", *files, "--split", split, out=out)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_expression_is_a_row_with_box_and_mask(bench, protocol: int):
-    assert prepare(bench, None, data=pickle.dumps(REFS, protocol=protocol)).exit_code == 0
+    assert prepare(bench, data=pickle.dumps(REFS, protocol=protocol)).exit_code == 0
     first, second, third = bench.rows()
     assert first["question"] == 'Give the box of "dog on the left" as [x1, y1, x2, y2] in pixels of the image.'
     assert first["regions"] == second["regions"]
@@ -62,37 +62,31 @@ def test_every_expression_is_a_row_with_box_and_mask(bench, protocol: int):
 def test_python_2_pickle_with_byte_strings(bench):
     text = b"(lp0\n(dp1\nS'split'\np2\nS'train'\np3\nsS'image_id'\nI9\nsS'ann_id'\nL70L\nsS'sentences'\n(lp4\n(dp5\n"
     text += b"S'sent_id'\nI1\nsS'sent'\nS'caf\\xe9 dog'\nsasa."
-    assert prepare(bench, None, data=text).exit_code == 0
+    assert prepare(bench, data=text).exit_code == 0
     assert 'Give the box of "café dog"' in bench.rows()[0]["question"]
 
 
 def test_split_chooses_the_expressions(bench):
-    assert prepare(bench, REFS, "--split", "testA").exit_code == 0
+    assert prepare(bench, *REFS, ref(5, None, sentence(9, "x")), split="testA").exit_code == 0
     (row,) = bench.rows()
     assert (row["id"], row["split"]) == ("sent-4", "testA")
-    result = prepare(bench, REFS, "--split", "testB", out="other")
+    result = prepare(bench, *REFS, split="testB", out="other")
     assert result.exit_code == 2
     assert "there are: testA, train" in result.output
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
+BAD = {
+    prepare: (REFS[1], [
         (ref(0, "train"), "malformed_record"),
         (ref(5, "train", sentence(9, "x")), "object_not_in_instances"),
         (ref(0, "train", sentence(9, "x"), image_id=3), "object_not_in_instances"),
         (ref(0, "train", sentence(9, " ")), "malformed_record"),
         (ref(0, "train", {"sent_id": 9}), "malformed_record"),
-        (ref(0, "train", sentence(1, "again")), "duplicate_id"),
+        (ref(0, "train", sentence(3, "again")), "duplicate_id"),
         (ref(0, "train", sentence(9, "x"), ann_id=None), "malformed_record"),
         ("ref", "malformed_record"),
-        (ref(0, None, sentence(9, "x")), None),
-    ],
-)
-def test_bad_refs_are_named(bench, bad, reason: str | None):
-    assert prepare(bench, [*REFS, bad]).exit_code == 0
-    assert bench.summary()["kept"] == (4 if reason is None else 3)
-    assert bench.summary()["rejected_by_reason"] == ({reason: 1} if reason else {})
+    ]),
+}  # fmt: skip
 
 
 class Evil:
@@ -131,7 +125,7 @@ def crafted(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("case", crafted(Path("x")))
 def test_a_crafted_pickle_fails_without_executing_anything(bench, case: str):
     marker = bench.root / "executed"
-    result = prepare(bench, None, data=crafted(marker)[case])
+    result = prepare(bench, data=crafted(marker)[case])
     assert result.exit_code == 2
     assert "Traceback" not in result.output and "is refused" in result.output
     assert not marker.exists()
@@ -145,13 +139,11 @@ def test_a_crafted_pickle_fails_without_executing_anything(bench, case: str):
     ],
 )
 def test_plain_pickles_of_other_things_are_one_line(bench, data: bytes, message: str):
-    result = prepare(bench, None, data=data)
+    result = prepare(bench, data=data)
     assert (result.exit_code, message in result.output) == (2, True)
 
 
-def test_missing_files_are_named(bench):
-    result = bench.prepare("refcoco", "--refs", bench.root / "none.p", "--images", bench.images)
-    assert (result.exit_code, "sayo prepare refcoco --help" in " ".join(result.output.split())) == (2, True)
+def test_a_pickle_needs_the_instances(bench):
     file = bench.root / "refs(unc).p"
     file.write_bytes(pickle.dumps(REFS))
     result = bench.prepare("refcoco", "--refs", file, "--images", bench.images)

@@ -110,11 +110,3 @@ def test_the_defaults_are_those_of_the_geometry(bench, processor_dir):
         (row,) = bench.rows(out)
         assert row["region_tokens"] == tokens
         assert row["region_weights"] == pytest.approx(weights, abs=0.005)
-
-
-@pytest.mark.parametrize("options", [["--hard"], ["--threshold", "0.2"]])
-def test_options_of_tokens_need_a_processor(bench, options):
-    bench.picture("a.jpg")
-    file = bench.lines({"image": "a.jpg", "question": "?", "answer": "x"})
-    result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *options)
-    assert (result.exit_code, "--processor" in result.output) == (2, True)
