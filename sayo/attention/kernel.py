@@ -10,12 +10,14 @@ share the kernel pass straight through.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
+
+from sayo.attention.layers import attention_layers
 
 
 class Listener(Protocol):
@@ -25,6 +27,8 @@ class Listener(Protocol):
     queries, keys and mask that it shall get. Several adjust one after the other, in the order in which they were
     opened; every capture sees the outcome.
     """
+
+    layers: tuple[int, ...]
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
         """Called after the kernel, with its own arguments."""
@@ -37,8 +41,10 @@ _LISTENERS: dict[int, list[tuple[int, Listener]]] = {}  # id of an attention mod
 
 
 @contextmanager
-def tapped(modules: Mapping[int, nn.Module], listener: Listener) -> Iterator[str]:
-    """Let `listener` see every kernel call of the layers `modules` (index -> attention module); yields the kernel."""
+def tapped(model: nn.Module, listener: Listener) -> Iterator[str]:
+    """Let `listener` see every kernel call of its layers of a model, wrapped or not; yields the kernel's name."""
+    modules = attention_layers(model)  # as they are now: an adapter may have replaced some since the listener was made
+    modules = {layer: modules[layer] for layer in listener.layers}
     kernel = next(iter(modules.values())).config._attn_implementation
     hooks = [
         module.register_forward_pre_hook(lambda *_, layer=layer: listener.ran(layer))

@@ -8,8 +8,8 @@ from tiny_models import IMAGE, build
 from torch import nn
 
 from sayo.attention.captured import read_layer
+from sayo.attention.following import Prompt
 from sayo.steering import ScoreScaling
-from sayo.steering.calls import Prompt
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "llava", "gemma3", "internvl"])
@@ -46,7 +46,7 @@ def scaled_weights(scores, image, system):
     """What a kernel makes of a row of scores: system | image, image | text."""
     ids = torch.tensor([[5, IMAGE, IMAGE, 6]])
     steering = ScoreScaling(build("qwen3_vl"), image=image, system=system)
-    steering._prompt = Prompt(ids, ids > 0, ids == IMAGE, torch.tensor([[1, 2]]), {})
+    steering._prompt = Prompt.of(ids, {}, build("qwen3_vl").config)
     steering._positions = torch.arange(4)
     steering._start(steering._prompt)
     query, key = torch.ones(1, 1, 4, 1), torch.tensor(scores)[None, None, :, None]
