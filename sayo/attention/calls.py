@@ -82,7 +82,6 @@ class CallCapture(CallListener):
         self.num_long_forwards = 0
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
-        """Called by the tapped kernel; see `read_masses`."""
         if is_recomputation():
             return
         shift = key.shape[2] - self.tokens.shape[1]  # sliding caches drop old keys, static ones have room for new

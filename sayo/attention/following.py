@@ -10,7 +10,7 @@ from torch import nn
 
 from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
 from sayo.attention.groups import key_groups
-from sayo.attention.kernel import tapped
+from sayo.attention.kernel import Listener, tapped
 from sayo.attention.layers import inner_model
 
 
@@ -63,15 +63,9 @@ def per_row(values: Sequence, num_rows: int, name: str) -> list:
     return [value for value in values for _ in range(times)]
 
 
-class CallListener:
-    """A `kernel.Listener` that is also told of each forward, before and after it runs.
+class CallListener(Listener):
+    """Whoever also follows the forwards of the model, and puts into `seen` each layer whose kernel it saw in one."""
 
-    Attributes:
-        layers: decoder layers that it listens to.
-        seen: those whose kernel it has seen in the present forward; at the end all must be there.
-    """
-
-    layers: tuple[int, ...]
     seen: set[int]
 
     @contextmanager
@@ -88,10 +82,6 @@ class CallListener:
 
     def after(self, output: Mapping[str, Any]) -> None:
         """Called with what a forward returned."""
-
-    def read(self, *_: object, **__: object) -> None: ...
-
-    def ran(self, layer: int) -> None: ...
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)

@@ -52,17 +52,13 @@ class Steering(CallListener):
         stack, self._stack = self._stack, None
         stack.close()
 
-    # For subclasses
+    # For subclasses, beside `adjust`
 
     def _start(self, prompt: Prompt) -> None:
         """Called when a call starts."""
 
     def _check_kernel(self, kernel: str) -> None:
         """Raise if the kernel cannot be steered."""
-
-    def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        """Return the query, key and mask for the kernel, and add `layer` to `seen`, which is checked."""
-        raise NotImplementedError
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
@@ -83,7 +79,8 @@ class Steering(CallListener):
     def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         if past == 0 and not self._continues(ids):
             self._forget()
-            self._prompt = self._read_prompt(ids, inputs)
+            self._check_tail(ids)
+            self._prompt = Prompt.of(ids, inputs, self._inner.config)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
             raise AttentionNotCaptured(
@@ -105,14 +102,13 @@ class Steering(CallListener):
         tail = self._tail.to(ids.device)
         return ids.shape[1] >= len(tail) and bool((ids[:, ids.shape[1] - len(tail) :] == tail).all())
 
-    def _read_prompt(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> Prompt:
+    def _check_tail(self, ids: torch.Tensor) -> None:
         if not self._ends_with_tail(ids):
             raise ValueError(
                 "A prompt does not end like the processor's chat template, so its last question token is unknown: pad "
                 "prompts on the left, use add_generation_prompt=True, do not split prompts, or omit the processor "
                 "(then the last token of the prompt counts as the question's last)."
             )
-        return Prompt.of(ids, inputs, self._inner.config)
 
 
 def template_tail(processor: Any) -> list[int]:

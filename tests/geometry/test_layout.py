@@ -7,8 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from transformers import Gemma3Config, LlavaConfig, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import Gemma3Config, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -155,15 +154,6 @@ def test_files_and_live_objects_agree(family, tmp_path):
     assert f'"family": "{family.model_type}"' in layout.fingerprint
     for size in family.sizes:
         np.testing.assert_array_equal(layout.cells(*size).footprints, family.layout().cells(*size).footprints)
-
-
-def test_a_kept_class_token_sees_no_pixel():
-    config = LlavaConfig(vision_feature_select_strategy="full")  # CLIP, 336 pixels, 14-pixel patches
-    crop = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
-    image_processor = CLIPImageProcessorPil(**crop)
-    cells = VisualLayout.from_processor(image_processor, config).cells(336, 336)
-    assert len(cells) == 577
-    assert np.isnan(cells.footprints[0]).all()
 
 
 def test_old_files_without_a_patch_size_say_what_to_do(tmp_path):

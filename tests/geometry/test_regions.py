@@ -108,12 +108,6 @@ def test_mask_coverage_is_the_mean_over_the_cell(image, seed):
     np.testing.assert_allclose(coverage_of_mask(single_grid(width, height, columns, rows), mask), expected, atol=1e-9)
 
 
-def test_mask_of_a_box_covers_what_the_box_covers_also_between_pixels():
-    cells = single_grid(37, 23, columns=5, rows=3)
-    mask = mask_of((7, 4, 30, 19), size=(37, 23))
-    np.testing.assert_allclose(coverage_of_mask(cells, mask), coverage_of_box(cells, [7, 4, 30, 19]), atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("box", "soft", "expected"),
     [
