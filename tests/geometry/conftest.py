@@ -3,6 +3,7 @@
 To add a family: one row in `TABLE` (and, for its tests of published sizes, one in test_families.py).
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,7 @@ class Family:
         return self.config["model_type"]
 
     def make_config(self):
-        return AutoConfig.for_model(**self.config)
+        return AutoConfig.for_model(**copy.deepcopy(self.config))  # some write into the rope parameters they are given
 
     def make_image_processor(self):
         return get_image_processor_class_from_name(f"{self.image_processor}ImageProcessorPil")(**self.settings)
