@@ -39,7 +39,6 @@ class TokenMapper:
             return None
         try:
             layout = VisualLayout.from_pretrained(processor)
-            layout.cells(500, 375)  # a family without a builder cannot
         except (ValueError, OSError) as error:
             raise PrepareError(f"--processor: {error}") from None
         return cls(layout, threshold, soft)

@@ -2,6 +2,6 @@
 
 from sayo.attention.capture import AttentionCapture
 from sayo.attention.captured import AttentionNotCaptured, CapturedMasses
-from sayo.attention.trace import AttentionTrace, Rows, select_rows
+from sayo.attention.trace import AttentionTrace, Rows
 
-__all__ = ["AttentionCapture", "AttentionNotCaptured", "AttentionTrace", "CapturedMasses", "Rows", "select_rows"]
+__all__ = ["AttentionCapture", "AttentionNotCaptured", "AttentionTrace", "CapturedMasses", "Rows"]

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sayo.attention.captured import AttentionNotCaptured, is_recomputation, no_kernel_call, read_layer
-from sayo.attention.groups import key_groups
+from sayo.attention.captured import AttentionNotCaptured, is_recomputation, read_layer
+from sayo.attention.following import CallListener, Prompt, per_row
 from sayo.attention.trace import AttentionTrace
 
 LATER = ("text", "response")  # groups to which every token after the prompt belongs
 
 
 @dataclass(eq=False)
-class CallCapture:
+class CallCapture(CallListener):
     """The last model call: tokens that ran, and attention and entropy of the rows whose logits were computed.
 
     Key groups: `"image"` (every visual token), `"text"` (every other token but padding), `"response"` (tokens after
@@ -37,21 +37,13 @@ class CallCapture:
     temperature: float
     tokens: torch.Tensor | None = field(default=None, init=False)
 
-    def before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Forward pre-hook: note the tokens of this forward and which rows are wanted."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise AttentionNotCaptured(
-                "The model was called without input_ids, so its image tokens cannot be found: pass input_ids, or use "
-                "`capture.reading(...)` with your own key groups."
-            )
-        cache = kwargs.get("past_key_values")
-        past = 0 if cache is None else int(cache.get_seq_length())
+    def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
+        """Note the tokens of this forward and which rows are wanted."""
         before = self.tokens
         is_longer = before is not None and before.shape[1] < ids.shape[1]
         is_rerun = is_longer and torch.equal(ids[:, : before.shape[1]], before)
         if past == 0 and not is_rerun:
-            self._start(ids, kwargs.get("attention_mask"))
+            self._start(Prompt.of(ids, inputs, self.config, self.samples))
         elif before is None or len(before) != len(ids) or before.shape[1] < past:
             raise AttentionNotCaptured(
                 "The cache holds tokens that the capture has not seen: open it before the prompt is run."
@@ -59,55 +51,37 @@ class CallCapture:
         else:
             self.num_long_forwards += ids.shape[1] > 1 and past > 0
             self.tokens = ids if past == 0 else torch.cat([before[:, :past], ids], dim=1)
-        keep = kwargs.get("logits_to_keep", 0)
+        keep = inputs.get("logits_to_keep", 0)
         rows = torch.arange(ids.shape[1])
         self.rows = rows[keep.cpu()] if isinstance(keep, torch.Tensor) else rows[-keep:] if keep else rows
         self.positions.append(self.rows + past)
-        self._read_now: set[int] = set()
 
-    def _start(self, ids: torch.Tensor, attention_mask: Any) -> None:
-        self.tokens, self.prompt_length = ids, ids.shape[1]
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
-            self.attention_mask = attention_mask.bool()
-        else:  # static caches get their masks ready-made: what is left padding shows in the ids
-            pad = self.config.get_text_config().pad_token_id
-            self.attention_mask = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
-        samples = self._per_row(self.samples) if self.samples is not None else [{}] * len(ids)
-        image_token_id = getattr(self.config, "image_token_id", None)
-        groups, self.image_index = key_groups(ids, 0, samples, -1 if image_token_id is None else image_token_id)
-        if self.samples is None:
-            del groups["region"]
-        groups["text"] = (self.attention_mask & (groups["image"] == 0)).float()
+    def _start(self, prompt: Prompt) -> None:
+        self.tokens, self.prompt_length = prompt.ids, prompt.ids.shape[1]
+        self.attention_mask, self.image_index = prompt.real, prompt.image_index
+        groups = {"image": prompt.image.float()}
+        if self.samples is not None:
+            groups["region"] = prompt.region
+        groups["text"] = (prompt.real & ~prompt.image).float()
         groups["response"] = torch.zeros_like(groups["image"])
         for name, weights in (self.groups or {}).items():
-            rows = torch.stack(self._per_row(list(weights))).float().to(ids.device)
-            if rows.shape != ids.shape:
+            rows = torch.stack(per_row(list(weights), len(prompt.ids), f"rows of group {name!r}"))
+            if rows.shape != prompt.ids.shape:
                 raise ValueError(
                     f"Group {name!r} has weights for {tuple(rows.shape)} (sequences, prompt tokens), but the prompts "
-                    f"are {tuple(ids.shape)}: give one weight per token of the padded prompts."
+                    f"are {tuple(prompt.ids.shape)}: give one weight per token of the padded prompts."
                 )
-            groups[name] = rows
+            groups[name] = rows.float().to(prompt.ids.device)
         self.names = tuple(groups)
         self.weights = torch.stack(list(groups.values()), dim=-1)
-        self.later = torch.tensor([float(name in LATER) for name in self.names], device=ids.device)
+        self.later = torch.tensor([float(name in LATER) for name in self.names], device=prompt.ids.device)
         self.positions: list[torch.Tensor] = []
         self._masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
         self._maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
         self.entropies: list[torch.Tensor] = []
         self.num_long_forwards = 0
 
-    def _per_row(self, values: Sequence) -> list:
-        """Repeat what belongs to a prompt for each of its sequences (`num_return_sequences`)."""
-        times, rest = divmod(len(self.tokens), len(values))
-        if rest or not times:
-            raise ValueError(f"{len(values)} samples or group rows were given for a batch of {len(self.tokens)}.")
-        return [value for value in values for _ in range(times)]
-
-    def ran(self, layer: int) -> None:
-        """Whether every layer was read is asked after the forward."""
-
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
-        """Called by the tapped kernel; see `read_masses`."""
         if is_recomputation():
             return
         shift = key.shape[2] - self.tokens.shape[1]  # sliding caches drop old keys, static ones have room for new
@@ -123,14 +97,11 @@ class CallCapture:
         self._masses[layer].append(masses)
         if maps is not None:
             self._maps[layer].append(maps)
-        self._read_now.add(layer)
+        self.seen.add(layer)
 
     @torch.no_grad()
-    def after(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Forward hook: the entropies, and whether every layer was read."""
-        for layer in self.layers:
-            if layer not in self._read_now:
-                raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
+    def after(self, output: Mapping[str, Any]) -> None:
+        """Keep the entropies of the rows."""
         logits = output["logits"][:, -len(self.rows) :]
         blocks = logits.split(max(1, self.options["byte_budget"] // (4 * logits.shape[0] * logits.shape[2])), dim=1)
         self.entropies.append(torch.cat([_entropy(block / self.temperature) for block in blocks], dim=1))

@@ -63,12 +63,6 @@ class AttentionCapture:
         self._calls: CallCapture | None = None
         self._stack: ExitStack | None = None
 
-    @property
-    def _modules(self) -> dict[int, nn.Module]:
-        """The attention modules as they are now: an adapter may have replaced some since the capture was made."""
-        modules = attention_layers(self._model)
-        return {layer: modules[layer] for layer in self.layers}
-
     @contextmanager
     def reading(
         self,
@@ -93,7 +87,7 @@ class AttentionCapture:
         if isinstance(rows, slice):
             rows = torch.arange(next(iter(groups.values())).shape[1])[rows]
         captured = CapturedMasses(self.layers, rows, groups, image_index, gradients=gradients, options=self._options)
-        with tapped(self._modules, captured) as kernel:
+        with tapped(self._model, captured) as kernel:
             yield captured
         captured.check(kernel)
 
@@ -104,11 +98,7 @@ class AttentionCapture:
             raise RuntimeError("This capture is open already: make a second one to nest them.")
         self._calls = CallCapture(self.layers, self._inner.config, options=self._options, **self._call_options)
         with ExitStack() as stack:
-            stack.enter_context(tapped(self._modules, self._calls))
-            before = self._inner.register_forward_pre_hook(self._calls.before, with_kwargs=True)
-            stack.callback(before.remove)
-            after = self._inner.register_forward_hook(self._calls.after, with_kwargs=True)
-            stack.callback(after.remove)
+            stack.enter_context(self._calls.following(self._model))
             self._stack = stack.pop_all()
         return self
 

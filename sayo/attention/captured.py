@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from sayo.attention.kernel import Listener
 from sayo.attention.masks import kernel_mask
 from sayo.attention.read import read_masses
 from sayo.errors import SayoError
@@ -38,7 +39,7 @@ def no_kernel_call(layer: int, kernel: str) -> AttentionNotCaptured:
     )
 
 
-class CapturedMasses:
+class CapturedMasses(Listener):
     """Head-averaged masses per key group for chosen rows; filled while the model runs.
 
     A batch may pass in several consecutive chunks (as TRL's scoring pass does). Forwards that gradient checkpointing
@@ -96,7 +97,6 @@ class CapturedMasses:
         self._ran.add(layer)
 
     def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
-        """Called by the tapped kernel for every chosen layer; see `read_masses`."""
         runs_again = is_recomputation()
         if runs_again and not self.gradients:
             return

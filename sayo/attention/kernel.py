@@ -10,35 +10,42 @@ share the kernel pass straight through.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
+from sayo.attention.layers import attention_layers
 
-class Listener(Protocol):
-    """Whoever wants to see what a layer's kernel received; with a method `adjust` also whoever changes it.
 
-    `adjust(layer, module, query, key, attention_mask, kernel, **kwargs)` is called before the kernel and returns the
-    queries, keys and mask that it shall get. Several adjust one after the other, in the order in which they were
-    opened; every capture sees the outcome.
+class Listener:
+    """Whoever wants to see or to change what the kernel of each of its `layers` receives.
+
+    Several adjust one after the other, in the order in which they were opened; every capture sees the outcome.
     """
 
-    def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
-        """Called after the kernel, with its own arguments."""
+    layers: tuple[int, ...]
 
     def ran(self, layer: int) -> None:
-        """Called before a chosen attention module runs, whether or not its kernel can be listened to."""
+        """Called before an attention module runs, whether or not its kernel can be listened to."""
+
+    def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
+        """Called before the kernel, with its arguments; returns the queries, keys and mask that it shall get."""
+        return query, key, attention_mask
+
+    def read(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> None:
+        """Called after the kernel, with its arguments."""
 
 
 _LISTENERS: dict[int, list[tuple[int, Listener]]] = {}  # id of an attention module -> (layer, listener)
 
 
 @contextmanager
-def tapped(modules: Mapping[int, nn.Module], listener: Listener) -> Iterator[str]:
-    """Let `listener` see every kernel call of the layers `modules` (index -> attention module); yields the kernel."""
+def tapped(model: nn.Module, listener: Listener) -> Iterator[str]:
+    """Let `listener` see every kernel call of its layers of a model, wrapped or not; yields the kernel's name."""
+    modules = attention_layers(model)  # as they are now: an adapter may have replaced some since the listener was made
+    modules = {layer: modules[layer] for layer in listener.layers}
     kernel = next(iter(modules.values())).config._attn_implementation
     hooks = [
         module.register_forward_pre_hook(lambda *_, layer=layer: listener.ran(layer))
@@ -81,10 +88,7 @@ def _wrap(stock: Callable | None, kernel: str) -> Callable:
         run = stock or _eager_function(module)
         listeners = _LISTENERS.get(id(module), ())
         for layer, listener in listeners:
-            if hasattr(listener, "adjust"):
-                query, key, attention_mask = listener.adjust(
-                    layer, module, query, key, attention_mask, kernel, **kwargs
-                )
+            query, key, attention_mask = listener.adjust(layer, module, query, key, attention_mask, kernel, **kwargs)
         output = run(module, query, key, value, attention_mask, *args, **kwargs)
         for layer, listener in listeners:
             listener.read(layer, module, query, key, attention_mask, kernel, **kwargs)

@@ -128,22 +128,22 @@ def kernel_mask(module: nn.Module, query, key, attention_mask: object, kernel: s
     )
 
 
-def with_bias(mask: RowMask, bias: torch.Tensor, kernel: str) -> torch.Tensor:
-    """The additive mask `(B, H, Q, K)` that gives the scores `bias` on top of what `mask` hides.
-
-    Args:
-        mask: of the kernel call.
-        bias: `(B, H, Q, K)` floats, in the queries' dtype.
-        kernel: `"sdpa"` or one that ends in `"eager"`: those that take an additive mask.
-
-    Raises:
-        ValueError: the kernel takes none.
-    """
+def check_takes_bias(kernel: str) -> None:
+    """Raise ValueError unless the kernel takes an additive mask, which `with_bias` makes."""
     if kernel != "sdpa" and not kernel.endswith("eager"):
         raise ValueError(
             f"The kernel {kernel!r} takes no additive bias: load the model with attn_implementation='sdpa' (or "
             "'eager', where transformers has no sdpa for it)."
         )
+
+
+def with_bias(mask: RowMask, bias: torch.Tensor) -> torch.Tensor:
+    """The additive mask `(B, H, Q, K)` that gives the scores `bias` on top of what `mask` hides.
+
+    Args:
+        mask: of the kernel call.
+        bias: `(B, H, Q, K)` floats, in the queries' dtype.
+    """
     hidden, given = torch.finfo(bias.dtype).min, mask.mask
     if given is None:
         if not (mask.has_rule and mask.is_causal and bias.shape[2] > 1):

@@ -50,7 +50,7 @@ class AttentionTrace:
         """`(L, T)` attention mass on `group` for each response token: the group's share of the row."""
         if group not in self.masses:
             raise KeyError(f"attention on {group!r} was not read for this sample; groups here: {sorted(self.masses)}")
-        return select_rows(self.masses[group], rows, len(self))
+        return self._select(self.masses[group], rows)
 
     def mean(self, group: str, rows: Rows) -> np.ndarray:
         """`(L, T)` attention per key of `group` (mass / size): SAYO's `a` for the target, `v` for the image."""
@@ -64,28 +64,17 @@ class AttentionTrace:
         """
         if self.maps is None:
             raise ValueError("This trace holds no maps: read it with maps=True (or with an image index).")
-        return select_rows(self.maps, rows, len(self))
+        return self._select(self.maps, rows)
 
-
-def select_rows(array: np.ndarray, rows: Rows, num_tokens: int | None = None) -> np.ndarray:
-    """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them.
-
-    Args:
-        array: rows of a trace.
-        rows: which of them.
-        num_tokens: `T`; needed where the last token's own row may be missing.
-
-    Raises:
-        ValueError: an unknown word, or `"of_token"` of an array without the last token's own row.
-    """
-    if rows not in ("of_token", "deciding"):
-        raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
-    num_tokens = array.shape[1] - 1 if num_tokens is None else num_tokens
-    if rows == "deciding":
-        return array[:, :num_tokens]
-    if array.shape[1] == num_tokens:
-        raise ValueError(
-            "rows='of_token' needs the last token's own row, which generate never runs: use rows='deciding', or read "
-            "one forward over prompt + completion."
-        )
-    return array[:, 1:]
+    def _select(self, array: np.ndarray, rows: Rows) -> np.ndarray:
+        """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them."""
+        if rows not in ("of_token", "deciding"):
+            raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
+        if rows == "deciding":
+            return array[:, : len(self)]
+        if array.shape[1] == len(self):
+            raise ValueError(
+                "rows='of_token' needs the last token's own row, which generate never runs: use rows='deciding', or "
+                "read one forward over prompt + completion."
+            )
+        return array[:, 1:]

@@ -4,7 +4,7 @@ Importing it never imports torch.
 """
 
 from sayo.geometry.boxes import RegionError
-from sayo.geometry.cells import LayoutError, VisualCells, cells_from_count
+from sayo.geometry.cells import LayoutError, VisualCells
 from sayo.geometry.layout import VisualLayout
 from sayo.geometry.regions import Region, coverage_of_box, coverage_of_mask, region_tokens
 
@@ -14,7 +14,6 @@ __all__ = [
     "RegionError",
     "VisualCells",
     "VisualLayout",
-    "cells_from_count",
     "coverage_of_box",
     "coverage_of_mask",
     "region_tokens",

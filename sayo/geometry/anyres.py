@@ -5,8 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sayo.geometry.cells import LayoutError, VisualCells, clip_to_image, footprints_of_grid, two_views, uniform_grid
+from sayo.geometry.cells import (
+    LayoutError,
+    VisualCells,
+    clip_to_image,
+    footprints_of_grid,
+    one_view,
+    two_views,
+    uniform_grid,
+)
 from sayo.geometry.settings import Json, edges_of, first, vision_setting
+
+Edges = tuple[np.ndarray, np.ndarray]
+"""First and last edge of each column, or of each row."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,7 @@ class AnyresGrid:
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         canvas = self.canvas(width, height)
-        x, y = (canvas.columns, canvas.columns + self.patch_size), (canvas.rows, canvas.rows + self.patch_size)
-        lines = self.lines(canvas, x, y, (width, height))
+        lines = self.lines(canvas, *self.edges(canvas), (width, height))
         return two_views(width, height, [(0, self.base(width, height)), (1, lines)])
 
     def base(self, width: int, height: int) -> np.ndarray:
@@ -82,17 +92,15 @@ class AnyresGrid:
             x = x[cut : len(x) - cut]
         return Canvas((new_w, new_h), ((canvas_w - new_w) // 2, (canvas_h - new_h) // 2), x, y)
 
-    def lines(
-        self,
-        canvas: Canvas,
-        x: tuple[np.ndarray, np.ndarray],
-        y: tuple[np.ndarray, np.ndarray],
-        image: tuple[int, int],
-    ) -> np.ndarray:
+    def edges(self, canvas: Canvas) -> tuple[Edges, Edges]:
+        """(first, last) edges of the columns and of the rows of the grid of tokens, in canvas pixels."""
+        return (canvas.columns, canvas.columns + self.patch_size), (canvas.rows, canvas.rows + self.patch_size)
+
+    def lines(self, canvas: Canvas, x: Edges, y: Edges, image: tuple[int, int]) -> np.ndarray:
         """Footprints of a grid on the canvas, with a newline token after every row.
 
         Args:
-            x, y: (first, last) edges of the columns and of the rows, in canvas pixels.
+            x, y: as from `edges`.
             image: `(W, H)` in pixels.
         """
         scale_x, scale_y = image[0] / canvas.resized[0], image[1] / canvas.resized[1]
@@ -114,18 +122,17 @@ class OneVisionGrid(AnyresGrid):
         return cls(**cls.read_common(image_processor, config), max_tiles=int(aspect.removeprefix("anyres_max_")))
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
-        if num_images > 1:
-            return self.padded_square(width, height)
-        canvas = self.canvas(width, height)
+        return super().cells(width, height) if num_images == 1 else self.padded_square(width, height)
+
+    def edges(self, canvas: Canvas) -> tuple[Edges, Edges]:
+        x, y = super().edges(canvas)
         columns, rows = len(canvas.columns), len(canvas.rows)
         ratio = math.sqrt(columns * rows / (self.max_tiles * (self.tile // self.patch_size) ** 2))
-        x, y = (canvas.columns, canvas.columns + self.patch_size), (canvas.rows, canvas.rows + self.patch_size)
-        if ratio > 1.1:
-            left, right = shrunk(columns, int(columns // ratio))
-            top, bottom = shrunk(rows, int(rows // ratio))
-            x, y = (x[0][left], x[1][right]), (y[0][top], y[1][bottom])
-        lines = self.lines(canvas, x, y, (width, height))
-        return two_views(width, height, [(0, self.base(width, height)), (1, lines)])
+        if ratio <= 1.1:
+            return x, y
+        left, right = shrunk(columns, int(columns // ratio))
+        top, bottom = shrunk(rows, int(rows // ratio))
+        return (x[0][left], x[1][right]), (y[0][top], y[1][bottom])
 
     def padded_square(self, width: int, height: int) -> VisualCells:
         """The layout of a sample with several images: padded to a square, one tile, one newline token."""
@@ -133,7 +140,7 @@ class OneVisionGrid(AnyresGrid):
         offset = np.array([(side - width) // 2, (side - height) // 2] * 2)
         footprints = clip_to_image(self.base(side, side) - offset, width, height)
         footprints = np.concatenate([footprints, np.full((1, 4), np.nan)])
-        return VisualCells(footprints, np.zeros(len(footprints), dtype=np.int64), (width, height))
+        return one_view(width, height, footprints)
 
 
 def shrunk(count: int, new_count: int) -> tuple[np.ndarray, np.ndarray]:

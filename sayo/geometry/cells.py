@@ -1,6 +1,5 @@
 """The cells of one image: which rectangle of the original picture each visual token comes from."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +78,14 @@ def uniform_grid(columns: int, rows: int, box: tuple[float, float, float, float]
     return footprints_of_grid(x[:-1], x[1:], y[:-1], y[1:])
 
 
+def one_view(width: int, height: int, footprints: np.ndarray, grid: tuple[int, int] | None = None) -> VisualCells:
+    """Cells of a single view of the whole picture."""
+    return VisualCells(footprints, np.zeros(len(footprints), dtype=np.int64), (width, height), grid)
+
+
 def single_grid(width: int, height: int, columns: int, rows: int) -> VisualCells:
     """Cells of an image that is stretched as a whole to `columns x rows` tokens."""
-    footprints = uniform_grid(columns, rows, (0.0, 0.0, float(width), float(height)))
-    return VisualCells(footprints, np.zeros(len(footprints), dtype=np.int64), (width, height), (columns, rows))
+    return one_view(width, height, uniform_grid(columns, rows, (0, 0, width, height)), (columns, rows))
 
 
 def mosaic(columns: int, rows: int, side: int, image: tuple[float, float], used: float = 1.0) -> np.ndarray:
@@ -117,30 +120,3 @@ def two_views(width: int, height: int, parts: list[tuple[int, np.ndarray]]) -> V
     """Cells of several views in sequence order: `(view number, footprints)` of each part."""
     views = np.concatenate([np.full(len(part), view, dtype=np.int64) for view, part in parts])
     return VisualCells(np.concatenate([part for _, part in parts]), views, (width, height))
-
-
-def cells_from_count(width: int, height: int, count: int) -> VisualCells:
-    """Cells of a single-grid model whose resize rule is not known, from the image size and its number of tokens.
-
-    Takes the two factors of `count` whose aspect is closest to `width / height`. Only for models that keep the aspect
-    ratio (within one cell per side) and have one grid per image.
-
-    Raises:
-        LayoutError: when no such grid is consistent with square cells (wrong count, class or separator tokens, tiles,
-            or a model that stretches every image to a fixed square).
-    """
-    check_image_size(width, height)
-    if count < 1:
-        raise LayoutError(f"{count} visual tokens for an image of {width} x {height}; expected at least 1")
-    pairs = [(count // rows, rows) for rows in range(1, count + 1) if count % rows == 0]
-    columns, rows = min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1] * height / width)))
-    # A cell side s (pixels) must exist with columns = W/s and rows = H/s, each off by less than one cell.
-    smallest = max(width / (columns + 1), height / (rows + 1))
-    largest = min(width / (columns - 1) if columns > 1 else math.inf, height / (rows - 1) if rows > 1 else math.inf)
-    if smallest >= largest:
-        raise LayoutError(
-            f"{count} visual tokens do not form one grid with the aspect of a {width} x {height} image (closest: "
-            f"{columns} x {rows}). If the model adds separator tokens, uses tiles or stretches images to a square, "
-            "write a builder for its family in sayo/geometry/families.py"
-        )
-    return single_grid(width, height, columns, rows)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sayo.geometry.cells import LayoutError, VisualCells, clip_to_image, single_grid, uniform_grid
+from sayo.geometry.cells import LayoutError, VisualCells, clip_to_image, one_view, single_grid, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, square, vision_setting
 
 
@@ -58,22 +58,18 @@ def smart_grid(width: int, height: int, factor: int, min_pixels: float, max_pixe
 
 
 @dataclass(frozen=True)
-class FrameResizeGrid:
+class FrameResizeGrid(SmartResizeGrid):
     """GLM-4V: as Qwen, but an image counts as `temporal_patch_size` frames against the pixel limits."""
 
-    patch_size: int
-    merge_size: int
     temporal_patch_size: int
-    min_pixels: int
-    max_pixels: int
 
     @classmethod
     def read(cls, image_processor: Json, config: Json) -> "FrameResizeGrid":
         size = image_processor.get("size") or {}
         names = ("patch_size", 14), ("merge_size", 2), ("temporal_patch_size", 2)
-        patch_size, merge_size, frames = (int(first(image_processor.get(name), value)) for name, value in names)
+        settings = {name: int(first(image_processor.get(name), value)) for name, value in names}
         low, high = first(size.get("shortest_edge"), 112 * 112), first(size.get("longest_edge"), 28 * 28 * 15000)
-        return cls(patch_size, merge_size, frames, int(low), int(high))
+        return cls(**settings, min_pixels=int(low), max_pixels=int(high))
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         factor, frames = self.patch_size * self.merge_size, self.temporal_patch_size
@@ -171,5 +167,4 @@ class ClipGrid:
         footprints = clip_to_image((patches + np.array([left, top] * 2)) * scale - before, width, height)
         if self.class_token:
             footprints = np.concatenate([np.full((1, 4), np.nan), footprints])
-        grid = None if self.class_token else (columns, rows)
-        return VisualCells(footprints, np.zeros(len(footprints), dtype=np.int64), (width, height), grid)
+        return one_view(width, height, footprints, None if self.class_token else (columns, rows))

@@ -6,28 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sayo.geometry.cells import LayoutError, VisualCells, cells_from_count, check_image_size
+from sayo.geometry.cells import LayoutError, VisualCells, check_image_size
 from sayo.geometry.families import FAMILIES
 from sayo.geometry.settings import Json
-
-# Settings of image processors that cut images into tiles or crops: such a model has more than one grid.
-_TILE_SETTINGS = (
-    "crop_to_patches image_grid_pinpoints do_image_splitting do_pan_and_scan max_image_tiles max_tiles max_patches "
-    "max_num_tiles num_crops max_crops dynamic_hd use_thumbnail"
-).split()
-
-
-@dataclass(frozen=True)
-class UnknownSingleGrid:
-    """A family without a builder and without tiles: cells need the number of tokens that the processor made."""
-
-    rule: str = "aspect_ratio"
-
-    def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
-        raise LayoutError(
-            "this family has no layout of its own: pass the number of visual tokens of the image, cells(width, "
-            "height, count=...), or write a builder for it in sayo/geometry/families.py"
-        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +33,7 @@ class VisualLayout:
 
         Raises:
             FileNotFoundError: a file is missing.
-            LayoutError: an unknown family that cuts images into tiles, or settings without a layout.
+            LayoutError: a family without a builder, or settings without a layout.
         """
         config = _read_json(model_id_or_dir, "config.json")
         if config is None:
@@ -79,7 +60,7 @@ class VisualLayout:
             images_kwargs: image settings that the processor will get at each call.
 
         Raises:
-            LayoutError: an unknown family that cuts images into tiles, or settings without a layout.
+            LayoutError: a family without a builder, or settings without a layout.
         """
         image_processor = getattr(processor, "image_processor", processor)
         overrides = {**(getattr(processor, "images_kwargs", None) or {}), **(images_kwargs or {})}
@@ -94,29 +75,27 @@ class VisualLayout:
         """
         settings = json.loads(fingerprint)
         family = settings.pop("family")
-        builder = FAMILIES.get(family)
-        if builder is None or set(settings) != {field.name for field in fields(builder)}:
+        builders = FAMILIES.values() if family in FAMILIES else ()  # one family may have two: LLaVA around Pixtral
+        builder = next((one for one in builders if {field.name for field in fields(one)} == set(settings)), None)
+        if builder is None:
             raise LayoutError(f"the data were prepared for a layout that this version does not know: {fingerprint}")
         return cls(family, builder(**{name: _frozen(value) for name, value in settings.items()}))
 
     @classmethod
     def _from_settings(cls, image_processor: Json, config: Json, images_kwargs: Json) -> "VisualLayout":
         family = config.get("model_type")
+        if family not in FAMILIES:
+            raise LayoutError(
+                f"family {family!r} has no layout of its own: write a builder with read() and cells() for it in "
+                "sayo/geometry/families.py, add it to FAMILIES and to the test table in tests/geometry; "
+                "VisualLayout.from_pretrained and from_processor then read it"
+            )
         # As at a call: the processor's own image settings come before those of its image processor.
-        processor_settings = getattr(FAMILIES.get(family), "processor_settings", {})
+        processor_settings = getattr(FAMILIES[family], "processor_settings", {})
         settings = {**image_processor, **processor_settings, **images_kwargs}
         if settings.get("do_resize") is False:
             raise LayoutError(f"{family}: do_resize=False has no fixed layout; leave resizing to the image processor")
-        if family in FAMILIES:
-            return cls(family, FAMILIES[family].read(settings, config))
-        tiles = [name for name in _TILE_SETTINGS if settings.get(name)]
-        if tiles:
-            raise LayoutError(
-                f"family {family!r} is unknown and cuts images into tiles (settings {', '.join(tiles)}): write a "
-                "builder with read() and cells() for it in sayo/geometry/families.py, add it to FAMILIES and to the "
-                "test table in tests/geometry"
-            )
-        return cls(family, UnknownSingleGrid())
+        return cls(family, FAMILIES[family].read(settings, config))
 
     def cells(self, width: int, height: int, num_images: int = 1, count: int | None = None) -> VisualCells:
         """Cells of one image.
@@ -124,15 +103,12 @@ class VisualLayout:
         Args:
             width, height: size in pixels of the image that the processor gets (after EXIF rotation).
             num_images: number of images of the sample; only LLaVA-OneVision lays several images out differently.
-            count: number of visual tokens that the processor made for the image, if known: checked for known families
-                and needed for a family without a builder.
+            count: number of visual tokens that the processor made for the image, if known: checked.
 
         Raises:
             LayoutError: a side below one pixel, an aspect ratio that the processor refuses, or a wrong count.
         """
         check_image_size(width, height)
-        if isinstance(self.builder, UnknownSingleGrid) and count is not None:
-            return cells_from_count(width, height, count)
         cells = self.builder.cells(width, height, num_images)
         if count is not None and len(cells) != count:
             raise LayoutError(

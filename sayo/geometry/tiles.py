@@ -4,9 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from sayo.geometry.cells import VisualCells, mosaic, single_grid, two_views, uniform_grid
+from sayo.geometry.cells import VisualCells, mosaic, one_view, single_grid, two_views, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, square, vision_setting
 
 
@@ -126,7 +124,7 @@ class IdeficsGrid:
         whole = mosaic(1, 1, self.side, image, used)
         columns, rows = self.canvas(width, height)
         if columns * rows == 1:
-            return VisualCells(whole, np.zeros(len(whole), dtype=np.int64), image, (self.side, self.side))
+            return one_view(width, height, whole, (self.side, self.side))
         return two_views(width, height, [(1, mosaic(columns, rows, self.side, image, used)), (0, whole)])
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:

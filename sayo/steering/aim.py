@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from sayo.attention.captured import read_layer
+from sayo.attention.following import Prompt, per_row
 from sayo.attention.layers import LayerSpec
-from sayo.attention.masks import kernel_mask, with_bias
+from sayo.attention.masks import check_takes_bias, kernel_mask, with_bias
 from sayo.geometry import VisualCells
 from sayo.metrics import vrga
-from sayo.steering.calls import Prompt, Steering, template_tail
+from sayo.steering.calls import Steering, template_tail
 from sayo.steering.grids import TokenGrid, grids_of_cells, grids_of_positions
 
 
@@ -81,11 +82,7 @@ class AttentionSteering(Steering):
         self.radius = radius if radius is not None else (2 if variant == "boost" else 3)
 
     def _check_kernel(self, kernel: str) -> None:
-        if kernel != "sdpa" and not kernel.endswith("eager"):
-            raise ValueError(
-                f"The kernel {kernel!r} takes no additive bias: load the model with attn_implementation='sdpa' (or "
-                "'eager' if the model does not support sdpa)."
-            )
+        check_takes_bias(kernel)
 
     def _start(self, prompt: Prompt) -> None:
         if not prompt.real[:, -1].all():
@@ -102,7 +99,7 @@ class AttentionSteering(Steering):
         self._grids: list[list[TokenGrid]] = []
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._adjusted.add(layer)
+        self.seen.add(layer)
         unchanged = query, key, attention_mask
         if (self.gamma == 0 and self.variant == "boost") or not self._has_images:
             return unchanged
@@ -121,7 +118,7 @@ class AttentionSteering(Steering):
         bias = query.new_zeros(*query.shape[:3], key.shape[2])
         bias[:, :, later] = gate[..., None] * self._on_keys(self._key_bias(tokens), key.shape[2])[:, None, None]
         mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
-        return query, key, with_bias(mask, bias.to(query.dtype), kernel)
+        return query, key, with_bias(mask, bias.to(query.dtype))
 
     def _read(self, rows, module, query, key, attention_mask, kernel, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, H, r, N)` attention of some rows on the visual tokens (0 on padding), and `(B, r)` visible keys."""
@@ -201,7 +198,7 @@ class AttentionSteering(Steering):
     def _find_grids(self, prompt: Prompt) -> list[list[TokenGrid]]:
         counts = prompt.image.sum(dim=1).tolist()
         if self.cells is not None:
-            cells = prompt.per_row(list(self.cells), "cells")
+            cells = per_row(list(self.cells), len(prompt.ids), "lists of cells")
             if (given := [sum(map(len, images)) for images in cells]) != counts:
                 raise ValueError(f"The prompts hold {counts} visual tokens, but their cells are {given}.")
             return [grids_of_cells(images) for images in cells]

@@ -3,45 +3,17 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
-from sayo.attention.groups import key_groups
-from sayo.attention.kernel import tapped
+from sayo.attention.captured import AttentionNotCaptured
+from sayo.attention.following import CallListener, Prompt
 from sayo.attention.layers import LayerSpec, attention_layers, inner_model, resolve_layers
 
 
-@dataclass
-class Prompt:
-    """The padded prompts of one call.
-
-    Attributes:
-        ids: `(B, P)` int64.
-        real: `(B, P)` bool, False on padding.
-        image: `(B, P)` bool, True on visual tokens.
-        image_index: `(B, N)` int64, positions of the visual tokens, padded with 0.
-        inputs: all arguments of the forward that ran the prompts.
-    """
-
-    ids: torch.Tensor
-    real: torch.Tensor
-    image: torch.Tensor
-    image_index: torch.Tensor
-    inputs: Mapping[str, Any]
-
-    def per_row(self, values: Sequence, name: str) -> list:
-        """Repeat each prompt's value for its sequences (`num_return_sequences`, beams)."""
-        times, rest = divmod(len(self.ids), len(values))
-        if rest or not times:
-            raise ValueError(f"{name} has {len(values)} entries for a batch of {len(self.ids)} sequences.")
-        return [value for value in values for _ in range(times)]
-
-
-class Steering:
+class Steering(CallListener):
     """Context manager that changes the inputs of the chosen layers' attention kernels while the body generates.
 
     A forward with an empty cache starts a call; its tokens are the prompts. Later forwards belong to the call if they
@@ -70,13 +42,9 @@ class Steering:
     def __enter__(self):
         if self._stack is not None:
             raise RuntimeError("This steering is already open: create a second one to nest them.")
-        modules = {layer: module for layer, module in attention_layers(self._model).items() if layer in self.layers}
-        self._check_kernel(modules[self.layers[0]].config._attn_implementation)
         with ExitStack() as stack:
             stack.callback(self._forget)
-            stack.enter_context(tapped(modules, self))
-            stack.callback(self._inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
-            stack.callback(self._inner.register_forward_hook(self._after, with_kwargs=True).remove)
+            self._check_kernel(stack.enter_context(self.following(self._model)))
             self._stack = stack.pop_all()
         return self
 
@@ -84,17 +52,13 @@ class Steering:
         stack, self._stack = self._stack, None
         stack.close()
 
-    # For subclasses
+    # For subclasses, beside `adjust`
 
     def _start(self, prompt: Prompt) -> None:
         """Called when a call starts."""
 
     def _check_kernel(self, kernel: str) -> None:
         """Raise if the kernel cannot be steered."""
-
-    def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        """Return the query, key and mask for the kernel, and add `layer` to `_adjusted`, which is checked."""
-        raise NotImplementedError
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
@@ -110,19 +74,13 @@ class Steering:
     def _forget(self) -> None:
         self._prompt: Prompt | None = None
         self._positions = torch.zeros(0, dtype=torch.long)
-        self._adjusted: set[int] = set()
+        self.seen: set[int] = set()
 
-    def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise AttentionNotCaptured(
-                "The model was called without input_ids, which show where the image tokens are."
-            )
-        cache = kwargs.get("past_key_values")
-        past = 0 if cache is None else int(cache.get_seq_length())
+    def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         if past == 0 and not self._continues(ids):
             self._forget()
-            self._prompt = self._read_prompt(ids, kwargs)
+            self._check_tail(ids)
+            self._prompt = Prompt.of(ids, inputs, self._inner.config)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
             raise AttentionNotCaptured(
@@ -130,7 +88,6 @@ class Steering:
                 "change the batch."
             )
         self._positions = torch.arange(past, past + ids.shape[1])
-        self._adjusted = set()
 
     def _continues(self, ids: torch.Tensor) -> bool:
         """Whether a forward without a cache runs the call's prompts again with more tokens appended."""
@@ -145,33 +102,13 @@ class Steering:
         tail = self._tail.to(ids.device)
         return ids.shape[1] >= len(tail) and bool((ids[:, ids.shape[1] - len(tail) :] == tail).all())
 
-    def _read_prompt(self, ids: torch.Tensor, kwargs: dict) -> Prompt:
+    def _check_tail(self, ids: torch.Tensor) -> None:
         if not self._ends_with_tail(ids):
             raise ValueError(
                 "A prompt does not end like the processor's chat template, so its last question token is unknown: pad "
                 "prompts on the left, use add_generation_prompt=True, do not split prompts, or omit the processor "
                 "(then the last token of the prompt counts as the question's last)."
             )
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-            real = mask.bool()
-        else:  # static caches get a ready-made 4-d mask: find the left padding in the ids
-            pad = self._inner.config.get_text_config().pad_token_id
-            real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
-        image_token_id = getattr(self._inner.config, "image_token_id", None)
-        groups, index = key_groups(ids, 0, [{}] * len(ids), -1 if image_token_id is None else image_token_id)
-        return Prompt(ids, real, groups["image"] > 0, index, kwargs)
-
-    def _after(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        for layer in self.layers:
-            if layer not in self._adjusted:
-                raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
-
-    # The rest of `attention.kernel.Listener` is not needed: nothing is read, and `_after` checks the layers.
-
-    def read(self, *_: object, **__: object) -> None: ...
-
-    def ran(self, layer: int) -> None: ...
 
 
 def template_tail(processor: Any) -> list[int]:

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from sayo.attention.following import Prompt
 from sayo.attention.layers import LayerSpec
-from sayo.steering.calls import Prompt, Steering
+from sayo.steering.calls import Steering
 
 
 class ScoreScaling(Steering):
@@ -38,7 +39,7 @@ class ScoreScaling(Steering):
         self._excess = self.image * prompt.image.float() - self.system * system.float()  # factor - 1
 
     def adjust(self, layer: int, module: nn.Module, query, key, attention_mask, kernel: str, **kwargs) -> tuple:
-        self._adjusted.add(layer)
+        self.seen.add(layer)
         if self.image == 0 and self.system == 0:
             return query, key, attention_mask
         factor = 1 + self._on_keys(self._excess, key.shape[2])

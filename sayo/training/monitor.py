@@ -93,13 +93,13 @@ def save_overlay(
 
     Samples without a region, with several images or without any response are left out; no file where nothing is left.
     """
-    layout = VisualLayout.from_processor(trainer.processing_class, trainer.model.config)
     panels: dict[str, dict] = {}
     for sample, completion, trace in zip(samples, completions, traces, strict=True):
         images = sample.get("images") or []
         prompt = sample.get("question") or str(sample["prompt"][-1]["content"])
         if len(images) != 1 or not trace.has_region or not len(trace) or prompt in panels:
             continue
+        layout = VisualLayout.from_processor(trainer.processing_class, trainer.model.config)
         ratio = attention_metrics([trace]).get("attention/region_ratio", float("nan"))
         panels[prompt] = {
             "image": images[0],

@@ -171,6 +171,6 @@ def _read(
 
 def _cells(processor: Any, config: Any, images: list[Image.Image], input_ids: torch.Tensor) -> list[VisualCells]:
     layout = VisualLayout.from_processor(processor, config)
-    if len(images) == 1:  # the number of its tokens is known, which families without a layout of their own need
+    if len(images) == 1:  # the number of its tokens is known, which checks the layout
         return [layout.cells(*images[0].size, count=int((input_ids == config.image_token_id).sum()))]
     return [layout.cells(*image.size, num_images=len(images)) for image in images]

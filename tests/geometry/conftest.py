@@ -3,42 +3,23 @@
 To add a family: one row in `TABLE` (and, for its tests of published sizes, one in test_families.py).
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import tiny_models as tiny
 import transformers as tf
 from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from sayo.geometry import VisualLayout
 
-TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "vocab_size": 320,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MROPE = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
-VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 16, "num_hidden_layers": 2}
-CLIP |= {"image_size": 112, "patch_size": 14}
-SIGLIP = {**VIT, "model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 112, "patch_size": 14}
-QWEN2 = {"embed_dim": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
-QWEN25 = {**VIT, "depth": 2, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14, "window_size": 112}
-QWEN25 |= {"fullatt_block_indexes": [1]}
-QWEN3 = {**VIT, "depth": 2, "num_heads": 2, "out_hidden_size": 16, "patch_size": 16, "num_position_embeddings": 64}
-QWEN3 |= {"deepstack_visual_indexes": [0]}
-QWEN35 = {name: value for name, value in QWEN3.items() if name != "deepstack_visual_indexes"}
-LINEAR = {**MROPE, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8}
-LINEAR |= {"linear_value_head_dim": 8}
-GLM = {**VIT, "depth": 1, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14, "image_size": 112}
+PATCH_14, IMAGE_112 = {"patch_size": 14}, {"image_size": 112, "patch_size": 14}
+CLIP, SIGLIP = {**tiny.CLIP, **IMAGE_112}, {**tiny.SIGLIP, **IMAGE_112}
+QWEN3, QWEN35 = {**tiny.QWEN3, "patch_size": 16}, {**tiny.QWEN35, "patch_size": 16}
+GLM = {**tiny.GLM, **IMAGE_112}
+QWEN25 = {**tiny.QWEN25, **PATCH_14, "window_size": 112}
 LIMITS = {"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 120}}
 NEXT = {"image_grid_pinpoints": [[h, w] for h in (112, 224, 336) for w in (112, 224, 336)]}
 OV_PINPOINTS = [[h, w] for h in (118, 236, 354) for w in (118, 236, 354)]
@@ -69,7 +50,7 @@ class Family:
         return self.config["model_type"]
 
     def make_config(self):
-        return AutoConfig.for_model(**self.config)
+        return AutoConfig.for_model(**copy.deepcopy(self.config))  # some write into the rope parameters they are given
 
     def make_image_processor(self):
         return get_image_processor_class_from_name(f"{self.image_processor}ImageProcessorPil")(**self.settings)
@@ -84,24 +65,23 @@ def config(model_type, text, vision, text_type=None, **more):
 
 
 def llava(model_type, vision, **more):
-    return config(model_type, TEXT, vision, "llama", image_token_index=5, **more)
+    return config(model_type, tiny.TEXT, vision, "llama", image_token_index=5, **more)
 
 
 CROP = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
 SQUARE = {"size": {"height": 112, "width": 112}}
-GEMMA_TEXT = {**TEXT, "sliding_window": 16, "query_pre_attn_scalar": 8}
-GEMMA = config("gemma3", GEMMA_TEXT, SIGLIP, mm_tokens_per_image=16)
+GEMMA = config("gemma3", tiny.WINDOW, SIGLIP, mm_tokens_per_image=16)
 SCAN = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 60, "pan_and_scan_max_num_crops": 4}
 SCAN |= {"pan_and_scan_min_ratio_to_activate": 1.2}
-INTERN_VIT = {**VIT, "image_size": [112, 112], "patch_size": [14, 14]}
-INTERN = config("internvl", TEXT, INTERN_VIT, "qwen2", downsample_ratio=0.5)
-SMALL_VIT = {**VIT, "image_size": 56, "patch_size": 7}
-IDEFICS3, SMOLVLM = (config(name, TEXT, SMALL_VIT, "llama", scale_factor=2) for name in ("idefics3", "smolvlm"))
+INTERN_VIT = {**tiny.TOWER, "image_size": [112, 112], "patch_size": [14, 14]}
+INTERN = config("internvl", tiny.TEXT, INTERN_VIT, "qwen2", downsample_ratio=0.5)
+SMALL_VIT = {**tiny.TOWER, "image_size": 56, "patch_size": 7}
+IDEFICS3, SMOLVLM = (config(name, tiny.TEXT, SMALL_VIT, "llama", scale_factor=2) for name in ("idefics3", "smolvlm"))
 ANYRES = {"image_grid_pinpoints": OV_PINPOINTS, "vision_aspect_ratio": "anyres_max_4"}
-ONEVISION = config("llava_onevision", TEXT, {**SIGLIP, "image_size": 118}, "qwen2", **ANYRES)
+ONEVISION = config("llava_onevision", tiny.TEXT, {**SIGLIP, "image_size": 118}, "qwen2", **ANYRES)
 OV_SQUARE = {"image_grid_pinpoints": OV_PINPOINTS, "size": {"height": 118, "width": 118}}
-PIXTRAL = {**VIT, "image_size": 448, "patch_size": 14, "head_dim": 8, "model_type": "pixtral"}
-MISTRAL3 = config("mistral3", TEXT, PIXTRAL, "mistral", spatial_merge_size=2)
+PIXTRAL = {**tiny.PIXTRAL, "image_size": 448, "patch_size": 14}
+MISTRAL3 = config("mistral3", tiny.TEXT, PIXTRAL, "mistral", spatial_merge_size=2)
 PIXTRAL12 = llava("llava", PIXTRAL, vision_feature_layer=-1, vision_feature_select_strategy="full")
 
 
@@ -110,12 +90,12 @@ def patches(longest, side):
 
 
 TABLE = [
-    Family("qwen2_vl", config("qwen2_vl", MROPE, QWEN2), "Qwen2VL", LIMITS, 28),
-    Family("qwen2_5_vl", config("qwen2_5_vl", MROPE, QWEN25), "Qwen2VL", LIMITS, 28),
-    Family("qwen3_vl", config("qwen3_vl", MROPE, QWEN3), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
-    Family("qwen3_5", config("qwen3_5", LINEAR, QWEN35), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
-    Family("glm4v", config("glm4v", MROPE, GLM), "Glm4v", LIMITS, 28),
-    Family("glm46v", config("glm46v", {**MROPE, "model_type": "glm4v_text"}, GLM), "Glm46V", LIMITS, 28),
+    Family("qwen2_vl", config("qwen2_vl", tiny.MROPE, {**tiny.QWEN2, **PATCH_14}), "Qwen2VL", LIMITS, 28),
+    Family("qwen2_5_vl", config("qwen2_5_vl", tiny.MROPE, QWEN25), "Qwen2VL", LIMITS, 28),
+    Family("qwen3_vl", config("qwen3_vl", tiny.MROPE, QWEN3), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
+    Family("qwen3_5", config("qwen3_5", tiny.LINEAR, QWEN35), "Qwen2VL", {**LIMITS, "patch_size": 16}, 32),
+    Family("glm4v", config("glm4v", tiny.MROPE, GLM), "Glm4v", LIMITS, 28),
+    Family("glm46v", config("glm46v", {**tiny.MROPE, "model_type": "glm4v_text"}, GLM), "Glm46V", LIMITS, 28),
     Family("internvl", INTERN, "GotOcr2", {**SQUARE, "max_patches": 6}, 28),
     Family("internvl one grid", INTERN, "GotOcr2", SQUARE, 28, changed={"crop_to_patches": False}),
     Family("llava crop", llava("llava", CLIP), "CLIP", CROP, 14),
@@ -126,7 +106,7 @@ TABLE = [
     Family("gemma3 pan & scan", GEMMA, "Gemma3", SQUARE, 28, changed=SCAN),
     Family("idefics3", IDEFICS3, "Idefics3", IDEFICS, 14, blur=9),
     Family("smolvlm", SMOLVLM, "SmolVLM", IDEFICS, 14, blur=9),
-    Family("paligemma", config("paligemma", GEMMA_TEXT, SIGLIP, "gemma", projection_dim=16), "Siglip", SQUARE, 14),
+    Family("paligemma", config("paligemma", tiny.WINDOW, SIGLIP, "gemma", projection_dim=16), "Siglip", SQUARE, 14),
     Family("mistral3", MISTRAL3, "Pixtral", patches(448, 28), 28),
     Family("pixtral", PIXTRAL12, "Pixtral", patches(224, 14), 14),
 ]

@@ -103,6 +103,7 @@ def of_idefics(tokens):
     return {"fake_image_token": "+", "global_image_tag": "g", "global_image_token": "g", "image_seq_len": tokens}
 
 
+FULL = {"vision_feature_select_strategy": "full"}  # the class token stays
 ONE_GRID, SCAN, WHOLE = {"crop_to_patches": False}, {"do_pan_and_scan": True}, {"do_image_splitting": False}
 PUBLISHED = [
     Published("Qwen2-VL", "qwen2_vl", QWEN2, LIMITS, 391),
@@ -116,6 +117,7 @@ PUBLISHED = [
     Published("InternVL3", "internvl", INTERN, square(448), 3328, attributes=OF_INTERN),
     Published("InternVL3 one grid", "internvl", INTERN, square(448), 256, attributes=OF_INTERN, changed=ONE_GRID),
     Published("LLaVA-1.5", "llava", LLAVA_CROP, CROP, 576, "part", OF_LLAVA, CLIP),
+    Published("LLaVA-1.5 full", "llava", LLAVA_CROP, CROP, 577, "part", {**OF_LLAVA, **FULL}, {**CLIP, **FULL}),
     Published("LLaVA-1.5 padded", "llava", LLAVA_PAD, {**CROP, "do_pad": True}, 576, "whole", OF_LLAVA, CLIP),
     Published("LLaVA-1.6", "llava_next", NEXT, CROP, 2340, "part", OF_LLAVA, CLIP),
     Published("LLaVA-OneVision", "llava_onevision", ONEVISION, square(384), 2929, "shrunk", OF_ONE, ONE_VIT),
@@ -220,6 +222,8 @@ def layout_of(name: str) -> VisualLayout:
     [
         # 672 x 336 keeps its size (shortest edge 336); the crop starts at x = (672 - 336) / 2.
         ("LLaVA-1.5", (672, 336), 0, (168, 0, 182, 14)),
+        ("LLaVA-1.5 full", (672, 336), 0, None),
+        ("LLaVA-1.5 full", (672, 336), 1, (168, 0, 182, 14)),
         # Padded to 672 x 672 (168 above), halved: a patch is 28 pixels and row 6 starts at 6 * 28 - 168 = 0.
         ("LLaVA-1.5 padded", (672, 336), 6 * 24, (0, 0, 28, 28)),
         # Two tiles of 448: the second starts at token 256; then the thumbnail, stretched 2 : 1.
@@ -241,7 +245,7 @@ def layout_of(name: str) -> VisualLayout:
     ],
 )
 def test_worked_footprints(name, size, token, footprint):
-    if footprint is None:  # one tile of 27 patches and the newline of the first row
+    if footprint is None:  # a class token, or the newline behind a row
         footprint = (np.nan,) * 4
     np.testing.assert_allclose(layout_of(name).cells(*size).footprints[token], footprint, rtol=1e-12)
 

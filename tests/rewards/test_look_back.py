@@ -1,7 +1,6 @@
 import pytest
 
 from sayo.answers.extract import parse_look_back
-from sayo.metrics import token_span
 from sayo.rewards.look_back import look_back_reward
 
 CHECK = "I look again at the red disc and its blue frame in the corner."
@@ -15,6 +14,7 @@ GOOD = rf"<think> first </think> <back> {CHECK} </back> <think> so </think> The 
         (GOOD.replace("> ", ">"), True, True, 1),
         (r"<back>look</back> \boxed{red}", False, True, 1),
         (GOOD + "<back>again</back>", False, True, 2),
+        (r"<back>a<back>b</back>c</back> \boxed{red}", False, True, 1),
         ("Well. " + GOOD, False, True, 1),
         (GOOD.replace("</back> <think>", "</back> hm <think>"), False, True, 1),
         (GOOD.replace("so", " "), False, True, 1),
@@ -40,15 +40,3 @@ def test_reward():
     assert look_back_reward(messages) == [1.0, 0.0, 0.0, 0.0]
     assert look_back_reward(messages, strict=False) == [1.0, 0.0, 1.0, 0.0]
     assert look_back_reward(messages, min_words=1) == [1.0, 1.0, 0.0, 0.0]
-
-
-def test_one_span_although_tokens_merge():
-    pieces = ["a", ".</", "think", "><", "back", ">", "ok", "</", "back", "><", "think", ">"]
-    text = "".join(pieces)
-    ends = [len("".join(pieces[: i + 1])) for i in range(len(pieces))]
-    offsets = list(zip([0, *ends[:-1]], ends, strict=True))
-    (span,) = parse_look_back(text).spans
-    assert text[slice(*span)] == "ok"
-    assert token_span(span, offsets) == (6, 7)
-    assert token_span((0, len(text)), offsets) == (0, len(pieces))
-    assert token_span((3, 3), []) == (0, 0)

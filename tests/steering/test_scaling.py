@@ -1,15 +1,12 @@
 """AVAR's score scaling inside any kernel: the raw scores, before mask and softmax."""
 
-import numpy as np
 import pytest
 import torch
 from steering.reference import generate, prompts, reference_logits
 from tiny_models import IMAGE, build
 from torch import nn
 
-from sayo.attention.captured import read_layer
 from sayo.steering import ScoreScaling
-from sayo.steering.calls import Prompt
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "llava", "gemma3", "internvl"])
@@ -40,35 +37,6 @@ def test_a_kernel_without_an_additive_mask():
         with torch.compiler.set_stance("force_eager"), torch.no_grad(), ScoreScaling(model, image=0.5, system=0.4):
             logits.append(model(**inputs).logits[inputs["attention_mask"].bool()])
     assert torch.allclose(*logits, atol=1e-5)
-
-
-def scaled_weights(scores, image, system):
-    """What a kernel makes of a row of scores: system | image, image | text."""
-    ids = torch.tensor([[5, IMAGE, IMAGE, 6]])
-    steering = ScoreScaling(build("qwen3_vl"), image=image, system=system)
-    steering._prompt = Prompt(ids, ids > 0, ids == IMAGE, torch.tensor([[1, 2]]), {})
-    steering._positions = torch.arange(4)
-    steering._start(steering._prompt)
-    query, key = torch.ones(1, 1, 4, 1), torch.tensor(scores)[None, None, :, None]
-    query, key, mask = steering.adjust(0, nn.Identity(), query, key, None, "sdpa", scaling=1.0)
-    options = {"options": {}, "scaling": 1.0, "is_causal": True}
-    weights, _ = read_layer(nn.Identity(), query, key, mask, "sdpa", torch.tensor([3]), torch.eye(4)[None], **options)
-    return weights[0, 0].numpy()
-
-
-@pytest.mark.parametrize(
-    ("shift", "image", "system", "expected"),
-    [
-        (0, 0.0, 0.0, [0.609460, 0.224208, 0.030343, 0.135989]),
-        (0, 0.15, 0.0, [0.590529, 0.252401, 0.025305, 0.131765]),  # the negative image score is pushed down
-        (0, 0.15, 0.4, [0.393208, 0.374031, 0.037500, 0.195261]),
-        (2, 0.15, 0.4, [0.190501, 0.544384, 0.054579, 0.210536]),  # not shift-invariant: the raw scores count
-        (-3, 0.15, 0.4, [0.740429, 0.135264, 0.013561, 0.110745]),
-    ],
-)
-def test_worked_row(shift, image, system, expected):
-    weights = scaled_weights([2.0 + shift, 1.0 + shift, -1.0 + shift, 0.5 + shift], image, system)
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
 
 
 def test_the_cache_keeps_the_unscaled_keys():

@@ -1,0 +1,101 @@
+"""Whole model calls (a forward, or `generate`), forward by forward: what the notebook API and steering share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
+from sayo.attention.groups import key_groups
+from sayo.attention.kernel import Listener, tapped
+from sayo.attention.layers import inner_model
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """The padded prompts of one call.
+
+    Attributes:
+        ids: `(B, P)` int64.
+        real: `(B, P)` bool, False on padding.
+        image: `(B, P)` bool, True on visual tokens.
+        image_index: `(B, N)` int64, positions of the visual tokens, padded with 0.
+        region: `(B, P)` float32, coverage weights of the regions of `samples`.
+        inputs: all arguments of the forward that ran the prompts.
+    """
+
+    ids: torch.Tensor
+    real: torch.Tensor
+    image: torch.Tensor
+    image_index: torch.Tensor
+    region: torch.Tensor
+    inputs: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, ids: torch.Tensor, inputs: Mapping[str, Any], config: Any, samples: Sequence[Mapping] | None = None
+    ) -> "Prompt":
+        """The prompts `ids` of a forward with these arguments; `samples` as for `key_groups`, one per prompt."""
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            real = mask.bool()
+        else:  # static caches get their masks ready-made: what is left padding shows in the ids
+            pad = config.get_text_config().pad_token_id
+            real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
+        rows = [{}] * len(ids) if samples is None else per_row(samples, len(ids), "samples")
+        image_token_id = getattr(config, "image_token_id", None)
+        groups, index = key_groups(ids, 0, rows, -1 if image_token_id is None else image_token_id)
+        return cls(ids, real, groups["image"] > 0, index, groups["region"], inputs)
+
+
+def per_row(values: Sequence, num_rows: int, name: str) -> list:
+    """Repeat what belongs to a prompt for each of its sequences (`num_return_sequences`, beams).
+
+    Raises:
+        ValueError: the rows of the batch are no multiple of the values, which the message calls `name`.
+    """
+    times, rest = divmod(num_rows, len(values))
+    if rest or not times:
+        raise ValueError(f"{len(values)} {name} were given for a batch of {num_rows} sequences.")
+    return [value for value in values for _ in range(times)]
+
+
+class CallListener(Listener):
+    """Whoever also follows the forwards of the model, and puts into `seen` each layer whose kernel it saw in one."""
+
+    seen: set[int]
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[str]:
+        """Follow the calls of a model, wrapped or not, while the body runs; yields the name of its kernel."""
+        inner = inner_model(model)
+        with tapped(model, self) as kernel, ExitStack() as hooks:
+            hooks.callback(inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            hooks.callback(inner.register_forward_hook(self._after, with_kwargs=True).remove)
+            yield kernel
+
+    def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
+        """Called before a forward over `ids`, `(B, S)`, with `past` tokens in its cache and all its arguments."""
+
+    def after(self, output: Mapping[str, Any]) -> None:
+        """Called with what a forward returned."""
+
+    def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise AttentionNotCaptured(
+                "The model was called without input_ids, so its image tokens cannot be found: pass input_ids (or, to "
+                "read only, use `capture.reading(...)` with your own key groups)."
+            )
+        cache = kwargs.get("past_key_values")
+        self.before(ids, 0 if cache is None else int(cache.get_seq_length()), kwargs)
+        self.seen = set()
+
+    def _after(self, model: nn.Module, args: tuple, kwargs: dict, output: Mapping[str, Any]) -> None:
+        for layer in self.layers:
+            if layer not in self.seen:
+                raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
+        self.after(output)
