@@ -21,20 +21,10 @@ if TYPE_CHECKING:  # `sayo inspect` draws without torch
 
 COLORMAP = "inferno"
 REGION_COLORS = {"answer": "#22c55e", "evidence": "#f59e0b"}
+VIEW_TITLES = ("whole picture", "tiles")  # of `VisualCells.views`
 PANEL_INCHES, PANELS_PER_LINE = 3.0, 6
 LONGEST_SIDE = 512  # pixels of a heat map
-STYLE = {
-    "text.parse_math": False,  # what models and users say is text: a dollar sign must not start TeX
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
+STYLE = Path(__file__).with_name("draw.mplstyle")
 
 
 def response_map(trace: "AttentionTrace", rows: "Rows" = "deciding") -> np.ndarray:
@@ -96,7 +86,6 @@ def draw_picture(
 
     Args:
         axes: emptied of ticks and frame.
-        image: any mode and size.
         regions: mappings with `box` (xyxy in pixels of the image), and `role` (white if there is none).
         heat: from `heat_map`.
     """
@@ -145,18 +134,24 @@ def save_sheet(panels: Sequence[Mapping[str, Any]], path: str | Path, title: str
 
 @contextmanager
 def new_figure(
-    file: str | Path | IO[bytes], width: float, height: float, dpi: int = 200, **options: Any
+    file: str | Path | IO[bytes],
+    width: float,
+    height: float,
+    dpi: int = 200,
+    styles: Sequence[Path] = (),
+    **options: Any,
 ) -> Iterator["Figure"]:
     """An empty figure in inches, independent of pyplot's state, that is written to `file` when the block ends.
 
     Args:
         file: a path, whose folder is made and whose suffix decides the format, or an open file.
-        options: of `Figure.savefig`; `style` (rc parameters) goes on top of `STYLE`.
+        styles: style sheets on top of `STYLE`.
+        options: of `Figure.savefig`.
     """
-    from matplotlib import rc_context
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with rc_context({**STYLE, **options.pop("style", {})}), warnings.catch_warnings():
+    with style.context([STYLE, *styles]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a response may hold any script, fonts may not
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         yield figure

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from trl import prepare_multimodal_messages
 
 from sayo.attention import AttentionCapture, AttentionTrace, CapturedMasses
@@ -259,7 +260,7 @@ def _byte_decoder(tokenizer: Any) -> Callable[[int], bytes] | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = b"" if backend is None or backend.decoder is None else backend.decoder.__getstate__()
     if b'"ByteLevel"' in decoder:
-        byte_of = _byte_level_alphabet()
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
         spell = lambda piece: bytes(byte_of[character] for character in piece)  # noqa: E731
     elif b'"ByteFallback"' in decoder:
         spell = _spell_sentencepiece
@@ -275,10 +276,3 @@ def _spell_sentencepiece(piece: str) -> bytes:
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("▁", " ").encode()
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's stand-in of each byte -> the byte: printable Latin-1 stands for itself, the rest from U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}

@@ -1,10 +1,24 @@
 """`sayo evaluate` and `sayo compare`."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from sayo.client import ChatClient
+from sayo.errors import SayoError
+
+
+class SamplesFailed(SayoError):
+    """The evaluation is done, but some samples have no answer: `failed` is kind -> how many."""
+
+    exit_status = 1
+
+    def __init__(self, failed: dict[str, int]):
+        counts = ", ".join(f"{count} {kind}" for kind, count in failed.items())
+        super().__init__(f"samples failed: {counts}; the same command asks them again")
 
 
 def evaluate(
@@ -22,7 +36,7 @@ def evaluate(
     whole_text: Annotated[bool, typer.Option(help="Without <answer> or \\boxed, all of it is the answer.")] = False,
     attention: Annotated[bool, typer.Option(help="Read where the model looks (of --server: MODEL itself).")] = True,
     layers: Annotated[str, typer.Option(help="Layers whose mean is reported: last, all, 4-7, ...")] = "last",
-    steer: Annotated[str | None, typer.Option(help="Steer the attention of the answers: vrga (no training).")] = None,
+    steer: Annotated[Literal["vrga"] | None, typer.Option(help="Steer attention: vrga (no training).")] = None,
     num_maps: Annotated[int, typer.Option(min=0, help="Questions whose attention picture is kept.")] = 6,
     server: Annotated[str | None, typer.Option(help="OpenAI-compatible server, http://localhost:8000/v1.")] = None,
     server_model: Annotated[str | None, typer.Option(help="Its name on the server; MODEL if not given.")] = None,
@@ -39,24 +53,15 @@ def evaluate(
 
     sayo evaluate my-model --data prepared/gqa --split val --server http://localhost:8000/v1 --out results/my-model
     """
-    from contextlib import nullcontext
-
-    from rich.console import Console
-    from rich.progress import track
-
-    from sayo.client import ChatClient
-    from sayo.errors import SayoError
     from sayo.evaluation.evaluate import evaluate as ask_all
     from sayo.evaluation.journal import files_mark
     from sayo.evaluation.local import LocalModel
     from sayo.evaluation.server import ServerModel
-    from sayo.evaluation.tables import print_summary
+    from sayo.evaluation.tables import print_summary, progress
     from sayo.recipes import DataSection
     from sayo.steering import AttentionSteering
     from sayo.training.setup import load_data
 
-    if steer not in (None, "vrga"):
-        raise SayoError(f"--steer {steer}: the one way to steer here is vrga.")
     if steer and server:
         raise SayoError("--steer needs the model in this process: leave --server out.")
     sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
@@ -66,22 +71,16 @@ def evaluate(
     settings |= {"layers": layers, "steer": steer, "model_files": files_mark(model)}
     settings |= {"data_files": files_mark(data, "**/*")}
     rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
-    answerer = None
-    if not server or (attention and "regions" in rows.column_names):
-        answerer = LocalModel.from_pretrained(model, batch_size=batch_size, layers=layers, **sampling)
-    if server:
-        client = ChatClient(server, server_model or model, timeout=timeout)
-        answerer = ServerModel(client, answerer, concurrency=concurrency, **sampling)
+    is_local = not server or (attention and "regions" in rows.column_names)
+    local = LocalModel.from_pretrained(model, batch_size=batch_size, layers=layers, **sampling) if is_local else None
+    client = ChatClient(server, server_model or model, timeout=timeout) if server else None
+    answerer = ServerModel(client, local, concurrency=concurrency, **sampling) if client else local
     with AttentionSteering(answerer.model, answerer.processor) if steer else nullcontext():
-        summary = ask_all(
-            answerer, rows, out, settings, attention=attention, whole_text=whole_text, num_maps=num_maps,
-            overwrite=overwrite, progress=lambda todo: track(todo, "evaluating", console=Console(stderr=True)),
-        )  # fmt: skip
+        options = {"attention": attention, "whole_text": whole_text, "num_maps": num_maps, "overwrite": overwrite}
+        summary = ask_all(answerer, rows, out, settings, **options, progress=progress)
     print_summary(model, summary)
     if summary["failed"]:
-        counts = ", ".join(f"{count} {kind}" for kind, count in summary["failed"].items())
-        typer.secho(f"error: samples failed: {counts}; the same command asks them again", fg="red", err=True)
-        raise typer.Exit(1)
+        raise SamplesFailed(summary["failed"])
 
 
 def compare(

@@ -15,7 +15,6 @@ class ServerModel:
         client: of the server.
         reader: reads the attention of the answers in a scoring pass; None where none is wanted.
         num_samples: completions per question, one request each.
-        temperature: 0 is greedy.
         concurrency: questions at once.
         seed: sent with every request (plus the number of the sample), for servers that honour it.
     """

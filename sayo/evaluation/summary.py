@@ -60,11 +60,7 @@ def _figures(samples: Samples) -> dict[str, Any]:
 
 
 def tas_and_correctness(samples: Samples, layer: int | None = None) -> dict[str, Any]:
-    """`intervals.association` of TAS with being right, of the reported layers or of one layer alone.
-
-    Args:
-        samples: records (see `records.question_record`).
-    """
+    """`intervals.association` of TAS with being right, of the reported layers or of one layer alone."""
     points = []
     for number, sample in enumerate(samples):
         for values, score in zip(sample["responses"], sample["correct"], strict=False):

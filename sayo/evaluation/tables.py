@@ -1,10 +1,11 @@
 """Evaluations as tables in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from sayo.evaluation.summary import advice
@@ -32,11 +33,19 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
         console.print(table)
     if summary["tas_by_layer"]:
         table = Table("layer", "TAS", "right answers", "wrong answers", "AUC", title="TAS by layer")
-        for row in summary["tas_by_layer"]["by_layer"]:
-            means = [_number(row[name]) for name in ("mean", "mean_right", "mean_wrong")]
-            table.add_row(str(row["layer"]), *means, _number(row["auc"], row["auc_interval"]))
+        for row in layer_rows(summary["tas_by_layer"]):
+            table.add_row(*row)
         console.print(table)
         console.print(advice(summary["tas_by_layer"]), highlight=False)
+
+
+def layer_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of each layer alone (see `summary.layer_figures`): its number, the three means of its TAS, and its AUC."""
+    means = ("mean", "mean_right", "mean_wrong")
+    return [
+        (str(row["layer"]), *(_number(row[name]) for name in means), _number(row["auc"], row["auc_interval"]))
+        for row in figures["by_layer"]
+    ]
 
 
 def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -52,6 +61,11 @@ def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]])
                 counts = f"{part['better']}/{part['worse']}"
                 table.add_row(label, str(part["num_questions"]), *means, difference, counts, f"{part['p_value']:.2g}")
     wide_console().print(table)
+
+
+def progress(todo: Sequence[int]) -> Iterable[int]:
+    """A bar over the questions to ask, on the error stream."""
+    return track(todo, "evaluating", console=Console(stderr=True))
 
 
 def wide_console() -> Console:

@@ -164,13 +164,13 @@ def trend(
     summary = trend_summary(records)
     out.mkdir(parents=True, exist_ok=True)
     (out / "trend.json").write_text(json.dumps({"summary": summary, "responses": records}, indent=2) + "\n")
-    drawn = [index for index, record in enumerate(records) if record["image_share"]]
-    drawn = sorted(drawn, key=lambda index: not records[index]["spans"])[:panels]
     typer.echo(json.dumps(summary, indent=2))
     typer.echo(out / "trend.json")
-    if drawn:
-        spans, titles = [records[index]["spans"] for index in drawn], [records[index]["id"] for index in drawn]
-        typer.echo(save_trend([responses[index].trace for index in drawn], spans, titles, out / "trend.png"))
+    pairs = zip(records, responses, strict=True)
+    drawable = [(record, response.trace) for record, response in pairs if record["image_share"]]
+    if drawable:
+        drawable.sort(key=lambda pair: not pair[0]["spans"])
+        typer.echo(save_trend(drawable[:panels], out / "trend.png"))
 
 
 def report(
@@ -223,15 +223,10 @@ def inspect(
 
 def _load(name: str) -> tuple[Any, Any]:
     """The model, on a GPU where there is one, and its processor."""
-    import torch
+    from sayo.evaluation.local import LocalModel
 
-    from sayo.processors import load_auto_processor
-    from sayo.recipes import ModelSection
-    from sayo.training.setup import load_policy
-
-    on_gpu = torch.cuda.is_available()
-    policy = load_policy(ModelSection(name_or_path=name, dtype="bfloat16" if on_gpu else "float32"))
-    return (policy.cuda() if on_gpu else policy).eval(), load_auto_processor(name)
+    policy = LocalModel.from_pretrained(name)
+    return policy.model, policy.processor
 
 
 def _region(text: str) -> dict[str, Any]:

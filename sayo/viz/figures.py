@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import Rectangle
 
-from sayo.attention.trace import Rows
 from sayo.draw import COLORMAP, draw_picture, heat_map, new_figure, plain, response_map
-from sayo.geometry import VisualCells
 from sayo.metrics.region import pooled_attention, tas
 from sayo.viz.look import Look
 
@@ -22,7 +19,7 @@ TEXT_POINTS, LINE_INCHES = 8.0, 0.17
 CHARACTER_INCHES = TEXT_POINTS * 0.602 / 72  # DejaVu Sans Mono
 
 
-def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "deciding", dpi: int = 200) -> Path:
+def save_looks(looks: Mapping[str, Look], path: str | Path, dpi: int = 200) -> Path:
     """Draw the picture, the map of each whole response (all on one scale), and below them the responses.
 
     Responses are coloured by attention on the region (or the image), each up to its own maximum.
@@ -30,18 +27,19 @@ def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "decidi
     Args:
         looks: label ("before", "after") -> the same question and images.
         path: `.png` or another format that matplotlib writes.
-        rows: which reading of attention at a token.
     """
     first, several = next(iter(looks.values())), len(looks) > 1
-    maps = [(label if several else "", look, *view) for label, look in looks.items() for view in _views(look, rows)]
+    whole = {label: response_map(look.trace) for label, look in looks.items()}
+    maps = [(label, view, whole[label][view.tokens]) for label, look in looks.items() for view in look.views()]
     peak = max(float(values.max()) for *_, values in maps)
     images = [
         ("image" if len(first.images) == 1 else f"image {index + 1}", index) for index in range(len(first.images))
     ]
     panels = [(title, first, index, None) for title, index in images]
-    for label, look, title, index, cells, values in maps:
-        title = f"{f'{label}: {title}' if label else title}\nmax {values.max():.2%}"
-        panels.append((title, look, index, heat_map(cells, values, peak)))
+    for label, view, values in maps:
+        title = ", ".join(filter(None, ["whole response", view.title]))
+        title = f"{f'{label}: ' if several else ''}{title}\nmax {values.max():.2%}"
+        panels.append((title, looks[label], view.image, heat_map(view.cells, values, peak)))
     width = max(SIDE_INCHES * len(panels) + 0.7, 7.0)
     columns = int(0.97 * width / CHARACTER_INCHES)
     texts = {label: _lines(look, columns) for label, look in looks.items()}
@@ -58,21 +56,8 @@ def save_looks(looks: Mapping[str, Look], path: str | Path, rows: Rows = "decidi
         bar = top.colorbar(ScalarMappable(Normalize(0, 100 * peak), COLORMAP), ax=list(grid), fraction=0.03, pad=0.01)
         bar.set_label("attention on a visual token (%)", fontsize=7)
         for part, (label, look) in zip(below, looks.items(), strict=True):
-            _draw_response(part.subplots(), look, texts[label], columns, rows, label if several else None)
+            _draw_response(part.subplots(), look, texts[label], columns, label if several else None)
     return Path(path)
-
-
-def _views(look: Look, rows: Rows) -> list[tuple[str, int, VisualCells, np.ndarray]]:
-    """Title, image, cells and `(n,)` attention of the whole response, for every view of every image."""
-    whole, views, result = response_map(look.trace, rows), look.views(), []
-    for image, view, place, inside in views:
-        title = "whole response"
-        if sum(other[0] == image for other in views) > 1:
-            title += ", tiles" if view else ", whole picture"
-        cells = look.cells[image]
-        part = VisualCells(cells.footprints[inside], cells.views[inside], cells.image_size)
-        result.append((title, image, part, whole[place][inside]))
-    return result
 
 
 def _lines(look: Look, columns: int) -> list[list[tuple[int, str]]]:
@@ -93,10 +78,10 @@ def _lines(look: Look, columns: int) -> list[list[tuple[int, str]]]:
 
 
 def _draw_response(
-    axes: Axes, look: Look, lines: list[list[tuple[int, str]]], columns: int, rows: Rows, label: str | None
+    axes: Axes, look: Look, lines: list[list[tuple[int, str]]], columns: int, label: str | None
 ) -> None:
     """The response as text coloured by attention on the region (or the image)."""
-    values = look.trace.mass(look.colored, rows).mean(axis=0)
+    values = look.trace.mass(look.colored, "deciding").mean(axis=0)
     peak = max(float(values.max()), 1e-12)
     axes.set(xlim=(0, columns), ylim=(len(lines), 0))
     axes.set_axis_off()
@@ -114,8 +99,8 @@ def _draw_response(
     layers = (
         f"layer {look.trace.layers[0]}" if len(look.trace.layers) == 1 else f"mean of {len(look.trace.layers)} layers"
     )
-    legend = f"colour: attention on the {look.colored}, 0 to {peak:.2%} ({rows} rows, {layers})"
+    legend = f"colour: attention on the {look.colored}, 0 to {peak:.2%} (deciding rows, {layers})"
     if label is not None and look.colored == "region":
-        pooled = pooled_attention(look.trace, rows)
+        pooled = pooled_attention(look.trace, "deciding")
         legend = f"{label}: target attention score {tas(pooled.region, pooled.image):.2f}\n{legend}"
     axes.set_title(legend, fontsize=7, loc="left")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from sayo.draw import REGION_COLORS, heat_map, save_sheet
+from sayo.draw import REGION_COLORS, VIEW_TITLES, heat_map, save_sheet
 from sayo.errors import SayoError
 from sayo.geometry import VisualCells, VisualLayout, masks
 from sayo.viz.pages import picture, render, write_text
@@ -25,7 +25,6 @@ HISTOGRAMS = {  # counter of summary.json: title
     "question_types": "Types of questions",
     "rejected_by_reason": "Rejected rows",
 }
-VIEWS = {0: "whole picture", 1: "tiles"}
 
 
 class InspectError(SayoError):
@@ -138,9 +137,8 @@ def _panels(row: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
     views = np.unique(cells.views).tolist()
     for view in views:
         inside = cells.views == view
-        part = VisualCells(cells.footprints[inside], cells.views[inside], cells.image_size)
-        name = "tokens" if len(views) == 1 else VIEWS.get(view, f"view {view}")
-        heat = heat_map(part, weights[inside], peak=1.0)
+        name = "tokens" if len(views) == 1 else VIEW_TITLES[view]
+        heat = heat_map(cells, np.where(inside, weights, 0), peak=1.0)
         caption = f"{name}: {(weights[inside] > 0).sum()} of {inside.sum()}"
         panels.append({**picture(image, regions, heat, longest=LONGEST_SIDE), "caption": caption})
     return panels

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
+from sayo.draw import VIEW_TITLES
 from sayo.errors import SayoError
 from sayo.geometry import VisualCells, VisualLayout, region_tokens
 from sayo.rollout import Completions, generate, given_response, processor_inputs, read_traces, token_texts
@@ -21,6 +22,22 @@ HEAD_VALUES = 12_000_000
 
 class LookError(SayoError, ValueError):
     """What was asked for cannot be looked at; the message says why."""
+
+
+class View(NamedTuple):
+    """What is shown apart: an image, or the whole picture or the tiles of a tiled one.
+
+    Attributes:
+        image: index of the image.
+        title: "whole picture" or "tiles"; "" for an image with one view.
+        cells: its visual tokens, without those that see no pixel.
+        tokens: `(n,)` int64 places of `cells` among the visual tokens of the `Look`.
+    """
+
+    image: int
+    title: str
+    cells: VisualCells
+    tokens: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +74,18 @@ class Look:
         """The key group that colours the response: "region", or "image" without regions."""
         return "region" if self.trace.has_region else "image"
 
-    def views(self) -> list[tuple[int, int, slice, np.ndarray]]:
-        """Every (image, view) that is shown apart: image, view, its slice of the visual tokens, `(n,)` mask in it."""
+    def views(self) -> list[View]:
+        """Every view of every image."""
         views, start = [], 0
         for image, cells in enumerate(self.cells):
-            place = slice(start, start + len(cells))
-            start = place.stop
             seen = ~np.isnan(cells.footprints).any(axis=1)
-            views += [(image, int(view), place, seen & (cells.views == view)) for view in np.unique(cells.views[seen])]
+            shown = np.unique(cells.views[seen])
+            for view in shown:
+                title = VIEW_TITLES[view] if len(shown) > 1 else ""
+                inside = np.flatnonzero(seen & (cells.views == view))
+                part = VisualCells(cells.footprints[inside], cells.views[inside], cells.image_size)
+                views.append(View(image, title, part, start + inside))
+            start += len(cells)
         return views
 
 

@@ -114,15 +114,14 @@ def _panels(look: Look) -> tuple[np.ndarray, list[dict[str, Any]]]:
     table = np.concatenate(
         [np.column_stack([np.nan_to_num(cells.footprints), np.full(len(cells), -1)]) for cells in look.cells]
     )
-    panels, views = [], look.views()
-    for image, view, place, inside in views:
-        table[place, 4][inside] = len(panels)
-        labels = [f"Image {image + 1}"] if len(look.images) > 1 else []
-        if sum(other[0] == image for other in views) > 1:
-            labels.append("tiles" if view else "whole picture")
-        regions = [region for region in look.regions if region["image"] == image]
-        caption = f"{', '.join(labels)}: {inside.sum()} visual tokens" if labels else ""
-        panels.append({**picture(look.images[image], regions), "caption": caption})
+    panels = []
+    for view in look.views():
+        table[view.tokens, 4] = len(panels)
+        labels = [f"Image {view.image + 1}" if len(look.images) > 1 else "", view.title]
+        label = ", ".join(filter(None, labels))
+        regions = [region for region in look.regions if region["image"] == view.image]
+        caption = f"{label}: {len(view.tokens)} visual tokens" if label else ""
+        panels.append({**picture(look.images[view.image], regions), "caption": caption})
     return table, panels
 
 

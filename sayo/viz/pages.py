@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("sayo.viz"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["script_json"] = script_json
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     script = ""
     if f"{template}.js" in environment.list_templates():
         script = environment.loader.get_source(environment, f"{template}.js")[0]
@@ -91,8 +90,3 @@ def image_uri(image: Image.Image, longest: int = LONGEST_SIDE) -> str:
 def to_base64(data: bytes) -> str:
     """ASCII text of bytes."""
     return base64.b64encode(data).decode("ascii")
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in; for templates: `{{ data|script_json|safe }}`."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

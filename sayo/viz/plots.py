@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,19 +16,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")  # Okabe and Ito's palette
 GREY = "#94a3b8"
-CHART_STYLE = {
-    "font.size": 11.5,
-    "axes.labelsize": 11.5,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 10,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#475569",
-    "axes.grid": True,
-    "grid.color": "#e2e8f0",
-    "xtick.color": "#475569",
-    "ytick.color": "#475569",
-}
+CHART_STYLE = Path(__file__).with_name("chart.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -42,9 +31,8 @@ class Chart:
 def chart(title: str, caption: str, draw: Callable[["Axes"], None]) -> Chart:
     """A chart that `draw` fills, as SVG (a data URI: no script, no outside resource, no clash of ids)."""
     buffer = io.BytesIO()
-    with new_figure(
-        buffer, 4.7, 3.0, style=CHART_STYLE, format="svg", transparent=True, metadata={"Date": None}
-    ) as figure:
+    options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+    with new_figure(buffer, 4.7, 3.0, styles=[CHART_STYLE], **options) as figure:
         draw(figure.subplots())
     return Chart(title, f"data:image/svg+xml;base64,{to_base64(buffer.getvalue())}", caption)
 

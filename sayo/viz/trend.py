@@ -15,7 +15,6 @@ from torch import nn
 from sayo.answers.extract import parse_look_back
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
-from sayo.attention.trace import Rows
 from sayo.draw import new_figure
 from sayo.errors import SayoError
 from sayo.metrics.lookback import LookBackLift, Span, attention_trend, back_spans, look_back_lift, mean_of_known
@@ -65,7 +64,7 @@ def sample_responses(
             yield Response(row, *token_offsets(processor.tokenizer, kept, skip_special_tokens=True), trace)
 
 
-def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int = 1) -> dict[str, np.ndarray]:
+def drift(traces: Sequence[AttentionTrace], width: int = 1) -> dict[str, np.ndarray]:
     """Means over responses along the response, as long as at least `FEWEST` responses last.
 
     Args:
@@ -80,9 +79,9 @@ def drift(traces: Sequence[AttentionTrace], rows: Rows = "deciding", width: int 
         SayoError: too few responses to average.
     """
     curves = {
-        "image": [trace.mass("image", rows).mean(axis=0) for trace in traces],
+        "image": [trace.mass("image", "deciding").mean(axis=0) for trace in traces],
         "region": [
-            trace.mean("region", rows).mean(axis=0) / trace.mean("image", rows).mean(axis=0)
+            trace.mean("region", "deciding").mean(axis=0) / trace.mean("image", "deciding").mean(axis=0)
             for trace in traces
             if trace.has_region
         ],
@@ -166,29 +165,26 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def save_trend(
-    traces: Sequence[AttentionTrace], spans: Sequence[Sequence[Span]], titles: Sequence[str], path: str | Path
-) -> Path:
+def save_trend(responses: Sequence[tuple[Mapping[str, Any], AttentionTrace]], path: str | Path) -> Path:
     """Draw the shares of each response below the other, `<back>` spans shaded, with their lift.
 
     Args:
-        traces, spans, titles: one entry per response, at least one.
+        responses: at least one `trend_record` that has shares, each with the trace it was made of.
     """
-    with new_figure(path, 8.0, 2.4 * len(traces) + 0.6, dpi=150) as figure:
-        panels = figure.subplots(len(traces), squeeze=False)[:, 0]
-        for axes, trace, ranges, title in zip(panels, traces, spans, titles, strict=True):
-            shares = attention_trend(trace)
-            for (group, values), color in zip(shares.items(), COLORS, strict=False):
+    with new_figure(path, 8.0, 2.4 * len(responses) + 0.6, dpi=150) as figure:
+        panels = figure.subplots(len(responses), squeeze=False)[:, 0]
+        for axes, (record, trace) in zip(panels, responses, strict=True):
+            for (group, values), color in zip(attention_trend(trace).items(), COLORS, strict=False):
                 line(axes, np.arange(len(values)), values, color, group)
-            for number, (start, end) in enumerate(ranges):
+            for number, (start, end) in enumerate(record["spans"]):
                 label = "<back>" if number == 0 else None
                 axes.axvspan(start - 0.5, end - 0.5, color=SPAN_COLOR, alpha=0.25, linewidth=0, label=label)
-            value = look_back_lift(shares["image"], ranges)
-            if value.lift is not None:
-                control = "" if value.control is None else f", control {value.control:.2f}"
-                title = f"{title} (lift {value.lift:.2f}{control})"
+            title = record["id"]
+            if record["lift"] is not None:
+                control = "" if record["control"] is None else f", control {record['control']:.2f}"
+                title = f"{title} (lift {record['lift']:.2f}{control})"
             axes.set_title(title, loc="left")
-            axes.set(ylim=(0, 1), xlim=(-0.5, len(shares["image"]) - 0.5), ylabel="share without prefix")
+            axes.set(ylim=(0, 1), xlim=(-0.5, len(trace) - 0.5), ylabel="share without prefix")
         panels[-1].set_xlabel("response token")
         panels[0].legend(loc="upper right", ncols=4)
     return Path(path)

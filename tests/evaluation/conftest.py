@@ -1,11 +1,11 @@
 """A small data set, and the records of an evaluation."""
 
-import json
-
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
+
+from sayo.evaluation.journal import read_records
 
 
 @pytest.fixture
@@ -28,4 +28,4 @@ def ten():
 @pytest.fixture(scope="session")
 def lines():
     """The records in a folder."""
-    return lambda folder: [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    return lambda folder: read_records(folder / "samples.jsonl")

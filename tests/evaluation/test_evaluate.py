@@ -10,7 +10,6 @@ from evaluation.parrot import Parrot
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.journal import JournalError, files_mark
 from sayo.evaluation.local import LocalModel
-from sayo.evaluation.records import Reply
 
 
 def test_summary_counts_everything(ten, tmp_path, lines):
@@ -27,12 +26,8 @@ def test_summary_counts_everything(ten, tmp_path, lines):
 
 
 def test_whole_texts_are_answers_only_on_demand(ten, tmp_path):
-    class Plain:
-        def answer(self, rows, attention=False):
-            yield from ((row, [Reply("B")]) for row in rows)
-
-    assert evaluate(Plain(), ten, tmp_path / "tags")["accuracy"] == 0.0
-    assert evaluate(Plain(), ten, tmp_path / "whole", whole_text=True)["accuracy"] == 1.0
+    assert evaluate(Parrot("B" * 10, "{}"), ten, tmp_path / "tags")["accuracy"] == 0.0
+    assert evaluate(Parrot("B" * 10, "{}"), ten, tmp_path / "whole", whole_text=True)["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "4", "ind', '{"id": "4", "index": 4}'])

@@ -1,17 +1,15 @@
 """Looks of real toy policies of both families, and a real browser to show them in."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from viz.browser import CHROMIUM, Browser
-from viz.report_runs import write_run
 
 from sayo.attention import AttentionTrace
 from sayo.geometry import VisualCells
 from sayo.geometry.cells import uniform_grid
+from sayo.toyworld.policy import make_policy, make_processor
 from sayo.viz.look import Look, look_at
 
 QUESTION = "What color is the disc in the red frame?"
@@ -19,17 +17,8 @@ QUESTION = "What color is the disc in the red frame?"
 
 @pytest.fixture(scope="session", params=["qwen3_vl", "qwen2_5_vl"])
 def policy(request):
-    """(model, processor) of one toy family, four layers deep."""
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    from sayo.toyworld.policy import make_policy, make_processor
-
-    torch.manual_seed(0)
-    config = make_policy(request.param).config
-    config.text_config.update({"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4})
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    model.generation_config.update(**make_policy(request.param).generation_config.to_diff_dict())
+    """(model, processor) of one toy family."""
+    model = make_policy(request.param).eval()
     for name, parameter in model.named_parameters():  # at initialisation attention is nearly uniform
         if "q_proj" in name or "k_proj" in name:
             parameter.data.mul_(1.5)
@@ -47,8 +36,6 @@ def picture() -> Image.Image:
 @pytest.fixture(scope="session")
 def look(policy, picture) -> Look:
     """A sampled response of 24 tokens with a region."""
-    import torch
-
     torch.manual_seed(0)
     model, processor = policy
     options = {"max_new_tokens": 24, "temperature": 1.0, "name": "toy"}
@@ -94,9 +81,3 @@ def synthetic_look(tokens: int = 300, grid: tuple[int, int] = (50, 30), layers: 
     regions, words = [{"image": 0, "box": [100.0, 100.0, 200.0, 200.0]}], [f" word{index}" for index in range(tokens)]
     made = {"tokens": words, "special": [False] * tokens, "trace": trace, "heads": None, "origin": "given"}
     return Look(model="synthetic", question=QUESTION, images=[image], cells=[cells], regions=regions, **made)
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """`make_run(name, ...)` -> a complete run folder (see `write_run`)."""
-    return lambda name="toy", **options: write_run(tmp_path / name, **options)

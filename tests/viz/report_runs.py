@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 
-COLORS = {"red": (220, 60, 50), "blue": (60, 90, 210), "green": (50, 160, 80), "yellow": (235, 200, 60)}
 KINDS = ("attribute", "relation", "counting")
 CELLS, SIDE = 4, 16  # a 64 x 64 picture is 4 x 4 visual tokens
 FEW = {  # key: value at the start, change over training
@@ -22,10 +21,9 @@ CURVES = {
     "rewards/format/mean": (0.9, 0.05),
     "rewards/accuracy/std": (0.45, -0.2),
     "completions/mean_length": (17.0, 2.0),
-    **{
-        f"gradient_share/{name}": (share, 0.0)
-        for name, share in (("accuracy", 0.7), ("attention", 0.2), ("format", 0.1))
-    },
+    "gradient_share/accuracy": (0.7, 0.0),
+    "gradient_share/attention": (0.2, 0.0),
+    "gradient_share/format": (0.1, 0.0),
 }
 
 
@@ -59,42 +57,42 @@ def write_run(run: Path, gain: float = 0.4, seed: int = 0, full_log: bool = Fals
 def write_evaluation(folder: Path, skill: float, rng: np.random.Generator, questions: int = 18) -> None:
     """`summary.json`, `samples.jsonl`, `maps.npz` and the pictures of an evaluation by a policy of some skill."""
     (folder / "images").mkdir(parents=True)
-    maps, lines, names = {}, [], list(COLORS)
+    maps, records = {}, []
     for number in range(questions):
-        target, other = (number * 5) % CELLS**2, (number * 5 + 7) % CELLS**2
-        color, wrong = names[number % 4], names[(number + 1) % 4]
-        picture, regions = Image.new("RGB", (CELLS * SIDE, CELLS * SIDE), (226, 232, 240)), []
-        for role, cell, name in (("answer", target, color), ("evidence", other, wrong)):
-            x, y = SIDE * (cell % CELLS), SIDE * (cell // CELLS)
-            regions.append({"box": [x, y, x + SIDE, y + SIDE], "role": role})
-            ImageDraw.Draw(picture).ellipse((x + 2, y + 2, x + 13, y + 13), fill=COLORS[name], outline=(30, 41, 59))
-        picture.save(folder / "images" / f"{number}.png")
+        cells = {"answer": (number * 5) % CELLS**2, "evidence": (number * 5 + 7) % CELLS**2}
+        places = {role: (SIDE * (cell % CELLS), SIDE * (cell // CELLS)) for role, cell in cells.items()}
+        Image.new("RGB", (CELLS * SIDE, CELLS * SIDE), "#e2e8f0").save(folder / "images" / f"{number}.png")
         heat = rng.uniform(0.2, 1.0, (CELLS, CELLS))
-        heat.flat[[other, target]] += 6 * (1 - skill), 8 * skill
+        heat.flat[[cells["evidence"], cells["answer"]]] += 6 * (1 - skill), 8 * skill
         maps[f"q{number}"] = (0.4 * heat / heat.sum()).astype(np.float32)
         correct = (rng.random(4) < skill).astype(int).tolist()
-        lines.append(
+        records.append(
             {
                 "id": f"q{number}",
-                "question": f"What colour is the disc in row {target // CELLS + 1}?",
+                "question": f"What colour is the disc in row {cells['answer'] // CELLS + 1}?",
                 "question_type": KINDS[number % 3],
-                "solution": color,
-                "completions": [f"I look. <answer>{color if right else wrong}</answer>" for right in correct],
+                "solution": "red",
+                "completions": [f"I look. <answer>{'red' if right else 'blue'}</answer>" for right in correct],
                 "correct": correct,
                 "tas": float(np.clip(skill + rng.normal(0, 0.1), 0, 1)),
-                "regions": regions,
+                "regions": [{"box": [x, y, x + SIDE, y + SIDE], "role": role} for role, (x, y) in places.items()],
                 "image": f"images/{number}.png",
                 "map": f"q{number}",
             }
         )
     np.savez(folder / "maps.npz", **maps)
-    (folder / "samples.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    summary = {**means(lines), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
+    write_records(folder / "samples.jsonl", records)
+    summary = {**means(records), "region_score": None, "region_ratio": 2.5, "mean_length": 17.5, "num_samples": 4}
     summary["accuracy_interval"] = [summary["accuracy"] - 0.05, summary["accuracy"] + 0.04]
     summary["intervals"] = {"tas": [summary["tas"] - 0.02, summary["tas"] + 0.02], "length": [17.0, 18.0]}
     summary["tas_by_layer"] = layer_figures(skill)
-    summary["by_type"] = {kind: means([line for line in lines if line["question_type"] == kind]) for kind in KINDS}
+    summary["by_type"] = {kind: means(records[number::3]) for number, kind in enumerate(KINDS)}
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def write_records(path: Path, records: list[dict]) -> None:
+    """`samples.jsonl`: one record a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def layer_figures(skill: float) -> dict:
@@ -105,6 +103,6 @@ def layer_figures(skill: float) -> dict:
     return {"by_layer": rows, "best": {"layer": 3, **figures, "clear": skill > 0.5}}
 
 
-def means(lines: list[dict]) -> dict:
-    accuracy, tas = (float(np.mean([np.mean(line[key]) for line in lines])) for key in ("correct", "tas"))
-    return {"accuracy": accuracy, "tas": tas, "num_questions": len(lines)}
+def means(records: list[dict]) -> dict:
+    accuracy, tas = (float(np.mean([record[key] for record in records])) for key in ("correct", "tas"))
+    return {"accuracy": accuracy, "tas": tas, "num_questions": len(records)}

@@ -10,7 +10,7 @@ from sayo.viz.look import look_at
 
 def test_shares_are_parts_of_all_attention(look) -> None:
     trace, rows = look.trace, len(look.tokens) + 1
-    assert trace.maps.shape == (4, rows, 24)
+    assert trace.maps.shape == (3, rows, 24)
     np.testing.assert_allclose(trace.maps.sum(axis=-1), trace.masses["image"], rtol=1e-5)
     total = sum(trace.masses[name] for name in ("image", "question", "response", "prefix"))
     assert (total > 0).all() and (total < 1).all()
@@ -35,22 +35,20 @@ def test_a_region_of_the_second_image_or_none(policy, picture) -> None:
     assert "region" not in bare.trace.masses and not bare.trace.has_region
 
 
-@pytest.mark.parametrize("num_layers", [0, 1, 4])
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_heads_of_as_many_of_the_last_layers_as_the_budget_allows(policy, picture, monkeypatch, num_layers) -> None:
     """However many are kept apart, the averages stay the same, and they are the means of the heads."""
     options = {"regions": [{"box": [16, 16, 48, 40]}], "response": "red"}
-    whole, num_heads = (
-        look_at(*policy, [picture], QUESTION, **options),
-        policy[0].config.text_config.num_attention_heads,
-    )
+    whole = look_at(*policy, [picture], QUESTION, **options)
+    num_heads = policy[0].config.text_config.num_attention_heads
     monkeypatch.setattr(look_module, "HEAD_VALUES", num_layers * num_heads * (len(whole.tokens) + 1) * 24)
     look = look_at(*policy, [picture], QUESTION, **options)
-    assert look.trace.layers == (0, 1, 2, 3)
+    assert look.trace.layers == (0, 1, 2)
     np.testing.assert_allclose(look.trace.maps, whole.trace.maps, atol=1e-6)
     if num_layers == 0:
         assert look.heads is None
         return
-    assert look.heads.layers == tuple(np.repeat(range(4 - num_layers, 4), num_heads))
+    assert look.heads.layers == tuple(np.repeat(range(3 - num_layers, 3), num_heads))
     heads = look.heads.maps.reshape(num_layers, num_heads, *look.trace.maps.shape[1:])
     np.testing.assert_allclose(heads.mean(axis=1), look.trace.maps[-num_layers:], atol=1e-6)
     assert heads.std(axis=1).max() > 1e-3

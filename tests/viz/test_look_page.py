@@ -16,6 +16,7 @@ from sayo.viz.look_page import PAGE_BYTES, quantize, write_look
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028{{ 7*7 }}"
 )
+MARKED = " dé\n 🙂\u202ex"  # characters of several tokens, and an override of the direction
 CANVAS = "document.querySelector('.stack canvas').toDataURL()"
 
 
@@ -31,23 +32,25 @@ def drawn(page, condition: str) -> str:
     return page.run(CANVAS)
 
 
-def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_path) -> None:
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_path, width: int) -> None:
+    page.resize(width, 900)
     page.open(html)
     assert [page.count(selector) for selector in (".t", ".stack rect", "#trend polyline")] == [24, 1, 4]
     assert page.text("numbers").startswith("Whole response, mean of 24 tokens")
     pixels = np.asarray(Image.open(page.screenshot(tmp_path / "shot.png")).convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
-    sides = page.run(
-        "(r => [r.top, r.bottom, r.left, r.right])(document.querySelector('.stack').getBoundingClientRect())"
-    )
-    top, bottom, left, right = map(int, sides)  # where the picture stands, the map is in many colours
-    assert pixels[top:bottom, left:right].std(axis=(0, 1)).max() > 10
+    sides = "(r => [r.top, r.bottom, r.left, r.right])(document.querySelector('.stack').getBoundingClientRect())"
+    top, bottom, left, right = map(int, page.run(sides))  # where the picture stands, the map is in many colours
+    assert pixels[top:bottom, left:right].std(axis=(0, 1)).max() > 10 and right - left > 200
+    assert page.run("document.documentElement.scrollWidth") <= width  # nothing sticks out
     text = html.read_text()
     assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
 
 
-def test_hovering_changes_the_picture_and_leaving_restores_it(page, html) -> None:
+def test_mouse_and_keys_choose_a_token(page, html) -> None:
+    """Hovering shows one, leaving restores the whole response, clicking holds one, keys move it."""
     page.open(html)
     whole = page.run(CANVAS)
     page.point_at("#t5")
@@ -56,18 +59,27 @@ def test_hovering_changes_the_picture_and_leaving_restores_it(page, html) -> Non
     second = drawn(page, "20.0.0")
     page.point_at("h1")
     assert len({whole, first, second}) == 3 and drawn(page, "-1.0.0") == whole
+    page.point_at("#t7", click=True)
+    held = drawn(page, "7.0.0")
+    page.point_at("h1")
+    assert drawn(page, "7.0.0") == held
+    assert "Token 8 of 24" in page.text("numbers")
+    keys = ("ArrowRight", "ArrowUp", "End", "ArrowLeft", "ArrowDown", "Escape")
+    for key, expected in zip(keys, ("8.0.0", "8.1.0", "23.1.0", "22.1.0", "22.0.0", "-1.0.0"), strict=True):
+        page.press(key)
+        drawn(page, expected)
 
 
 def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
-    """Entries: the mean, four layers, then four heads of each layer, the last layer's first."""
+    """Entries: the mean, three layers, then four heads of each layer, the last layer's first."""
     page.open(html)
     pictures = {page.run(CANVAS)}
     assert page.run("document.getElementById('head').disabled")
     for control, value, event, expected in (
-        ("layer", 4, "input", "-1.4.0"),
-        ("head", 2, "change", "-1.7.0"),
-        ("rows", 1, "change", "-1.7.1"),
-        ("layer", 1, "input", "-1.19.1"),
+        ("layer", 3, "input", "-1.3.0"),
+        ("head", 2, "change", "-1.6.0"),
+        ("rows", 1, "change", "-1.6.1"),
+        ("layer", 1, "input", "-1.14.1"),
         ("head", -1, "change", "-1.1.1"),
     ):
         page.choose(control, value, event)
@@ -88,19 +100,6 @@ def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look)
         page.choose("peak", choice)
         page.wait_for(f"Math.abs(parseFloat(document.getElementById('peak-name').textContent) - {100 * peak}) < 0.1")
     assert page.run(CANVAS) != own
-
-
-def test_clicking_holds_a_token_and_keys_move_it(page, html) -> None:
-    page.open(html)
-    page.point_at("#t7", click=True)
-    held = drawn(page, "7.0.0")
-    page.point_at("h1")
-    assert drawn(page, "7.0.0") == held
-    assert "Token 8 of 24" in page.text("numbers")
-    keys = ("ArrowRight", "ArrowUp", "End", "ArrowLeft", "ArrowDown", "Escape")
-    for key, expected in zip(keys, ("8.0.0", "8.1.0", "23.1.0", "22.1.0", "22.0.0", "-1.0.0"), strict=True):
-        page.press(key)
-        drawn(page, expected)
 
 
 @pytest.mark.parametrize("reading", [0, 1], ids=["deciding", "of_token"])
@@ -126,27 +125,13 @@ def test_token_colours_follow_the_choice(page, html, look) -> None:
 
 
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
-    look = look_at(*policy, [picture], HOSTILE, response=HOSTILE, name=HOSTILE)
+    look = look_at(*policy, [picture], HOSTILE + MARKED, response=HOSTILE + MARKED, name=HOSTILE)
     page.open(write_look(look, tmp_path / "look.html"))
     assert page.run("document.title") != "owned"
-    assert page.texts("h1") == [HOSTILE] and "".join(page.texts(".t:not(.mark)")) == HOSTILE
-    assert page.count("img") == 1
-
-
-def test_characters_of_several_tokens_and_line_breaks(page, policy, picture, tmp_path) -> None:
-    look = look_at(*policy, [picture], "héllo 🙂?", response=" dé\n 🙂\u202ex")
-    page.open(write_look(look, tmp_path / "look.html"))
+    assert page.texts("h1") == [HOSTILE + MARKED] and page.count("img") == 1
     assert page.count(".t.mark") == sum(text == "" for text in look.tokens) > 0
     # a right-to-left override must not turn the page around
-    assert "".join(page.texts(".t:not(.mark)")) == " dé↵\n 🙂\ufffdx"
-
-
-@pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_sticks_out(page, html, width: int) -> None:
-    page.resize(width, 800)
-    page.open(html)
-    assert page.run("document.documentElement.scrollWidth") <= width
-    assert page.run("document.querySelector('.stack').getBoundingClientRect().width") > 200
+    assert "".join(page.texts(".t:not(.mark)")) == HOSTILE + " dé↵\n 🙂\ufffdx"
 
 
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
@@ -174,9 +159,8 @@ def page_data(path) -> dict:
 
 def unpack(data: dict, entry: int) -> np.ndarray:
     """`(T + 1, N)` of one entry, as the page's script unpacks it."""
-    packed = data["maps"][entry]
-    codes = np.frombuffer(zlib.decompress(base64.b64decode(packed["codes"])), dtype=np.uint8)
-    scales = np.frombuffer(base64.b64decode(packed["scales"]), dtype="<f4")
+    packed = {name: base64.b64decode(text) for name, text in data["maps"][entry].items()}
+    codes, scales = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8), np.frombuffer(packed["scales"], "<f4")
     return dequantize(codes.reshape(len(scales), -1), scales, data["levels"])
 
 
@@ -202,9 +186,9 @@ def test_quantised_values_stay_within_the_bound(levels: int) -> None:
 def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
     path = write_look(look, tmp_path / "look.html")
     data = page_data(path)
-    assert data["layers"] == [0, 1, 2, 3] and data["heads"] == {"4": 5, "3": 9, "2": 13, "1": 17}
-    assert len(data["maps"]) == 1 + 4 + 4 * data["num_heads"] and "the last 4 layers" in path.read_text()
-    order = [head for layer in (3, 2, 1, 0) for head in range(4 * layer, 4 * layer + 4)]
+    assert data["layers"] == [0, 1, 2] and data["heads"] == {"3": 4, "2": 8, "1": 12}
+    assert len(data["maps"]) == 1 + 3 + 3 * data["num_heads"] and "the last 3 layers" in path.read_text()
+    order = [head for layer in (2, 1, 0) for head in range(4 * layer, 4 * layer + 4)]
     expected = [
         np.concatenate([averaged.mean(axis=0)[None], averaged, heads[order]])
         for averaged, heads in (
@@ -223,7 +207,7 @@ def test_what_a_page_may_weigh_decides_how_many_heads_it_holds(look, tmp_path) -
     path = write_look(look, tmp_path / "small.html", max_bytes=whole - 3000)
     data = page_data(path)
     assert path.stat().st_size < whole - 3000 and len(data["maps"]) > 4
-    assert list(data["heads"]) == ["4", "3", "2", "1"][: len(data["heads"])] and len(data["heads"]) < 4
+    assert list(data["heads"]) == ["3", "2", "1"][: len(data["heads"])] and len(data["heads"]) < 3
     with pytest.raises(LookError, match="read fewer layers"):
         write_look(look, tmp_path / "none.html", max_bytes=25_000)
     assert not (tmp_path / "none.html").exists()

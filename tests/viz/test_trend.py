@@ -20,9 +20,10 @@ def make_trace(masses: dict[str, np.ndarray]) -> AttentionTrace:
 def test_the_plot_is_a_picture_that_shows_the_span(tmp_path):
     shares = np.full((2, 51), 0.1)
     trace = make_trace({"prefix": np.full((2, 51), 0.5), "image": shares, "question": shares, "response": shares})
-    bare = save_trend([trace], [[]], ["$costs {2}"], tmp_path / "bare.png")
-    shaded = save_trend([trace, trace], [[(10, 20)], []], ["a", "_b"], tmp_path / "new/shaded.png")
-    pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=int) for path in (bare, shaded)]
+    bare, back = {"id": "$costs {2}", "spans": [], "lift": None}, {"spans": [(10, 20)], "lift": 1.5, "control": 0.5}
+    bare_picture = save_trend([(bare, trace)], tmp_path / "bare.png")
+    shaded = save_trend([({**bare, **back}, trace), (bare, trace)], tmp_path / "new/shaded.png")
+    pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=int) for path in (bare_picture, shaded)]
     orange = [((image[..., 0] > 240) & (image[..., 2] < 210) & (image[..., 1] > 200)).sum() for image in pixels]
     assert orange[1] > 5000 > orange[0]
     assert pixels[1].shape[0] > pixels[0].shape[0]
@@ -56,19 +57,8 @@ def test_records_and_their_summary():
 
 
 def test_command(toy, tmp_path, sayo_command):
-    options = (
-        "--data",
-        toy.prepared,
-        "--limit",
-        3,
-        "--max-new-tokens",
-        12,
-        "--temperature",
-        1,
-        "--out",
-        tmp_path / "t",
-    )
-    result = sayo_command("trend", toy.policy, *options, "--user-suffix", "semantic-back")
+    options = ("--data", toy.prepared, "--limit", 3, "--max-new-tokens", 12, "--out", tmp_path / "t")
+    result = sayo_command("trend", toy.policy, *options, "--temperature", 1, "--user-suffix", "semantic-back")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "t/trend.json").read_text())
     assert written["summary"]["responses"] == len(written["responses"]) == 3

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from sayo.draw import heat_map
-from sayo.geometry import VisualCells
-from sayo.geometry.cells import uniform_grid
+from sayo.geometry.cells import single_grid
 from sayo.viz.pages import picture
 from sayo.viz.report.runs import HeldOut, numbers
 
@@ -68,8 +67,7 @@ def _answers(sample: Mapping[str, Any], attention: np.ndarray | None) -> dict[st
 
 def _heat(share: np.ndarray, image: Image.Image, peak: float) -> Image.Image:
     rows, columns = share.shape
-    footprints = uniform_grid(columns, rows, (0, 0, *image.size))
-    return heat_map(VisualCells(footprints, np.zeros(len(footprints), np.int64), image.size), share.ravel(), peak)
+    return heat_map(single_grid(*image.size, columns, rows), share.ravel(), peak)
 
 
 def _open(folder: Path, name: str | None) -> Image.Image | None:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from sayo.errors import SayoError
+from sayo.evaluation.journal import read_records
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def load_held_out(folder: Path) -> HeldOut | None:
     """The evaluation in `folder`; None when it does not exist."""
     if not folder.is_dir():
         return None
-    samples = {str(record["id"]): record for record in _read(folder / "samples.jsonl", _json_lines) or []}
+    samples = {str(record["id"]): record for record in _read(folder / "samples.jsonl", read_records) or []}
     return HeldOut(folder, _read(folder / "summary.json", _json), samples, _read(folder / "maps.npz", _arrays))
 
 
@@ -118,10 +119,6 @@ def _read(path: Path, parse: Callable[[Path], T]) -> T:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

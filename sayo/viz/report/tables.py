@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sayo.evaluation.summary import advice
+from sayo.evaluation.tables import layer_rows
 from sayo.viz.report.runs import HeldOut, ReportError, is_number, numbers
 
 METRICS = {  # key of a summary: heading, is it a share (shown in percent)?
@@ -48,15 +49,12 @@ def held_out_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
 def layer_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
     """For each policy whose layers were read one by one: the TAS of each, and how well it tells right from wrong."""
     headings = ("Layer", "TAS", "Right answers", "Wrong answers", "AUC")
-    tables = []
-    for name, evaluation in policies.items():
-        if figures := evaluation.summary.get("tas_by_layer"):
-            rows = []
-            for row in figures["by_layer"]:
-                means = (_show(row.get(key)) for key in ("mean", "mean_right", "mean_wrong"))
-                rows.append((str(row["layer"]), *means, _show(row.get("auc"), row.get("auc_interval"))))
-            tables.append(Table(f"TAS by layer, {name}", headings, rows, advice(figures)))
-    return tables
+    known = {name: evaluation.summary.get("tas_by_layer") for name, evaluation in policies.items()}
+    return [
+        Table(f"TAS by layer, {name}", headings, layer_rows(figures), advice(figures))
+        for name, figures in known.items()
+        if figures
+    ]
 
 
 def ablation_table(path: Path) -> Table:
