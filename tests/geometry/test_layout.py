@@ -151,7 +151,7 @@ def test_files_and_live_objects_agree(family, tmp_path):
     image_processor.save_pretrained(tmp_path)
     layout = VisualLayout.from_pretrained(tmp_path, family.changed)
     assert layout == family.layout() == VisualLayout.from_fingerprint(layout.fingerprint)
-    assert f'"family": "{family.model_type}"' in layout.fingerprint
+    assert f'"family": "{family.make_config().model_type}"' in layout.fingerprint
     for size in family.sizes:
         np.testing.assert_array_equal(layout.cells(*size).footprints, family.layout().cells(*size).footprints)
 

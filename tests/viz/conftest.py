@@ -1,10 +1,14 @@
 """Looks of real toy policies of both families, and a real browser to show them in."""
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from viz.browser import CHROMIUM, Browser
+from playwright.sync_api import expect, sync_playwright
 
 from sayo.attention import AttentionTrace
 from sayo.geometry import VisualCells
@@ -12,6 +16,7 @@ from sayo.geometry.cells import uniform_grid
 from sayo.toyworld.policy import make_policy, make_processor
 from sayo.viz.look import Look, look_at
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUESTION = "What color is the disc in the red frame?"
 
 
@@ -42,26 +47,47 @@ def look(policy, picture) -> Look:
     return look_at(model, processor, [picture], QUESTION, regions=[{"box": [16, 16, 48, 40]}], **options)
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+@pytest.fixture(scope="module")
+def browser():
     """A headless Chromium; skips where there is none."""
-    pytest.importorskip("websocket", reason="pip install websocket-client (which talks to Chromium)")
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium, then the page is tested in it")
-    with Browser(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture
 def page(browser):
-    """The browser, with a clean slate; the test must leave it without a complaint from the console."""
-    browser.resize(1280, 900)
-    browser.errors.clear()
-    browser.requests.clear()
-    yield browser
-    browser.run("1")  # collect what is still under way
-    assert browser.errors == []
-    assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in browser.requests)
+    """A new tab; at the end nothing may have complained in the console or been loaded from elsewhere."""
+    errors, urls = [], []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: urls.append(request.url))
+    yield page
+    page.close()
+    assert errors == []
+    assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in urls)
+
+
+def show(page, path: Path) -> None:
+    """Load a look page and wait until its first map is drawn."""
+    page.goto(path.resolve().as_uri())
+    expect(page.locator("body")).to_have_attribute("data-drawn", re.compile("."))
+
+
+def texts(page, selector: str) -> list[str]:
+    """What each of some elements says."""
+    return page.locator(selector).all_text_contents()
+
+
+def choose(page, element_id: str, value: object) -> None:
+    """Give a control a value, as a user does."""
+    control = page.locator(f"#{element_id}")
+    if control.evaluate("element => element.tagName") == "SELECT":
+        control.select_option(str(value))
+    else:
+        control.fill(str(value))
 
 
 def synthetic_look(tokens: int = 300, grid: tuple[int, int] = (50, 30), layers: int = 28, views: int = 1) -> Look:

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_models import FAMILIES, IMAGE, build, pixels, visual_ids
 from transformers import BatchFeature
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+from viz.conftest import show, texts
 
 from sayo.rollout import _forward_arguments, generate, processor_inputs
 from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
@@ -94,7 +95,7 @@ def test_regions_lie_in_every_view(seen) -> None:
 
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:
     assert save_looks({"": seen.look}, tmp_path / "look.png").stat().st_size > 1000
-    page.open(write_look(seen.look, tmp_path / "look.html"))
-    captions = [text.split(":")[0] for text in page.texts("figcaption")]
+    show(page, write_look(seen.look, tmp_path / "look.html"))
+    captions = [text.split(":")[0] for text in texts(page, "figcaption")]
     assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
-    assert page.count(".stack rect") == VIEWS[seen.name]
+    assert page.locator(".stack rect").count() == VIEWS[seen.name]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from viz.conftest import choose
 
 from sayo.draw import REGION_COLORS
 from sayo.geometry import VisualLayout
@@ -140,12 +141,11 @@ def test_filters_work_in_a_real_browser(prepare, page, inspect):
     """The page's policy lets its own script run, and each filter leaves the rows that it names."""
     lines = [{"regions": [MASK], "type": kind, "answer": f"cake {number}"} for number, kind in enumerate("aab")]
     shown = "[...document.querySelectorAll('article')].filter(card => card.offsetParent !== null).length"
-    page.send("Page.navigate", url=inspect(prepare(lines)).as_uri())
-    page.wait_for("document.readyState === 'complete' && document.querySelectorAll('article').length === 3")
+    page.goto(inspect(prepare(lines)).as_uri())
     for control, value, count in (("type", "a", 2), ("type", "", 3), ("words", "CAKE 2", 1), ("words", "tart", 0)):
-        page.choose(control, value, "input")
-        assert page.run(shown) == count, (control, value)
-        assert f"{count} of 3 rows shown" in page.run("document.body.innerText")
-    assert page.run("getComputedStyle(document.querySelector('.mask')).display") != "none"
-    page.run("document.getElementById('masks').click()")
-    assert page.run("getComputedStyle(document.querySelector('.mask')).display") == "none"
+        choose(page, control, value)
+        assert page.evaluate(shown) == count, (control, value)
+        assert f"{count} of 3 rows shown" in page.evaluate("document.body.innerText")
+    assert page.evaluate("getComputedStyle(document.querySelector('.mask')).display") != "none"
+    page.click("#masks")
+    assert page.evaluate("getComputedStyle(document.querySelector('.mask')).display") == "none"

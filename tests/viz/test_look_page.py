@@ -1,6 +1,7 @@
 """The page in a real browser: it draws, it answers to mouse and keys, hostile text stays text; and what it keeps."""
 
 import base64
+import io
 import json
 import re
 import zlib
@@ -8,7 +9,8 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from viz.conftest import synthetic_look
+from playwright.sync_api import expect
+from viz.conftest import choose, show, synthetic_look, texts
 
 from sayo.viz.look import LookError, look_at
 from sayo.viz.look_page import PAGE_BYTES, quantize, write_look
@@ -28,22 +30,22 @@ def html(look, tmp_path_factory):
 
 def drawn(page, condition: str) -> str:
     """The picture, once the page says that it has drawn `token/entry/reading`."""
-    page.wait_for(f"/^{condition}$/.test(document.body.dataset.drawn)")
-    return page.run(CANVAS)
+    expect(page.locator("body")).to_have_attribute("data-drawn", condition)
+    return page.evaluate(CANVAS)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_path, width: int) -> None:
-    page.resize(width, 900)
-    page.open(html)
-    assert [page.count(selector) for selector in (".t", ".stack rect", "#trend polyline")] == [24, 1, 4]
-    assert page.text("numbers").startswith("Whole response, mean of 24 tokens")
-    pixels = np.asarray(Image.open(page.screenshot(tmp_path / "shot.png")).convert("RGB"))
+    page.set_viewport_size({"width": width, "height": 900})
+    show(page, html)
+    assert [page.locator(selector).count() for selector in (".t", ".stack rect", "#trend polyline")] == [24, 1, 4]
+    assert page.text_content("#numbers").startswith("Whole response, mean of 24 tokens")
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
     sides = "(r => [r.top, r.bottom, r.left, r.right])(document.querySelector('.stack').getBoundingClientRect())"
-    top, bottom, left, right = map(int, page.run(sides))  # where the picture stands, the map is in many colours
+    top, bottom, left, right = map(int, page.evaluate(sides))  # where the picture stands, the map is in many colours
     assert pixels[top:bottom, left:right].std(axis=(0, 1)).max() > 10 and right - left > 200
-    assert page.run("document.documentElement.scrollWidth") <= width  # nothing sticks out
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
     text = html.read_text()
     assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[^']+'\"", text)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
@@ -51,105 +53,116 @@ def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_pat
 
 def test_mouse_and_keys_choose_a_token(page, html) -> None:
     """Hovering shows one, leaving restores the whole response, clicking holds one, keys move it."""
-    page.open(html)
-    whole = page.run(CANVAS)
-    page.point_at("#t5")
-    first = drawn(page, "5.0.0")
-    page.point_at("#t20")
-    second = drawn(page, "20.0.0")
-    page.point_at("h1")
-    assert len({whole, first, second}) == 3 and drawn(page, "-1.0.0") == whole
-    page.point_at("#t7", click=True)
-    held = drawn(page, "7.0.0")
-    page.point_at("h1")
-    assert drawn(page, "7.0.0") == held
-    assert "Token 8 of 24" in page.text("numbers")
+    show(page, html)
+    whole = page.evaluate(CANVAS)
+    page.hover("#t5")
+    first = drawn(page, "5/0/0")
+    page.hover("#t20")
+    second = drawn(page, "20/0/0")
+    page.hover("h1")
+    assert len({whole, first, second}) == 3 and drawn(page, "-1/0/0") == whole
+    page.click("#t7")
+    held = drawn(page, "7/0/0")
+    page.hover("h1")
+    assert drawn(page, "7/0/0") == held
+    assert "Token 8 of 24" in page.text_content("#numbers")
     keys = ("ArrowRight", "ArrowUp", "End", "ArrowLeft", "ArrowDown", "Escape")
-    for key, expected in zip(keys, ("8.0.0", "8.1.0", "23.1.0", "22.1.0", "22.0.0", "-1.0.0"), strict=True):
-        page.press(key)
+    for key, expected in zip(keys, ("8/0/0", "8/1/0", "23/1/0", "22/1/0", "22/0/0", "-1/0/0"), strict=True):
+        page.keyboard.press(key)
         drawn(page, expected)
 
 
 def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
     """Entries: the mean, three layers, then four heads of each layer, the last layer's first."""
-    page.open(html)
-    pictures = {page.run(CANVAS)}
-    assert page.run("document.getElementById('head').disabled")
-    for control, value, event, expected in (
-        ("layer", 3, "input", "-1.3.0"),
-        ("head", 2, "change", "-1.6.0"),
-        ("rows", 1, "change", "-1.6.1"),
-        ("layer", 1, "input", "-1.14.1"),
-        ("head", -1, "change", "-1.1.1"),
+    show(page, html)
+    pictures = {page.evaluate(CANVAS)}
+    assert page.evaluate("document.getElementById('head').disabled")
+    for control, value, expected in (
+        ("layer", 3, "-1/3/0"),
+        ("head", 2, "-1/6/0"),
+        ("rows", 1, "-1/6/1"),
+        ("layer", 1, "-1/14/1"),
+        ("head", -1, "-1/1/1"),
     ):
-        page.choose(control, value, event)
+        choose(page, control, value)
         pictures.add(drawn(page, expected))
     assert len(pictures) == 6
-    assert page.texts("#head option") == ["mean of all", *(f"head {head}" for head in range(4))]
-    page.choose("head", 3)
-    page.choose("layer", 0, "input")  # no single head is a mean over layers
-    drawn(page, "-1.0.1")
+    assert texts(page, "#head option") == ["mean of all", *(f"head {head}" for head in range(4))]
+    choose(page, "head", 3)
+    choose(page, "layer", 0)  # no single head is a mean over layers
+    drawn(page, "-1/0/1")
 
 
 def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look) -> None:
-    page.open(html)
-    page.point_at("#t7", click=True)
-    own = drawn(page, "7.0.0")
+    show(page, html)
+    page.click("#t7")
+    own = drawn(page, "7/0/0")
     values = look.trace.maps.mean(axis=0)[:-1]
     for choice, peak in (("own", values[7].max()), ("all", values.max())):
-        page.choose("peak", choice)
-        page.wait_for(f"Math.abs(parseFloat(document.getElementById('peak-name').textContent) - {100 * peak}) < 0.1")
-    assert page.run(CANVAS) != own
+        choose(page, "peak", choice)
+        digits = 2 if peak < 0.0995 else 1
+        expect(page.locator("#peak-name")).to_contain_text(f"{100 * peak:.{digits}f}\u00a0%")
+    assert page.evaluate(CANVAS) != own
 
 
 @pytest.mark.parametrize("reading", [0, 1], ids=["deciding", "of_token"])
 def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, reading: int) -> None:
-    page.open(html)
-    page.choose("rows", reading)
-    page.point_at("#t9", click=True)
-    drawn(page, f"9.0.{reading}")
-    page.point_at(".stack")  # the middle of 6 x 4 cells is the corner of token 15
-    shown = re.fullmatch(r"Visual token 15: (.+)\s% of all attention; x 48–64 px, y 32–48 px", page.text("cell"))
+    show(page, html)
+    choose(page, "rows", reading)
+    page.click("#t9")
+    drawn(page, f"9/0/{reading}")
+    box = page.locator(".stack").bounding_box()
+    # just beyond the middle of 6 x 4 cells: token 15
+    page.hover(".stack", position={"x": box["width"] / 2 + 2, "y": box["height"] / 2 + 2})
+    shown = re.fullmatch(
+        r"Visual token 15: (.+)\s% of all attention; x 48–64 px, y 32–48 px", page.text_content("#cell")
+    )
     row = look.trace.maps.mean(axis=0)[9 + reading]
     assert float(shown[1]) / 100 == pytest.approx(row[15], abs=float(np.sqrt(row[15] * row.max())) / 255 + 6e-4)
-    region = float(re.search(r"region ([\d.]+)\s%", page.text("numbers"))[1]) / 100
+    region = float(re.search(r"region ([\d.]+)\s%", page.text_content("#numbers"))[1]) / 100
     assert region == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
 def test_token_colours_follow_the_choice(page, html, look) -> None:
-    page.open(html)
+    show(page, html)
     alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
     for choice, values in (("region", look.trace.masses["region"].mean(axis=0)[:-1]), ("entropy", look.trace.entropy)):
-        page.choose("paint", choice)
-        np.testing.assert_allclose(page.run(alpha), 0.72 * values / values.max(), atol=6e-3)
+        choose(page, "paint", choice)
+        np.testing.assert_allclose(page.evaluate(alpha), 0.72 * values / values.max(), atol=6e-3)
 
 
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], HOSTILE + MARKED, response=HOSTILE + MARKED, name=HOSTILE)
-    page.open(write_look(look, tmp_path / "look.html"))
-    assert page.run("document.title") != "owned"
-    assert page.texts("h1") == [HOSTILE + MARKED] and page.count("img") == 1
-    assert page.count(".t.mark") == sum(text == "" for text in look.tokens) > 0
+    show(page, write_look(look, tmp_path / "look.html"))
+    assert page.evaluate("document.title") != "owned"
+    assert texts(page, "h1") == [HOSTILE + MARKED] and page.locator("img").count() == 1
+    assert page.locator(".t.mark").count() == sum(text == "" for text in look.tokens) > 0
     # a right-to-left override must not turn the page around
-    assert "".join(page.texts(".t:not(.mark)")) == HOSTILE + " dé↵\n 🙂\ufffdx"
+    assert "".join(texts(page, ".t:not(.mark)")) == HOSTILE + " dé↵\n 🙂\ufffdx"
 
 
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
-    page.open(write_look(look, tmp_path / "look.html"))
-    assert page.texts("figcaption") == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
-    assert page.texts("#paint option") == ["attention on the image", "entropy"] and page.count(".stack rect") == 0
+    show(page, write_look(look, tmp_path / "look.html"))
+    assert texts(page, "figcaption") == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
+    assert (
+        texts(page, "#paint option") == ["attention on the image", "entropy"]
+        and page.locator(".stack rect").count() == 0
+    )
 
 
 def test_views_apart_without_separators_and_heads_and_attention(page, tmp_path) -> None:
     look = synthetic_look(tokens=10, grid=(6, 4), layers=2, views=2)
     look.cells[0].footprints[-1] = np.nan
     look.trace.maps[:] = 0
-    page.open(write_look(look, tmp_path / "look.html"))
-    assert page.texts("figcaption") == ["whole picture: 24 visual tokens", "tiles: 23 visual tokens"]
-    assert page.run("document.getElementById('head').disabled")
-    page.point_at("#t3")
-    drawn(page, "3.0.0")
+    show(page, write_look(look, tmp_path / "look.html"))
+    assert texts(page, "figcaption") == [
+        "whole picture: 24 visual tokens",
+        "tiles: 23 visual tokens",
+    ]
+    assert page.evaluate("document.getElementById('head').disabled")
+    page.hover("#t3")
+    drawn(page, "3/0/0")
 
 
 def page_data(path) -> dict:
@@ -215,9 +228,9 @@ def test_what_a_page_may_weigh_decides_how_many_heads_it_holds(look, tmp_path) -
 
 def test_300_tokens_over_1500_visual_tokens_of_36_layers_stay_below_10_mb(page, tmp_path) -> None:
     path = write_look(synthetic_look(layers=36), tmp_path / "look.html")
-    page.open(path)
-    page.point_at("#t150")
-    drawn(page, "150.0.0")
+    show(page, path)
+    page.hover("#t150")
+    drawn(page, "150/0/0")
     assert 1_000_000 < path.stat().st_size < PAGE_BYTES
     data = page_data(path)
     assert len(data["maps"]) == 1 + 36  # every layer is there, in coarser steps
