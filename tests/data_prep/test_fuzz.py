@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.data_prep.test_benchmark_sources import tree_row, write_treebench
 from tests.data_prep.test_box_sources import SCHEMA, chart, lists
 
 SAMPLES = Path(__file__).parent / "samples"
+SOUND = yaml.safe_load((SAMPLES / "sound.yaml").read_text())
 JUNK = [None, True, -1, 10**400, 1e308, float("nan"), float("-inf"), "", " ", "\ud800", "a\0b", "../x", "(-)", "(1)",
         "x (9,)", [], [[]], {}, {"0": None}, {"0": []}, "1" * 5000, [0, 0, 1, 1], [1e9] * 8]  # fmt: skip
 
@@ -36,25 +38,6 @@ def mutate(record: Any, rng: random.Random) -> Any:
             else:
                 container[key] = copy.deepcopy(rng.choice(JUNK))
     return record
-
-
-RLE = {"size": [48, 64], "counts": [100, 20, 28, 20, 2904]}
-JSONL = [
-    {"image": "a.jpg", "question": "What?", "answer": "x", "regions": [{"box": [2, 2, 40, 30], "label": "l"}]},
-    {"images": ["a.jpg", "b.jpg"], "question": "What?", "answer": ["x", "y"], "type": "t", "license": "L",
-     "regions": [{"polygons": [[5, 5, 40, 5, 20, 40]], "image": 1, "weight": 0.3}, {"rle": RLE, "role": "evidence"}]},
-    {"image": "a.jpg", "question": "What?", "answer": "x", "regions": [{"box_normalised": [0.1, 0.2, 0.5, 0.6]},
-     {"box_xywh": [3, 4, 10, 12]}], "width": 64, "height": 48, "extra": {"k": 1}},
-]  # fmt: skip
-TURNS = ["<image>\nWhat? Please provide the bounding box coordinate", "[0.1, 0.3, 0.3, 0.4]", "<image>", "A cat."]
-VISUAL_COT = [
-    {"question": "What?", "answer": "x", "image": "a.jpg", "width": 64, "height": 48, "bboxs": [[2, 2, 40, 30]]},
-    {"img_path": "a.jpg", "expression": "the cup", "bbox": [2, 2, 40, 30], "width": 64, "height": 48},
-    {"image": ["a.jpg", "a.jpg###[2, 2, 40, 30]"], "conversations": [{"from": "x", "value": turn} for turn in TURNS]},
-    {"image": ["a.jpg"], "conversations": [{"from": "x", "value": turn} for turn in TURNS], "dataset": "d"},
-]
-DOG = {"object_id": 1, "x": 2, "y": 3, "w": 40, "h": 30, "names": ["dog"]}
-QA = {"image_id": 7, "question": "What?", "answer": "x.", "a_objects": [DOG], "q_objects": [{**DOG, "name": "mat"}]}
 
 
 def mutated(samples: list, count: int) -> list:
@@ -91,7 +74,7 @@ def gqa(bench, rng: random.Random, count: int):
 
 
 def jsonl(bench, rng: random.Random, count: int):
-    records = mutated(JSONL, count)
+    records = mutated(SOUND["jsonl"], count)
     for place in rng.sample(range(1, count), count // 20):  # and lines that are no JSON any more
         line = json.dumps(records[place])
         records[place] = line[: rng.randrange(1, len(line))] + rng.choice(["", "}", "\\", "\ufffd"])
@@ -99,27 +82,28 @@ def jsonl(bench, rng: random.Random, count: int):
 
 
 def visual_cot(bench, rng: random.Random, count: int):
-    return ("--questions", bench.json(mutated(VISUAL_COT, count), "cot.json")), count + 1
+    return ("--questions", bench.json(mutated(SOUND["visual_cot"], count), "cot.json")), count + 1
 
 
 def visual_genome(bench, rng: random.Random, count: int):
-    qas = [{**record, "qa_id": index} for index, record in enumerate(mutated([QA], count)) if isinstance(record, dict)]
-    file = bench.json([{"id": 7, "qas": qas}, *mutated([{"qas": [QA]}], 20)], "question_answers.json")
+    sound = SOUND["visual_genome"]
+    qas = [
+        {**record, "qa_id": index} for index, record in enumerate(mutated(sound, count)) if isinstance(record, dict)
+    ]
+    file = bench.json([{"id": 7, "qas": qas}, *mutated([{"qas": sound}], 20)], "question_answers.json")
     images = mutated([{"image_id": 7, "width": 64, "height": 48, "url": "x/VG_100K/7.jpg"}], 20)
     return ("--questions", file, "--image-data", bench.json([*images, images[0]], "image_data.json")), None
 
 
 def refcoco(bench, rng: random.Random, count: int):
-    mask = [[2, 3, 42, 3, 42, 33, 2, 33]]
-    dog = {"id": 1, "image_id": 7, "bbox": [2, 3, 40, 30], "segmentation": mask, "category_id": 3}
+    dog, sound, image = (SOUND["refcoco"][name] for name in ("annotation", "ref", "image"))
     spoilt = half_mutated([dog] * (count - 2), rng)
     annotations = [dog, *({**entry, "id": number} for number, entry in enumerate(spoilt, 2))]
-    sound = {"ann_id": 1, "image_id": 7, "split": "train", "sentences": [{"sent": "the cup", "sent_id": 5}]}
     refs = (
         {**sound, "ann_id": rng.randrange(1, count), "sentences": [{"sent": "x", "sent_id": number + 6}]}
         for number in range(count)
     )
-    entries = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48}], "annotations": annotations}
+    entries = {"images": [image], "annotations": annotations}
     instances = bench.json({**entries, "categories": [{"id": 3, "name": "cup"}]}, "instances.json")
     file = bench.root / "refs(unc).p"
     file.write_bytes(pickle.dumps([sound, *half_mutated(refs, rng)], protocol=2))
@@ -128,18 +112,11 @@ def refcoco(bench, rng: random.Random, count: int):
 
 def coco(bench, rng: random.Random, count: int):
     """Rejected annotations and questions are counted; a scene's broken objects silence their class, nothing else."""
-    rle = {"size": [48, 64], "counts": [48 * 40 + 10, *[20, 28] * 19, 20, 190]}
-    rle["counts"][-1] = 48 * 64 - sum(rle["counts"][:-1])
-    scene = [
-        {"category_id": 1, "bbox": [2, 3, 20, 30], "area": 600, "segmentation": [[2, 3, 22, 3, 22, 33, 2, 33]]},
-        {"category_id": 2, "bbox": [40, 10, 20, 20], "area": 400, "segmentation": rle},
-        {"category_id": 3, "bbox": [24, 2, 10, 10], "area": 100, "segmentation": [], "iscrowd": 0},
-    ]
     images, annotations = [], []
     for number in range(count // 3):
-        image = {"id": number, "file_name": "a.jpg", "width": 64, "height": 48, "license": 1}
+        image = {**SOUND["coco"]["image"], "id": number}
         images.append(mutate(image, rng) if rng.random() < 0.2 else image)
-        for index, one in enumerate(scene):
+        for index, one in enumerate(SOUND["coco"]["annotations"]):
             entry = {**one, "id": number * 3 + index, "image_id": number}
             annotations.append(mutate(entry, rng) if number and rng.random() < 0.4 else entry)
     categories = [{"id": number, "name": f"thing {number}", "supercategory": "animal"} for number in (1, 2, 3)]
@@ -166,8 +143,7 @@ def refocus(bench, rng: random.Random, count: int):
 
 
 def vstar(bench, rng: random.Random, count: int):
-    sound = {"text": "What?\n(A) a cup\n(B) a jug", "label": "B", "category": "c"}
-    boxes = {"target_object": ["jug", "mat"], "bbox": [[2, 3, 20, 30], [4, 4, 9, 9]]}
+    sound, boxes = SOUND["vstar"]["question"], SOUND["vstar"]["boxes"]
     for number, annotation in enumerate([boxes, *half_mutated([boxes] * (count - 1), rng)]):
         bench.json(annotation, f"images/{number}.json")
         if number != 7:
@@ -177,12 +153,10 @@ def vstar(bench, rng: random.Random, count: int):
 
 
 def textvqa(bench, rng: random.Random, count: int):
-    sides = {"top_left_x": 0.1, "top_left_y": 0.3, "width": 0.2, "height": 0.1}
-    entry = {"image_id": "a", "ocr_info": [{"word": word, "bounding_box": sides} for word in ("RED", "bull")]}
+    sound, entry = SOUND["textvqa"]["question"], SOUND["textvqa"]["image"]
     entries = [{**mutate(entry, rng), "image_id": f"{number}"} for number in range(30)]
     for number in range(30):
         (bench.images / f"{number}.png").symlink_to(bench.images / "a.jpg")
-    sound = {"question": "What?", "answers": ["red bull"] * 3 + ["bull"]}
     images = [*map(str, range(30)), *"ab" * 9]
     questions = ({**sound, "question_id": number, "image_id": rng.choice(images)} for number in range(count))
     file = bench.json({"data": half_mutated(questions, rng)}, "q.json")
