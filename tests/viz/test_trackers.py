@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_runs import make_toy, recipe_values
+from toy_runs import recipe_values
 from transformers import TrainerState
 
 from sayo.viz.report import SendReport
@@ -19,11 +19,6 @@ OTHERS = ("completions/mean_length", "entropy", "frac_reward_zero_std", "num_tok
 REWARDS = ("rewards/attention/mean", "rewards/format/std")
 METRICS = {f"train/{name}" for name in (*(f"attention/{name}" for name in ATTENTION), *OTHERS, *REWARDS)}
 OPTIONS = {"overlay_steps": 1, "log_completions": True, "num_completions_to_print": 0}
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory):
-    return make_toy(tmp_path_factory.mktemp("toy"), families=("qwen3_vl",))
 
 
 @pytest.fixture
