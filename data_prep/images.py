@@ -105,9 +105,8 @@ def parse_image(name: str, data: bytes) -> ImageFile:
     except Image.DecompressionBombError as error:
         raise RejectedError("decompression_bomb", f"{short}: {error}") from None
     except UnidentifiedImageError:  # its own message names an address in memory, and two runs would differ by it
-        raise RejectedError(
-            "unreadable_image", f"{short} ({len(data)} bytes) is none of {', '.join(FORMATS)}"
-        ) from None
+        detail = f"{short} ({len(data)} bytes) is none of {', '.join(FORMATS)}"
+        raise RejectedError("unreadable_image", detail) from None
     except Exception as error:  # a decoder fed with a broken header raises nearly anything
         reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
         raise RejectedError(reason, f"{short} ({len(data)} bytes): {error}") from None

@@ -83,11 +83,7 @@ class ShardWriter:
             counters["region_area"][AREA_BINS[bisect(_AREA_EDGES, share)]] += 1
 
     def finish(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Close the file with its account, and move it into place.
-
-        Returns:
-            the account: settings, read, the `SUMS`, the `COUNTERS` and rejected_rows.
-        """
+        """Move the file into place, and return its account: settings, read, `SUMS`, `COUNTERS` and rejected_rows."""
         account = {
             "settings": dict(sorted(settings.items())),  # so that map leaves the bytes that prepare would
             "read": self._sums["kept"] + len(self._rejected),

@@ -14,7 +14,6 @@ class TokenMapper:
     """Maps regions to visual tokens with `sayo.geometry.region_tokens`.
 
     Args:
-        layout: the processor's layout.
         threshold: least share of a cell that a region must cover; None takes the geometry's default.
         soft: weights are the covered share (True) or 1 (False), times the region's weight.
     """

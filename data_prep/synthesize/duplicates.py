@@ -24,11 +24,7 @@ class NearDuplicates:
         self._names: list[str] = []
 
     def add(self, name: str, text: str) -> tuple[str, float] | None:
-        """Remember the text unless it is a near duplicate.
-
-        Returns:
-            None, or the name of the earlier text that it repeats and their overlap.
-        """
+        """Remember the text, or return the name of the earlier one that it nearly repeats and their overlap."""
         grams = _n_grams(text)
         bands = self._bands(grams)
         candidates = sorted({index for band in bands for index in self._buckets.get(band, ())})

@@ -79,7 +79,6 @@ class Roles:
 
     Attributes:
         clients: role -> model.
-        journal: of the run.
         seed: of the first sample; the next ones have the next seeds.
         fields: further fields of every request, such as `max_tokens`; None is not sent.
     """

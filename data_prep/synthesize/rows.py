@@ -73,12 +73,7 @@ class PreparedRows:
         """Write the rows that have a completion: all their columns, and `completion` (one assistant message).
 
         Each prepared file becomes one of the same name. Files appear complete or not at all; what a former run left
-        goes.
-
-        Args:
-            out: folder of the files.
-            completions: index of the row -> text.
-            suffix: put under the question in the user's turn.
+        goes. `completions` are texts by index of the row; `suffix` is put under the question in the user's turn.
         """
         from datasets import Features
 
