@@ -118,11 +118,7 @@ def own_process(function: str, *arguments: Any, **environment: str) -> Any:
 
 
 def sayo(*words: Any) -> None:
-    """Run a `sayo` command line in this process; its output is dropped.
-
-    Raises:
-        RuntimeError: with the output, when it fails.
-    """
+    """Run a `sayo` command line in this process; its output is dropped, or raised as RuntimeError when it fails."""
     from typer.testing import CliRunner
 
     from sayo.cli import app
