@@ -76,11 +76,7 @@ def list_folder(folder: str) -> tuple[str, dict[str, bool]]:
 
 
 def read_image(folder: Path, name: str) -> ImageFile:
-    """Read a file and its header.
-
-    Raises:
-        RejectedError: missing_image, path_outside_image_dir, unreadable_image, truncated_image or decompression_bomb.
-    """
+    """Read a file and its header; raises what `find_image` and `parse_image` raise."""
     path = find_image(folder, name)
     try:
         data = path.read_bytes()

@@ -129,11 +129,7 @@ def read_account(path: Path) -> dict[str, Any]:
 
 
 def list_shards(folder: Path, split: str | None = None) -> list[Path]:
-    """Parquet files of a prepared data set, all splits or one, in order.
-
-    Raises:
-        PrepareError: `folder` holds no prepared data, or not that split.
-    """
+    """Parquet files of a prepared data set, all splits or one, in order; raises PrepareError where there are none."""
     paths = sorted((folder / "data").glob(f"{split or '*'}-*-of-*.parquet"))
     if not paths:
         splits = sorted({path.name.split("-")[0] for path in (folder / "data").glob("*.parquet")})

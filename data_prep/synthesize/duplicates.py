@@ -11,8 +11,7 @@ _BANDS, _ROWS = 16, 4  # finds 99.9 % of the pairs that share 80 % of their n-gr
 class NearDuplicates:
     """Completions seen so far, found by MinHash (Broder 1997) and then compared exactly.
 
-    Args:
-        max_overlap: Jaccard overlap of 5-grams above which a text is a near duplicate; a shorter text is one n-gram.
+    Above a Jaccard overlap of 5-grams of `max_overlap` a text is a near duplicate; a shorter text is one n-gram.
     """
 
     def __init__(self, max_overlap: float):

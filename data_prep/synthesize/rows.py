@@ -52,11 +52,7 @@ class PreparedRows:
         return total if self.limit is None else min(total, self.limit)
 
     def questions(self) -> Iterator[PreparedQuestion]:
-        """What the models are told, row by row.
-
-        Raises:
-            PrepareError: no prepared data, no such split, or columns are missing.
-        """
+        """What the models are told, row by row; raises PrepareError where data, split or a column are missing."""
         for _, start, table in self._batches(self.count()):
             names = [name for name in (*_NEEDED, "answers", "regions") if name in table.column_names]
             for index, row in enumerate(table.select(names).to_pylist(), start):
