@@ -88,11 +88,7 @@ def read_image(folder: Path, name: str) -> ImageFile:
 
 
 def parse_image(name: str, data: bytes) -> ImageFile:
-    """Read the header of a file's bytes and check that the file is complete.
-
-    Raises:
-        RejectedError: unreadable_image, truncated_image or decompression_bomb.
-    """
+    """Read the header of a complete file; else unreadable_image, truncated_image or decompression_bomb."""
     short = name.rpartition("/")[2]
     try:
         with warnings.catch_warnings():

@@ -109,11 +109,7 @@ class ShardWriter:
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    """The account that `ShardWriter.finish` left in the footer.
-
-    Raises:
-        PrepareError: the file is not a shard of ours, or one of another version.
-    """
+    """The account in a shard's footer; raises PrepareError for a file that is none of ours, or of another version."""
     try:
         account = json.loads((pq.read_metadata(path).metadata or {})[_ACCOUNT_KEY.encode()])
     except (pa.ArrowException, KeyError, ValueError) as error:
