@@ -6,7 +6,7 @@
 
 Parts: `scoring` is TRL's scoring pass (log-probs of the completion), `update` that pass with the loss's forward and
 backward, `step` a whole GRPO step by real trainers, `memory` the peak that is added, `peers` the same by eager
-`output_attentions` and during generate.
+`output_attentions` and during generate, `look` what `sayo look` reads of a response, against generating it.
 
 The prompts of passes are token ids without a picture: a vision tower would only add to what the reading is compared
 with. Times on a CPU are process times. There, the ratio of a pass is taken inside it, (whole pass) / (pass - reading),
@@ -205,12 +205,21 @@ def step(options: argparse.Namespace) -> Iterator[dict]:
     yield from compare(SHAPES["toy" if options.quick else options.shape], options.device, **size)
 
 
+def look(options: argparse.Namespace) -> Iterator[dict]:
+    from benchmarks.look import SIZES, measure
+
+    yield measure("toy", SIZES[0], 5, options.device)
+    for size in () if options.quick else SIZES:
+        yield measure(options.shape, size, 1, options.device)
+
+
 PARTS = {
     "memory": memory,
     "scoring": lambda options: passes(options, "scoring"),
     "update": lambda options: passes(options, "update"),
     "step": step,
     "peers": peers,
+    "look": look,
 }
 
 
@@ -232,7 +241,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     if options.quick:
-        options.lengths, options.parts = [256], ["scoring", "step"]
+        options.lengths, options.parts = [256], ["scoring", "step", "look"]
     about = {"shape": options.shape, "repeats": REPEATS}
     rows = collect(options, measure(options), **about)
     missed = [f"{row['part']} {row['case']}" for row in rows if row.get("ratio", 0) > row.get("target", float("inf"))]

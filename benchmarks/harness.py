@@ -75,17 +75,12 @@ def collect(options: argparse.Namespace, measured: Iterable[dict], **more: Any) 
 
 
 def finish(
-    options: argparse.Namespace,
-    title: str,
-    rows: Sequence[dict],
-    missed: Sequence[str],
-    shown: Any = None,
-    **more: Any,
+    options: argparse.Namespace, title: str, rows: list[dict], missed: list[str], shown: Any = None, **more: Any
 ) -> None:
     """Write, print the rows (or those `shown` instead) as a table, then the missed targets, and leave."""
     from rich.console import Console
 
-    write(options.out, rows, missed=list(missed), **more)
+    write(options.out, rows, missed=missed, **more)
     Console(width=170).print(table_of(title, shown or rows))
     print(f"missed: {', '.join(missed)}" if missed else "all targets met")
     sys.exit(1 if options.check and missed else 0)
@@ -118,11 +113,7 @@ def own_process(function: str, *arguments: Any, **environment: str) -> Any:
 
 
 def sayo(*words: Any) -> None:
-    """Run a `sayo` command line in this process; its output is dropped.
-
-    Raises:
-        RuntimeError: with the output, when it fails.
-    """
+    """Run a `sayo` command line in this process; its output is dropped, or raised as RuntimeError when it fails."""
     from typer.testing import CliRunner
 
     from sayo.cli import app

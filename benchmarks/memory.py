@@ -10,6 +10,7 @@ counted. The target is a peak within 15%.
 """
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class PhasePeaks(TrainerCallback):
 
     def on_optimizer_step(self, *_: Any, model: nn.Module, **__: Any) -> None:
         self.close("update")
-        self.bytes["gradients"] = gradient_bytes(model)
+        self.bytes["gradients"] = bytes_of(p.grad for p in model.parameters() if p.grad is not None)
 
     def wrap(self, trainer: Any, name: str, phase: str) -> None:
         """Count the calls of a trainer's method as a phase."""
@@ -137,23 +138,16 @@ def _watch(trainer: Any) -> dict[str, int]:
     with live:
         live.watch(*(tensor for model in models for tensor in (*model.parameters(), *model.buffers())))
         trainer.train()
-    return {**peaks.bytes, "weights": weight_bytes(*models), "optimizer": state_bytes(trainer.optimizer)}
+    weights = bytes_of(parameter for model in models for parameter in model.parameters())
+    states = (value for state in trainer.optimizer.state.values() for value in state.values())
+    moments = bytes_of(value for value in states if torch.is_tensor(value) and value.dim())
+    return {**peaks.bytes, "weights": weights, "optimizer": moments}
 
 
-def weight_bytes(*models: nn.Module) -> int:
-    """Bytes of the parameters, shared ones once."""
-    storages = {p.untyped_storage()._cdata: p.untyped_storage() for m in models for p in m.parameters()}
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the tensors' storages, shared ones once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())
-
-
-def gradient_bytes(model: nn.Module) -> int:
-    return sum(p.grad.untyped_storage().nbytes() for p in model.parameters() if p.grad is not None)
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the optimizer's moments."""
-    tensors = (value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value))
-    return sum(value.untyped_storage().nbytes() for value in tensors if value.dim())
 
 
 def main() -> None:

@@ -87,11 +87,7 @@ def _prepare(
 
 
 def report(counts: dict[str, Any], out: Path) -> None:
-    """Say what was kept and why rows were not.
-
-    Raises:
-        PrepareError: nothing was kept.
-    """
+    """Say what was kept and why rows were not; raises PrepareError when nothing was kept."""
     from data_prep.examples import PrepareError
 
     reasons = ", ".join(f"{name} {count}" for name, count in counts["rejected_by_reason"].items())

@@ -17,22 +17,14 @@ _WIDEST = 1e7  # pixels: no picture is wider
 
 
 def as_record(value: Any) -> dict[str, Any]:
-    """The value, if it is a JSON object.
-
-    Raises:
-        RejectedError: malformed_record.
-    """
+    """The value, if it is a JSON object; else malformed_record."""
     if not isinstance(value, dict):
         raise RejectedError("malformed_record", f"expected an object with fields, found {type(value).__name__}")
     return value
 
 
 def text(record: dict, field: str) -> str:
-    """A text that is not blank.
-
-    Raises:
-        RejectedError: no_answer (the field `answer` is missing) or malformed_record.
-    """
+    """A text that is not blank; else no_answer (the field `answer` is missing) or malformed_record."""
     value = record.get(field)
     if not isinstance(value, str) or not value.strip():
         reason = "no_answer" if field == "answer" and value is None else "malformed_record"
@@ -45,11 +37,7 @@ def text(record: dict, field: str) -> str:
 
 
 def identifier(record: dict, field: str) -> str:
-    """An id that is written as text or as an integer.
-
-    Raises:
-        RejectedError: malformed_record.
-    """
+    """An id that is written as text or as an integer; else malformed_record."""
     value = record.get(field)
     return str(value) if is_integer(value) and abs(value) < 1 << 63 else text(record, field)
 

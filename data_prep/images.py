@@ -76,11 +76,7 @@ def list_folder(folder: str) -> tuple[str, dict[str, bool]]:
 
 
 def read_image(folder: Path, name: str) -> ImageFile:
-    """Read a file and its header.
-
-    Raises:
-        RejectedError: missing_image, path_outside_image_dir, unreadable_image, truncated_image or decompression_bomb.
-    """
+    """Read a file and its header; raises what `find_image` and `parse_image` raise."""
     path = find_image(folder, name)
     try:
         data = path.read_bytes()
@@ -92,11 +88,7 @@ def read_image(folder: Path, name: str) -> ImageFile:
 
 
 def parse_image(name: str, data: bytes) -> ImageFile:
-    """Read the header of a file's bytes and check that the file is complete.
-
-    Raises:
-        RejectedError: unreadable_image, truncated_image or decompression_bomb.
-    """
+    """Read the header of a complete file; else unreadable_image, truncated_image or decompression_bomb."""
     short = name.rpartition("/")[2]
     try:
         with warnings.catch_warnings():
@@ -105,9 +97,8 @@ def parse_image(name: str, data: bytes) -> ImageFile:
     except Image.DecompressionBombError as error:
         raise RejectedError("decompression_bomb", f"{short}: {error}") from None
     except UnidentifiedImageError:  # its own message names an address in memory, and two runs would differ by it
-        raise RejectedError(
-            "unreadable_image", f"{short} ({len(data)} bytes) is none of {', '.join(FORMATS)}"
-        ) from None
+        detail = f"{short} ({len(data)} bytes) is none of {', '.join(FORMATS)}"
+        raise RejectedError("unreadable_image", detail) from None
     except Exception as error:  # a decoder fed with a broken header raises nearly anything
         reason = "truncated_image" if isinstance(error, EOFError) else "unreadable_image"
         raise RejectedError(reason, f"{short} ({len(data)} bytes): {error}") from None

@@ -26,12 +26,8 @@ _DECODER = json.JSONDecoder()
 def list_files(spec: str | Path, what: str, where: str, suffix: str = ".json") -> list[Path]:
     """The files that `spec` names: one file, a folder of files with that suffix, or a quoted glob; sorted by name.
 
-    Args:
-        what: what is missing, for the message.
-        where: where people usually get it, for the message.
-
     Raises:
-        PrepareError: nothing is there.
+        PrepareError: nothing is there; it says `what` is missing and `where` people usually get it.
     """
     path = Path(spec)
     if path.is_file():
@@ -67,12 +63,9 @@ def iter_records(path: Path) -> Iterator[tuple[str | None, Any]]:
 
 
 def iter_members(path: Path) -> Iterator[tuple[str, Any, str]]:
-    """Yield the members of a top-level object whose values are long lists, as in COCO's files.
+    """Yield the members of a top-level object whose values are long lists (COCO's files); raises as `iter_records`.
 
     `{"images": [a, b], "info": c}` gives ("images", a, text of a), ("images", b, text of b), ("info", c, text of c).
-
-    Raises:
-        PrepareError: as for `iter_records`.
     """
     with _open(path) as file:
         reader = _Reader(path, file)

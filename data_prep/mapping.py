@@ -19,10 +19,8 @@ def map_tokens(
 ) -> dict[str, Any]:
     """Map every split of `folder` into `out`; shards that are already there with the same settings are kept.
 
-    Rows that the processor refuses are rejected; those of the first preparation stay in the account.
-
-    Returns:
-        the summary (see `data_prep.card.write_card`).
+    Rows that the processor refuses are rejected; those of the first preparation stay in the account. Returns the
+    summary of `write_card`.
 
     Raises:
         PrepareError: no prepared data, `out` is `folder`, or an output made with other settings.

@@ -43,12 +43,8 @@ def mix_parts(
 ) -> dict[str, Any]:
     """Draw rows and write them, the parts evenly interleaved; the arguments are the options of `sayo mix`.
 
-    Args:
-        parts: folders of prepared data, each with the number of rows to draw ("data/gqa:16000") or without (all);
-            earlier ones come first: a picture that one has used is not used by a later one.
-
-    Returns:
-        the summary (see `data_prep.card.write_card`).
+    Parts are "FOLDER:ROWS" or "FOLDER" (all its rows); a picture that one has used is not used by a later one.
+    Returns the summary of `write_card`.
 
     Raises:
         PrepareError: a part has too few rows, or the parts were mapped for different processors.
@@ -145,12 +141,11 @@ def _write_split(draws: list[Draw], out: Path, settings: dict[str, Any], rows_pe
 def _interleaved(draws: list[Draw]) -> Iterator[pa.Table]:
     """One-row tables: each part in its file order, spread evenly over the whole."""
 
-    def placed(number: int, draw: Draw) -> Iterator[tuple[float, int, pa.Table]]:
+    def placed(draw: Draw) -> Iterator[tuple[float, pa.Table]]:
         for place, table in enumerate(draw.part.read(draw.rows)):
-            yield (place + 0.5) / len(draw.rows), number, table
+            yield (place + 0.5) / len(draw.rows), table
 
-    streams = [placed(number, draw) for number, draw in enumerate(draws)]
-    for _, _, table in heapq.merge(*streams, key=lambda entry: entry[:2]):
+    for _, table in heapq.merge(*map(placed, draws), key=lambda entry: entry[0]):
         yield table
 
 

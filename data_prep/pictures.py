@@ -25,8 +25,7 @@ PictureKey = tuple[int, bytes]
 class Pictures:
     """Groups of keys of one picture (union-find). The smallest key, always a digest, names its group.
 
-    Args:
-        image_data: Visual Genome's `image_data.json`, which says which of its (and GQA's) images are COCO's.
+    `image_data` is Visual Genome's image_data.json, which says which of its (and GQA's) images are COCO's.
     """
 
     def __init__(self, image_data: str | None = None):
@@ -100,11 +99,7 @@ class PartIndex:
 
 
 def index_part(folder: Path, split: str, seed: int, pictures: Pictures) -> PartIndex:
-    """Read a part once: ids, picture contents and fingerprints.
-
-    Raises:
-        PrepareError: no such data or split.
-    """
+    """Read a part once: ids, picture contents and fingerprints; raises PrepareError for no such data or split."""
     order, keys, ids, groups, starts = [], [], [], [], [0]
     fingerprints: set[str | None] = set()
     for file in list_shards(folder, split):

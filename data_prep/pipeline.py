@@ -43,14 +43,11 @@ def prepare(
     """Prepare one split; shards that are already there with the same settings are kept as they are.
 
     Args:
-        source: see `data_prep.sources`.
         image_folder: where the images are; names that lead out of it are rejected. None if the source embeds them.
         out: folder of the data set; other splits that it holds are left alone.
         mapper: adds the token columns; None leaves them null.
-        split, limit, num_proc, rows_per_shard, link_images, overwrite: the options of `sayo prepare`.
 
-    Returns:
-        the summary (see `data_prep.card.write_card`).
+    The other arguments are the options of `sayo prepare`. Returns the summary of `write_card`.
 
     Raises:
         PrepareError: unusable input, or an output made with other settings.
@@ -113,17 +110,9 @@ def _shards(
 
 
 def write_shard(
-    path: Path,
-    entries: list[Example | Rejected],
-    build_row: RowBuilder,
-    schema: pa.Schema,
-    settings: dict[str, Any],
+    path: Path, entries: list[Example | Rejected], build_row: RowBuilder, schema: pa.Schema, settings: dict[str, Any]
 ) -> int:
-    """Build the rows of a shard and write it.
-
-    Returns:
-        the number of rows read.
-    """
+    """Build the rows of a shard and write it; returns the number of rows read."""
     with ShardWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
         for entry in entries:

@@ -69,13 +69,12 @@ def table_of(rows: list[dict[str, Any]], schema: "pa.Schema") -> "pa.Table":
     data = pa.DictionaryArray.from_arrays(indices, pa.array(list(different), pa.binary()))
     images = pa.StructArray.from_arrays([data, pa.array([entry["path"] for entry in entries])], ["bytes", "path"])
     ends = accumulate((len(row["images"]) for row in rows), initial=0)
-    columns = {
-        field.name: pa.array([row[field.name] for row in rows], field.type)
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), images)
+    columns = [
+        lists if field.name == "images" else pa.array([row[field.name] for row in rows], field.type)
         for field in schema
-        if field.name != "images"
-    }
-    columns["images"] = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), images)
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 class RowBuilder:
@@ -83,7 +82,6 @@ class RowBuilder:
 
     Args:
         image_folder: where the files named in `Example.images` are; None if all images are embedded.
-        split: value of the split column.
         mapper: maps regions to tokens; None leaves the four token columns null.
         link_images: store the absolute path of each image instead of its bytes.
     """
@@ -99,11 +97,7 @@ class RowBuilder:
         return RowBuilder, (self.image_folder, self.split, self.mapper, self.link_images)
 
     def __call__(self, example: Example) -> dict[str, Any]:
-        """Build the row.
-
-        Raises:
-            RejectedError: an image cannot be used, or a region does not fit it.
-        """
+        """The row; raises RejectedError for an image that cannot be used or a region that does not fit it."""
         _check_text(example)
         images = [self._open(image) for image in example.images]
         sizes = [image.size for image in images]
@@ -153,11 +147,8 @@ def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] 
             return region.fit(image.stored_size).turn(image.stored_size, image.orientation)
     except RegionError as error:
         raise RejectedError(error.reason, f"{error.detail}; {image.name}") from None
-    (width, height), (drawn_width, drawn_height) = image.size, drawn_size
-    raise RejectedError(
-        "image_size_differs",
-        f"{image.name} is {width}x{height}, its boxes were drawn at {drawn_width}x{drawn_height}",
-    )
+    now, then = ("{}x{}".format(*size) for size in (image.size, drawn_size))
+    raise RejectedError("image_size_differs", f"{image.name} is {now}, its boxes were drawn at {then}")
 
 
 def _check_text(example: Example) -> None:

@@ -83,11 +83,7 @@ class ShardWriter:
             counters["region_area"][AREA_BINS[bisect(_AREA_EDGES, share)]] += 1
 
     def finish(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Close the file with its account, and move it into place.
-
-        Returns:
-            the account: settings, read, the `SUMS`, the `COUNTERS` and rejected_rows.
-        """
+        """Move the file into place, and return its account: settings, read, `SUMS`, `COUNTERS` and rejected_rows."""
         account = {
             "settings": dict(sorted(settings.items())),  # so that map leaves the bytes that prepare would
             "read": self._sums["kept"] + len(self._rejected),
@@ -113,11 +109,7 @@ class ShardWriter:
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    """The account that `ShardWriter.finish` left in the footer.
-
-    Raises:
-        PrepareError: the file is not a shard of ours, or one of another version.
-    """
+    """The account in a shard's footer; raises PrepareError for a file that is none of ours, or of another version."""
     try:
         account = json.loads((pq.read_metadata(path).metadata or {})[_ACCOUNT_KEY.encode()])
     except (pa.ArrowException, KeyError, ValueError) as error:
@@ -133,11 +125,7 @@ def read_account(path: Path) -> dict[str, Any]:
 
 
 def list_shards(folder: Path, split: str | None = None) -> list[Path]:
-    """Parquet files of a prepared data set, all splits or one, in order.
-
-    Raises:
-        PrepareError: `folder` holds no prepared data, or not that split.
-    """
+    """Parquet files of a prepared data set, all splits or one, in order; raises PrepareError where there are none."""
     paths = sorted((folder / "data").glob(f"{split or '*'}-*-of-*.parquet"))
     if not paths:
         splits = sorted({path.name.split("-")[0] for path in (folder / "data").glob("*.parquet")})

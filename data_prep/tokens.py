@@ -14,7 +14,6 @@ class TokenMapper:
     """Maps regions to visual tokens with `sayo.geometry.region_tokens`.
 
     Args:
-        layout: the processor's layout.
         threshold: least share of a cell that a region must cover; None takes the geometry's default.
         soft: weights are the covered share (True) or 1 (False), times the region's weight.
     """
@@ -28,11 +27,7 @@ class TokenMapper:
 
     @classmethod
     def load(cls, processor: str | None, threshold: float | None, soft: bool) -> "TokenMapper | None":
-        """The mapper of a model folder or hub id; None without one.
-
-        Raises:
-            PrepareError: no layout can be read there, or options that need one.
-        """
+        """The mapper of a model folder or hub id, or None; raises PrepareError where no layout can be read."""
         if processor is None:
             if threshold is not None or not soft:
                 raise PrepareError("--threshold and --hard say how regions become tokens: give --processor as well")

@@ -15,11 +15,7 @@ from data_prep.examples import PrepareError
 
 
 def run_jobs(function: Callable[..., Any], jobs: Iterable[tuple], num_proc: int) -> Iterator[Any]:
-    """Yield `function(*job)` for each job, in order; at most one job waits for each process.
-
-    Raises:
-        PrepareError: a worker process died.
-    """
+    """Yield `function(*job)`, in order; at most one job waits for each process. PrepareError: a process died."""
     if num_proc == 1:
         yield from (function(*job) for job in jobs)
         return

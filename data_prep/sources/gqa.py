@@ -78,11 +78,7 @@ def _annotated(record: dict, part: str) -> list[str]:
 
 
 def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
-    """(answer ids, evidence ids) of one question record, without repetition, by the rule at the top of this file.
-
-    Raises:
-        RejectedError: `malformed_record`.
-    """
+    """(answer ids, evidence ids) of a question, without repetition, by the rule above; else `malformed_record`."""
     try:
         program = parse_program(record["semantic"])
         answer = _annotated(record, "answer") or list(_answer_carrier(program))

@@ -41,11 +41,7 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def load(path: Path) -> Any:
-    """The value of a plain pickle (of Python 2 or 3).
-
-    Raises:
-        PrepareError: the file is broken or asks for more than plain values; nothing of it was executed.
-    """
+    """The value of a plain pickle (of Python 2 or 3); raises PrepareError for a broken one, and for any other."""
     gc.disable()  # millions of containers are made and none is garbage: looking for it takes most of the time
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()

@@ -31,11 +31,7 @@ _TAG = re.compile(r"</?(?:think|back|answer|reasoning|response|description|scan|
 
 
 def section(text: str, tag: str, step: str) -> str:
-    """Inside of the last complete `<tag>...</tag>`; text around it (a preface, a model's own thoughts) is dropped.
-
-    Raises:
-        RejectedError: `tags` when there is none or it is empty.
-    """
+    """Inside of the last complete `<tag>...</tag>`, without a preface or a model's own thoughts; else `tags`."""
     end = text.rfind(f"</{tag}>")
     start = text.rfind(f"<{tag}>", 0, max(end, 0))
     inside = text[start + len(tag) + 2 : end].strip() if 0 <= start < end else ""
@@ -87,11 +83,7 @@ def anchors(text: str) -> list[int]:
 
 
 def check_anchors(text: str, step: str) -> None:
-    """At least one visual anchor after the first third of the reasoning, where attention has begun to fade.
-
-    Raises:
-        RejectedError: `no_anchor` or `anchor_too_early`.
-    """
+    """The last visual anchor comes after the first third of the reasoning, where attention has begun to fade."""
     starts = anchors(text)
     if not starts:
         raise RejectedError("no_anchor", f"{step}: no visual anchor in {len(text.split())} words")
@@ -106,10 +98,7 @@ def check_look_back(
     r"""Look-Back's format, the right answer in `\boxed{}`, and a check that names something to be seen.
 
     Things to be seen are the row's labels, the nouns of its question, and words for marks, shapes, colours and places.
-
-    Args:
-        labels: names of the objects in the row's regions.
-        min_words: in the check, as in `sayo.rewards.look_back_reward`.
+    `min_words` are those of the check, as in `sayo.rewards.look_back_reward`.
 
     Raises:
         RejectedError: `tags`, `wrong_answer`, `back_too_short` or `back_names_nothing_visible`.

@@ -1,5 +1,6 @@
 """`sayo synthesize` (mounted by sayo.cli). Heavy imports stay inside the commands."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -57,8 +58,6 @@ def synthesize(
     ] = "{}",
 ) -> None:
     """Ask models for the completions of prepared rows; its page of help is `templates/help.txt`."""
-    import logging
-
     from data_prep.synthesize.pipeline import synthesize_rows
     from data_prep.synthesize.roles import Roles, clients_of
     from data_prep.synthesize.rows import PreparedRows
@@ -66,8 +65,7 @@ def synthesize(
 
     # Answers are compared in a thread, where its alarm cannot ring; sayo.answers refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    patience = max(20, 2 * concurrency)
-    clients = clients_of(ROLES[method], model, server, api_key_env, timeout=timeout, patience=patience)
+    clients = clients_of(ROLES[method], model, server, api_key_env, timeout=timeout, patience=max(20, 2 * concurrency))
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
     ask = partial(Roles, clients, seed=seed, fields=fields)
     name, write, suffix = writer_of(method, style, tries)

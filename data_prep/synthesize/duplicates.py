@@ -11,8 +11,7 @@ _BANDS, _ROWS = 16, 4  # finds 99.9 % of the pairs that share 80 % of their n-gr
 class NearDuplicates:
     """Completions seen so far, found by MinHash (Broder 1997) and then compared exactly.
 
-    Args:
-        max_overlap: Jaccard overlap of 5-grams above which a text is a near duplicate; a shorter text is one n-gram.
+    Above a Jaccard overlap of 5-grams of `max_overlap` a text is a near duplicate; a shorter text is one n-gram.
     """
 
     def __init__(self, max_overlap: float):
@@ -24,11 +23,7 @@ class NearDuplicates:
         self._names: list[str] = []
 
     def add(self, name: str, text: str) -> tuple[str, float] | None:
-        """Remember the text unless it is a near duplicate.
-
-        Returns:
-            None, or the name of the earlier text that it repeats and their overlap.
-        """
+        """Remember the text, or return the name of the earlier one that it nearly repeats and their overlap."""
         grams = _n_grams(text)
         bands = self._bands(grams)
         candidates = sorted({index for band in bands for index in self._buckets.get(band, ())})

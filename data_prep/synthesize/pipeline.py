@@ -40,11 +40,9 @@ def synthesize_rows(
         out: OUT/data/<split>-*.parquet (the prepared columns and `completion`), summary.json, rejected.jsonl,
             README.md, journal.jsonl.
         write: the completion of a row, by `roles`; raises `RejectedError` or `ChatError` (see `writers`).
-        ask: the models, with a journal.
+        ask: the roles, given the journal.
         suffix: put under each question in the data.
-        num_workers: rows at once.
         max_overlap: of the 5-grams of a completion with an earlier one's, above which it is a near duplicate.
-        settings: for the summary.
 
     Returns:
         the summary: read, kept, rejected, failed (of these, at the server), rejected_by_reason, tokens (of the whole

@@ -23,15 +23,12 @@ class Journal(AbstractContextManager):
     A line holds `key` (the digest of the whole request), `id` and `index` of the row, `role`, `sample`, `model`, and
     the fields of `sayo.client.ChatReply`. A last line that was torn when a run was killed is cut off.
 
-    Attributes:
-        answers: key -> line.
-
     Raises:
         PrepareError: another run writes to it, or a line in its middle is broken.
     """
 
     def __init__(self, path: Path):
-        self.answers: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, dict[str, Any]] = {}  # key -> line
         self._file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,8 +75,6 @@ class Roles:
     """Asks the model of a role, unless the journal has the answer to the very same request.
 
     Attributes:
-        clients: role -> model.
-        journal: of the run.
         seed: of the first sample; the next ones have the next seeds.
         fields: further fields of every request, such as `max_tokens`; None is not sent.
     """

@@ -52,11 +52,7 @@ class PreparedRows:
         return total if self.limit is None else min(total, self.limit)
 
     def questions(self) -> Iterator[PreparedQuestion]:
-        """What the models are told, row by row.
-
-        Raises:
-            PrepareError: no prepared data, no such split, or columns are missing.
-        """
+        """What the models are told, row by row; raises PrepareError where data, split or a column are missing."""
         for _, start, table in self._batches(self.count()):
             names = [name for name in (*_NEEDED, "answers", "regions") if name in table.column_names]
             for index, row in enumerate(table.select(names).to_pylist(), start):
@@ -73,12 +69,7 @@ class PreparedRows:
         """Write the rows that have a completion: all their columns, and `completion` (one assistant message).
 
         Each prepared file becomes one of the same name. Files appear complete or not at all; what a former run left
-        goes.
-
-        Args:
-            out: folder of the files.
-            completions: index of the row -> text.
-            suffix: put under the question in the user's turn.
+        goes. `completions` are texts by index of the row; `suffix` is put under the question in the user's turn.
         """
         from datasets import Features
 

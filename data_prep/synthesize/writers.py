@@ -44,10 +44,7 @@ async def visual_anchors(row: PreparedQuestion, roles: Roles, tries: int = 2) ->
 
     Args:
         roles: `describe` is shown the image, `reason` only the description, `anchor` only the reasoning.
-        tries: samples of the reasoning, and of its rewriting, before the row is given up under the last one's reason.
-
-    Raises:
-        RejectedError: why there is none.
+        tries: samples of the reasoning, and of its rewriting, before the row is given up with the last one's error.
     """
 
     async def reason(sample: int) -> tuple[str, str]:
@@ -88,10 +85,7 @@ async def look_back(row: PreparedQuestion, roles: Roles, style: str, tries: int 
     Args:
         roles: `cot` samples the chain of thought, `back` puts the check into it; both are shown the image.
         style: "semantic" (a check in the midst of the reasoning) or "solution" (after it).
-        tries: samples of `back` before the row is given up under the last one's reason.
-
-    Raises:
-        RejectedError: why there is none.
+        tries: samples of `back` before the row is given up with the last one's error.
     """
 
     async def back(sample: int) -> str:
