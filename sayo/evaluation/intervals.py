@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap over questions, because several responses to one question are not independent."""
+"""95% intervals and tests: bootstrap over questions, because several responses to one question are not independent."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
-LEVEL = 0.95
 Interval = list[float]
 
 
@@ -72,8 +71,7 @@ def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Inte
     values = values[np.isfinite(values)]
     if len(values) < RESAMPLES / 2:
         return None
-    tail = (1 - LEVEL) / 2
-    return [float(value) for value in np.quantile(values, [tail, 1 - tail])]
+    return np.quantile(values, [0.025, 0.975]).tolist()
 
 
 def _auc(right: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -123,11 +123,8 @@ def blank_patches(inputs: Mapping[str, Any], config: Any, share: float = 0.5) ->
     VPPO (arXiv 2510.09285) blanks half of the 14-pixel patches, so that nearly every visual token stays partly
     visible. Here whole visual tokens disappear: `spatial_merge_size` squared consecutive rows of a packed image (Qwen,
     GLM), squares of two vision patches of an ordinary one. The mask comes from torch's global generator: another one
-    for every rollout, and the same one again after a resume.
-
-    Args:
-        inputs, config: the model's; without `pixel_values` nothing changes.
-        share: probability that a token is blanked.
+    for every rollout, and the same one again after a resume. `share` is the probability that a token is blanked;
+    without `pixel_values` nothing changes.
     """
     pixels = inputs.get("pixel_values")
     if pixels is None:

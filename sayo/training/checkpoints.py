@@ -37,7 +37,6 @@ def step_of(checkpoint: Path) -> int:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every rank finished writing it."""
     return (checkpoint / MARKER).is_file()
 
 
@@ -127,11 +126,7 @@ def prune(run_dir: Path, keep: int | None, protected: str | None = None) -> None
 
 
 def plain(value: Any) -> Any:
-    """Nothing but tensors, numbers, strings and plain containers: what torch loads without pickle's power.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """Tensors, numbers, strings and plain containers: what torch loads without pickle's power, else a TypeError."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
