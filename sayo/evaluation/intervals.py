@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
-Interval = list[float]
 
 
-def mean_interval(values: Sequence[float]) -> Interval | None:
+def mean_interval(values: Sequence[float]) -> list[float] | None:
     """Percentile bootstrap interval of the mean; None below two values."""
     array = np.asarray(values, dtype=np.float64)
     return _interval(len(array), lambda weights: weights @ array / len(array))
@@ -58,7 +57,7 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * sum(ways) / 2**total)
 
 
-def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
+def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float] | None:
     """Percentiles of `statistic` over resamples; it maps `(R, count)` weights to `(R,)` values (NaN: undefined)."""
     if count < 2:
         return None

@@ -84,8 +84,7 @@ def export_checkpoint(
 def push_folder(folder: Path, repository: str, private: bool = False) -> str:
     """Upload `folder` to the hub model `owner/name` (created if missing) with the stored login; returns its URL.
 
-    Raises:
-        ExportError: the hub refused, or the repository's name is not valid.
+    ExportError if the hub refuses, or the repository's name is not valid.
     """
     api = HfApi(library_name="sayo")
     try:

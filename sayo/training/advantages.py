@@ -28,7 +28,6 @@ class ShapingBatch:
         advantages: `(B,)` TRL's advantages.
         parts: reward name -> `(B,)`; the share of each reward in the advantages. They sum to `advantages`.
         completion_mask: `(B, T)`.
-        traces: one per completion.
         dependency: computes `(B, T)` how much each token depends on the image (VPPO's S_t; one more forward pass).
         gather: concatenates a tensor over all ranks.
     """
@@ -58,10 +57,8 @@ def causal_credit(
     by it; under `of_token` it does. All other rewards are paid to every token.
 
     Args:
-        reward: name of the attention reward in the recipe; `rows`, `select` and `top_share` must be that reward's.
-
-    Raises:
-        KeyError: there is no such reward.
+        reward: name of the attention reward in the recipe (KeyError if it has none of that name); `rows`, `select` and
+            `top_share` must be that reward's.
     """
     if reward not in batch.parts:
         raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")

@@ -77,11 +77,7 @@ def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """Whether this launch can resume exactly from the checkpoint.
-
-    Raises:
-        CheckpointError: it is torn, a file is missing or cut, or it was written by another kind of launch.
-    """
+    """CheckpointError where this launch cannot resume exactly: torn, a file missing or cut, another kind of launch."""
     if not is_complete(checkpoint):
         raise CheckpointError(
             f"{checkpoint} has no {MARKER} file: its save never finished, or sayo did not write it. Take another one "

@@ -106,10 +106,8 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, AttentionLosses, SFTTrainer)
 
     Args:
         model, args, train_dataset, processing_class, peft_config, ...: as in TRL. `args` is an [`AnchoredSFTConfig`];
-            with attention losses the rows hold `prompt`, `completion` (both conversational) and `images`.
-
-    Raises:
-        ValueError: attention losses for rows of another form.
+            with attention losses the rows hold `prompt`, `completion` (both conversational) and `images`, and any
+            other form is a ValueError.
     """
 
     _tag_names = ("trl", "sft", "sayo")

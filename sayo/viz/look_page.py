@@ -23,10 +23,7 @@ def write_look(look: Look, out: str | Path, max_bytes: int = PAGE_BYTES) -> Path
     """Write the page of one response to `out` and return its path.
 
     The maps of all layers get coarser until the file has at most `max_bytes`, then single heads are added, the last
-    layer's first, while they fit; the page says what it holds.
-
-    Raises:
-        LookError: the bound is too small even for the coarsest maps.
+    layer's first, while they fit; the page says what it holds. LookError if even the coarsest maps do not fit.
     """
     # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
     maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in _arrays(look.trace))
