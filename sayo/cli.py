@@ -21,10 +21,9 @@ from sayo.viz.cli import figures, inspect, look, report, trend
 
 
 class OneLineErrors(TyperGroup):
-    """The one place where an error that the user can mend becomes a line; anything else keeps its traceback."""
+    """The one place where an error that the user can mend becomes a red line; anything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; `SayoError` and errors of files or the network become one red line."""
         try:
             return super().invoke(ctx)
         except (SayoError, OSError) as error:

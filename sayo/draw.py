@@ -43,12 +43,9 @@ def response_map(trace: "AttentionTrace", rows: "Rows" = "deciding") -> np.ndarr
 
 
 def raster(cells: VisualCells, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Paint one value per visual token onto a `(height, width)` float array; views that overlap are added up.
+    """Paint `(N,)` values of visual tokens onto a `(height, width)` float array; views that overlap are added up.
 
-    Args:
-        cells: footprints in original pixels.
-        values: `(N,)`.
-        size: `(width, height)` of the result.
+    `size` is `(width, height)`; the footprints of `cells` are in original pixels.
     """
     width, height = size
     scale = np.array([width / cells.image_size[0], height / cells.image_size[1]] * 2)
@@ -64,8 +61,7 @@ def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) 
     """An RGBA picture to lay over the image in grey: brighter and more opaque is more.
 
     Args:
-        cells: footprints of `N` visual tokens.
-        values: `(N,)`, non-negative.
+        values: `(N,)`, one per visual token, non-negative.
         peak: the value of the brightest colour; the largest of `values` if None.
     """
     from matplotlib import colormaps
@@ -82,12 +78,9 @@ def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) 
 def draw_picture(
     axes: "Axes", image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), heat: Image.Image | None = None
 ) -> None:
-    """The picture with its regions outlined in the colour of their role; below a heat map it is grey.
+    """The picture with its regions outlined in the colour of their role; below a `heat_map` it is grey.
 
-    Args:
-        axes: emptied of ticks and frame.
-        regions: mappings with `box` (xyxy in pixels of the image), and `role` (white if there is none).
-        heat: from `heat_map`.
+    Regions are mappings with `box` (xyxy in pixels of the image) and `role` (white if there is none).
     """
     from matplotlib.patches import Rectangle
 

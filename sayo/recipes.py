@@ -168,11 +168,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """The typed recipe of plain values.
-
-    Raises:
-        RecipeError: every key that is unknown, missing or of another type, by its full name.
-    """
+    """The typed recipe of plain values; a RecipeError names every key that is unknown, missing or of another type."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -193,7 +189,6 @@ def _or_add(override: str) -> str:
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors."""
     path, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         section = SECTIONS[error["loc"][0]] if len(error["loc"]) > 1 else Recipe

@@ -100,9 +100,7 @@ def completion_mask(ids: torch.Tensor, eos_token_ids: int | Sequence[int] | None
 
 
 def given_response(tokenizer: Any, text: str, device: torch.device | str) -> Completions:
-    """A text as the completion of one prompt, `(1, T)`.
-
-    It stays text: "<|image_pad|>" in it does not become an image that is not there.
+    """A text as the completion of one prompt, `(1, T)`; "<|image_pad|>" in it does not become an image.
 
     Raises:
         ValueError: the text has no tokens.
@@ -124,8 +122,7 @@ def rollout_groups(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Key groups of prompts and completions, each `(B, S)` float32 with `S` = prompt + completion tokens.
 
-    Args:
-        template_options: of `apply_chat_template`, where the prompts were made with any.
+    `template_options` are those of `apply_chat_template` that the prompts were made with.
 
     Returns:
         `"image"`, `"region"` (all 0 in a row without `region_tokens`), `"prefix"` (all before the first visual token),
@@ -164,7 +161,6 @@ def teacher_force(
     """Run prompts and completions once and read the attention of the rows `P - 1 .. P + C - 1`.
 
     Args:
-        captures: a layer may be in one of them only.
         groups, image_index: of `rollout_groups`.
         temperature: of the sampling, for the entropies; 0 counts as 1.
 

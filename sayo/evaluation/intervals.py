@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap over questions, because several responses to one question are not independent."""
+"""95% intervals and tests: bootstrap over questions, because several responses to one question are not independent."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
-LEVEL = 0.95
-Interval = list[float]
 
 
-def mean_interval(values: Sequence[float]) -> Interval | None:
+def mean_interval(values: Sequence[float]) -> list[float] | None:
     """Percentile bootstrap interval of the mean; None below two values."""
     array = np.asarray(values, dtype=np.float64)
     return _interval(len(array), lambda weights: weights @ array / len(array))
@@ -59,7 +57,7 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * sum(ways) / 2**total)
 
 
-def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
+def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float] | None:
     """Percentiles of `statistic` over resamples; it maps `(R, count)` weights to `(R,)` values (NaN: undefined)."""
     if count < 2:
         return None
@@ -72,8 +70,7 @@ def _interval(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Inte
     values = values[np.isfinite(values)]
     if len(values) < RESAMPLES / 2:
         return None
-    tail = (1 - LEVEL) / 2
-    return [float(value) for value in np.quantile(values, [tail, 1 - tail])]
+    return np.quantile(values, [0.025, 0.975]).tolist()
 
 
 def _auc(right: np.ndarray, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:

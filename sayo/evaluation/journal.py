@@ -58,7 +58,6 @@ class Journal:
         self.maps: dict[str, np.ndarray] = dict(np.load(maps, allow_pickle=False)) if maps.is_file() else {}
 
     def close(self) -> None:
-        """Nothing more is written."""
         self._file.close()
 
     def is_done(self, index: int) -> bool:

@@ -28,7 +28,6 @@ class LocalModel:
     Args:
         model, processor: transformers'; the processor pads on the left.
         num_samples: completions per question.
-        temperature: 0 is greedy.
         batch_size: completions at once.
         layers: decoder layers whose attention is reported; all others are read beside them, each on its own.
         seed: with the index of a batch's first question it seeds the batch, so that a resumed run samples what it
@@ -69,7 +68,6 @@ class LocalModel:
 
     @cached_property
     def layout(self) -> VisualLayout:
-        """Where this model's visual tokens lie."""
         return VisualLayout.from_processor(self.processor, self.model.config)
 
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:

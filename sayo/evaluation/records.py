@@ -41,26 +41,19 @@ ATTENTION = (*_OF_REGION, "vas", "look_back_lift", "entropy")
 """Attention values of a response, in the order in which they are reported."""
 
 
-def grade(text: str, row: Mapping[str, Any], whole_text: bool = False) -> tuple[float | None, str | None]:
-    """Score and answer of a response, as the training reward judges it (`rewards.accuracy_reward`).
-
-    Returns:
-        the score in [0, 1], None where the row has no reference; the answer, None where none was found (score 0).
-    """
-    (score,) = accuracy_reward([text], [row["solution"]], [row.get("answers")], whole_text)
-    return score, extract_answer(text, whole_text) or None
-
-
 def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text: bool = False) -> dict[str, Any]:
     """The record of a question that was asked.
 
-    A failed reply has `correct` None and is no wrong answer; a response without an answer is wrong, and `answers`
-    holds None for it. Attention values are means over the responses, None where nothing defines them; the single
-    ones are under `responses`.
+    Responses are judged as in training (`rewards.accuracy_reward`): `correct` holds scores in [0, 1], None where the
+    row has no reference. A failed reply has `correct` None and is no wrong answer; a response without an answer is
+    wrong, and `answers` holds None for it. Attention values are means over the responses, None where nothing defines
+    them; the single ones are under `responses`.
     """
-    grades = [(None, None) if reply.text is None else grade(reply.text, row, whole_text) for reply in replies]
+    texts = [reply.text or "" for reply in replies]
+    references = ([row["solution"]] * len(texts), [row.get("answers")] * len(texts))
+    scores = accuracy_reward(texts, *references, whole_text)
+    correct = [None if reply.text is None else score for reply, score in zip(replies, scores, strict=True)]
     responses = [{**response_values(reply), "tas_by_layer": tas_by_layer(reply)} for reply in replies]
-    correct = [score for score, _ in grades]
     means = {name: mean_of_known([values[name] for values in responses]) for name in ATTENTION}
     return {
         "id": row["id"],
@@ -69,7 +62,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
         "question_type": row["question_type"],
         "solution": row["solution"],
         "completions": [reply.text for reply in replies],
-        "answers": [answer for _, answer in grades],
+        "answers": [extract_answer(text, whole_text) or None for text in texts],
         "correct": correct,
         "accuracy": mean_of_known(correct),
         **means,

@@ -12,7 +12,6 @@ class ServerModel:
     """A served policy, and the same weights in this process where its attention is wanted.
 
     Args:
-        client: of the server.
         reader: reads the attention of the answers in a scoring pass; None where none is wanted.
         num_samples: completions per question, one request each.
         concurrency: questions at once.
@@ -35,11 +34,7 @@ class ServerModel:
         self._fields = {"temperature": temperature, "max_tokens": max_new_tokens}
 
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:
-        """Every row with its replies, in the order in which they come; a request that failed is a failed reply.
-
-        Raises:
-            ServerUnusable: no request can succeed.
-        """
+        """Every row with its replies as they come; a failed request is a failed reply, or raises ServerUnusable."""
         for row, replies in as_completed(self._ask, rows, self.concurrency):
             yield row, self.reader.read(row, replies) if attention else replies
 

@@ -16,16 +16,13 @@ Samples = Sequence[Mapping[str, Any]]
 
 
 def summary_of(samples: Samples) -> dict[str, Any]:
-    """The figures of all questions, and `by_type`.
-
-    Args:
-        samples: records (see `records.question_record`).
+    """The figures of all questions and `by_type`, from records of `records.question_record`.
 
     Returns:
         `num_questions`, `num_completions`; `accuracy` (mean over the questions that were answered: failures are
         counted in `failed` by kind, never as wrong answers) with `accuracy_interval`; `no_answer` (responses in which
         no answer was found, counted as wrong); `truncated`; the means of `records.ATTENTION` with `intervals`;
-        `tas_and_correctness` ; `tas_by_layer` (see `layer_figures`).
+        `tas_and_correctness`; `tas_by_layer` (see `layer_figures`).
     """
     by_type = defaultdict(list)
     for sample in samples:

@@ -64,7 +64,6 @@ def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]])
 
 
 def progress(todo: Sequence[int]) -> Iterable[int]:
-    """A bar over the questions to ask, on the error stream."""
     return track(todo, "evaluating", console=Console(stderr=True))
 
 

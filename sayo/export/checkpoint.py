@@ -28,7 +28,6 @@ class Checkpoint:
     """A checkpoint on disk.
 
     Attributes:
-        folder: the checkpoint itself.
         kind: `"full"` (a `transformers` model), `"adapter"` (a `peft` adapter), `"zero"` (DeepSpeed shards without
             gathered weights) or `"fsdp"` (sharded FSDP state dict).
         base: folder or hub id of the model that training started from, if known.

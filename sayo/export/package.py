@@ -30,8 +30,7 @@ class ExportResult:
     Attributes:
         out: the finished folder.
         kind: kind of the checkpoint (`full`, `adapter`, `zero`, `fsdp`).
-        dtype: dtype of the written weights.
-        num_tensors: number of tensors written.
+        dtype: of the written weights.
         merge_difference: largest fp32 logit difference caused by merging the adapter; None without a merge.
         logit_difference: largest logit difference between the reloaded folder and the source, including rounding to
             `dtype`. 0.0 if nothing was merged or cast.
@@ -85,8 +84,7 @@ def export_checkpoint(
 def push_folder(folder: Path, repository: str, private: bool = False) -> str:
     """Upload `folder` to the hub model `owner/name` (created if missing) with the stored login; returns its URL.
 
-    Raises:
-        ExportError: the hub refused, or the repository's name is not valid.
+    ExportError if the hub refuses, or the repository's name is not valid.
     """
     api = HfApi(library_name="sayo")
     try:
@@ -155,7 +153,6 @@ def _load_processor(source: Checkpoint, result: ExportResult) -> ProcessorMixin:
 def _write_model(
     source: Checkpoint, processor: ProcessorMixin, partial: Path, dtype: str, result: ExportResult
 ) -> None:
-    """Write weights and processor, reload them and compare with the source."""
     if source.kind == "adapter":
         model = load_base(source)
         target = model.dtype  # the base's; merging itself is done in fp32

@@ -23,8 +23,7 @@ RELOAD_ROUNDINGS = 8
 def probe_inputs(processor: ProcessorMixin, config: Any) -> dict[str, Tensor]:
     """Model inputs of one synthetic picture (96 x 72 pixels) and one question.
 
-    Raises:
-        ExportError: the processor has no chat template, or its prompt has no visual token.
+    ExportError if the processor has no chat template, or its prompt has no visual token.
     """
     across, down = np.meshgrid(np.linspace(0, 255, 96), np.linspace(0, 255, 72))
     pixels = np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
@@ -45,8 +44,7 @@ def probe_inputs(processor: ProcessorMixin, config: Any) -> dict[str, Tensor]:
 def logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """`(1, tokens, vocabulary)` float32 logits in evaluation mode.
 
-    Raises:
-        ExportError: a weight or a logit is not finite (one prompt does not use every row of an embedding).
+    ExportError if a weight or a logit is not finite (one prompt does not use every row of an embedding).
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():

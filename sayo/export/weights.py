@@ -25,11 +25,7 @@ def _readable(what: object) -> Iterator[None]:
 
 
 def load_full(model: str | Path, revision: str = "main") -> PreTrainedModel:
-    """Load a model folder or hub id strictly, in the dtype of its files.
-
-    Raises:
-        ExportError: files that cannot be read, or weights that do not fit the config.
-    """
+    """Load a folder or hub id in the dtype of its files; ExportError for what is unreadable or does not fit."""
     with _readable(model):  # mismatched sizes are ignored here so that `check_names` can list them
         loaded, info = AutoModelForImageTextToText.from_pretrained(
             model, dtype="auto", revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
@@ -86,11 +82,7 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def load_base(checkpoint: Checkpoint) -> PreTrainedModel:
-    """Load the base model of an adapter.
-
-    Raises:
-        ExportError: no base is known, or the base is quantized (an adapter cannot be merged into it exactly).
-    """
+    """The base model of an adapter; ExportError if none is known or it is quantized (a merge would not be exact)."""
     if checkpoint.base is None:
         raise ExportError(f"{checkpoint.folder}/adapter_config.json names no base model: pass it with --base-model.")
     with _readable(f"{checkpoint.base} (pass another base with --base-model)"):

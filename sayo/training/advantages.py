@@ -28,7 +28,6 @@ class ShapingBatch:
         advantages: `(B,)` TRL's advantages.
         parts: reward name -> `(B,)`; the share of each reward in the advantages. They sum to `advantages`.
         completion_mask: `(B, T)`.
-        traces: one per completion.
         dependency: computes `(B, T)` how much each token depends on the image (VPPO's S_t; one more forward pass).
         gather: concatenates a tensor over all ranks.
     """
@@ -58,10 +57,8 @@ def causal_credit(
     by it; under `of_token` it does. All other rewards are paid to every token.
 
     Args:
-        reward: name of the attention reward in the recipe; `rows`, `select` and `top_share` must be that reward's.
-
-    Raises:
-        KeyError: there is no such reward.
+        reward: name of the attention reward in the recipe (KeyError if it has none of that name); `rows`, `select` and
+            `top_share` must be that reward's.
     """
     if reward not in batch.parts:
         raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")
@@ -123,11 +120,8 @@ def blank_patches(inputs: Mapping[str, Any], config: Any, share: float = 0.5) ->
     VPPO (arXiv 2510.09285) blanks half of the 14-pixel patches, so that nearly every visual token stays partly
     visible. Here whole visual tokens disappear: `spatial_merge_size` squared consecutive rows of a packed image (Qwen,
     GLM), squares of two vision patches of an ordinary one. The mask comes from torch's global generator: another one
-    for every rollout, and the same one again after a resume.
-
-    Args:
-        inputs, config: the model's; without `pixel_values` nothing changes.
-        share: probability that a token is blanked.
+    for every rollout, and the same one again after a resume. `share` is the probability that a token is blanked;
+    without `pixel_values` nothing changes.
     """
     pixels = inputs.get("pixel_values")
     if pixels is None:

@@ -37,7 +37,6 @@ def step_of(checkpoint: Path) -> int:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every rank finished writing it."""
     return (checkpoint / MARKER).is_file()
 
 
@@ -78,11 +77,7 @@ def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """Whether this launch can resume exactly from the checkpoint.
-
-    Raises:
-        CheckpointError: it is torn, a file is missing or cut, or it was written by another kind of launch.
-    """
+    """CheckpointError where this launch cannot resume exactly: torn, a file missing or cut, another kind of launch."""
     if not is_complete(checkpoint):
         raise CheckpointError(
             f"{checkpoint} has no {MARKER} file: its save never finished, or sayo did not write it. Take another one "
@@ -127,11 +122,7 @@ def prune(run_dir: Path, keep: int | None, protected: str | None = None) -> None
 
 
 def plain(value: Any) -> Any:
-    """Nothing but tensors, numbers, strings and plain containers: what torch loads without pickle's power.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """Tensors, numbers, strings and plain containers: what torch loads without pickle's power, else a TypeError."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):

@@ -22,11 +22,7 @@ TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
 
 def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse gates that could not open.
-
-    Raises:
-        RecipeError: an unknown gate, one for every reward is missing, or there is no accuracy reward to open them.
-    """
+    """RecipeError for gates that could not open: an unknown one, one is missing, no accuracy reward opens them."""
     if len(gates) != len(names):
         raise RecipeError(f"reward_gates has {len(gates)} entries, but there are {len(names)} rewards: {names}")
     for name, gate in zip(names, gates, strict=True):
@@ -40,7 +36,7 @@ def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
 
 
 def pay_gated(rewards: torch.Tensor, names: Sequence[str], gates: Sequence[str], num_generations: int) -> torch.Tensor:
-    """Rewards as they are paid: 0 where a reward's gate is closed.
+    """Rewards as they are paid, `(N, F)`: 0 where a reward's gate is closed.
 
     `"correct"`: open for completions whose accuracy reward is above 0 (AVAR, LASER). `"group"`: open for all
     completions of a group in which one is correct: a reward that always varies then never moves the policy where the
@@ -51,9 +47,6 @@ def pay_gated(rewards: torch.Tensor, names: Sequence[str], gates: Sequence[str],
         rewards: `(N, F)` of all processes, whole groups in order.
         names, gates: one per column; see `check_gates`.
         num_generations: completions in a group.
-
-    Returns:
-        `(N, F)`, a copy.
     """
     paid = rewards.clone()
     for column, gate in enumerate(gates):
@@ -144,10 +137,8 @@ def zero_std_share(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
 def token_weights_of_loss(loss_type: str, mask: torch.Tensor) -> torch.Tensor:
     """`(B, T)`: how much each token weighs in the loss, up to a factor common to all.
 
-    `"grpo"` and `"sapo"` average over the tokens of a completion first; the other loss types add tokens up.
-
-    Raises:
-        ValueError: a loss type of TRL's that is not known here.
+    `"grpo"` and `"sapo"` average over the tokens of a completion first; the other loss types add tokens up. One that
+    is not known here is a ValueError.
     """
     _check_mode("loss_type", loss_type, TOKEN_MEAN_LOSSES + TOKEN_SUM_LOSSES)
     mask = mask.float()
@@ -163,7 +154,7 @@ def shape_advantages(
     """Spread advantages over the tokens, and say how much of the gradient each reward is responsible for.
 
     Args:
-        shaper: or None to leave the advantages as they are.
+        shaper: or None to leave the advantages as they are; another shape than `(B, T)` from it is a ValueError.
         token_weights: `(B, T)`, see `token_weights_of_loss`.
         reduce_sum: sums a tensor over all ranks.
 
@@ -172,9 +163,6 @@ def shape_advantages(
         the sum over the step's tokens of `w |A_name|`, divided by the same sum over all rewards. `A_name` is what the
         reward alone contributes to the token's advantage (after the shaper, which must be linear for this), `w` the
         token's weight. Shares add up to 1; parts of opposite signs cancel in the gradient but not here.
-
-    Raises:
-        ValueError: the shaper returned another shape.
     """
     advantages = _shaped(shaper, batch)
     if len(batch.parts) == 1:

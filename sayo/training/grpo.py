@@ -5,7 +5,8 @@ The algorithm, beside TRL's own:
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
    way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
-3. The captured masses become one `AttentionTrace` per completion, the column `attention` of every reward function.
+3. The captured masses become one `AttentionTrace` per completion, with the key groups of
+   `sayo.rollout.rollout_groups`: the column `attention` of every reward function.
 4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
    (`sayo.training.credit`, `sayo.training.advantages`).
 5. Losses, clipping, importance correction and logging stay TRL's; the same region score may be added to the loss as
@@ -62,9 +63,6 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     """TRL's [`~trl.GRPOTrainer`] with the policy's exact attention for the reward functions.
 
     `tests/training/test_trl_contract.py` names the TRL methods that this class and its three mixins extend.
-
-    Reward functions receive, beside TRL's arguments and every column of the data set, `attention`: one
-    [`~sayo.attention.AttentionTrace`] per completion, with the key groups of `sayo.rollout.rollout_groups`.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
@@ -127,11 +125,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         return output
 
     def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
-        """Apply the floor and the shaper to `output["advantages"]`.
-
-        Logs, for every reward, `rewards/<name>/frac_zero_std` (share of the groups in which it does not vary) and the
-        metrics of `shape_advantages`.
-        """
+        """Apply floor and shaper to `output["advantages"]`; log `zero_std_share` and what `shape_advantages` says."""
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         modes = (self.scale_rewards, self.multi_objective_aggregation, floor)
         weights = self.reward_weights.to(rewards.device)
@@ -215,10 +209,9 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         return output
 
     def _wants_maps(self, image_index) -> bool:
-        """Maps are read where they fit in their budget (for the metrics without sinks), and where they are needed.
+        """Maps are read where they fit in their budget (for the metrics without sinks), and for an overlay.
 
-        Raises:
-            RecipeError: the shaper needs maps that do not fit.
+        A shaper that needs maps that do not fit is a RecipeError.
         """
         # The longest completion that may come, so that a run stops at its first batch rather than in the night.
         size = 4 * len(self._capture.layers) * (self.max_completion_length + 1) * image_index.numel()

@@ -48,12 +48,9 @@ def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
 
 
 def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
-    """Refuse data whose region tokens were computed for another processor.
+    """RecipeError for data whose region tokens were computed for another processor.
 
     A data set without the column (plain TRL data) passes: it has no region tokens that could be wrong.
-
-    Raises:
-        RecipeError: with both fingerprints and the command that maps the data again.
     """
     if dataset is None or "processor_fingerprint" not in (getattr(dataset, "column_names", None) or ()):
         return
@@ -154,9 +151,7 @@ def _finite(function: Callable) -> Callable:
 def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:
     """Write what broke a step to `output_dir/broken_batch/`: readable text, and tensors where there are any.
 
-    Args:
-        text: anything; what JSON does not know is written as `str`.
-        batch: tensors and plain values only (`torch.load(weights_only=True)` reads it).
+    `text` may be anything; `batch` is tensors and plain values only (`torch.load(weights_only=True)` reads it).
     """
     folder = Path(trainer.args.output_dir, "broken_batch")
     folder.mkdir(parents=True, exist_ok=True)

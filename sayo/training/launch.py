@@ -30,11 +30,7 @@ def die_with_launcher() -> None:
 
 
 def prepare_environment(trainer: dict[str, Any]) -> None:
-    """Settings that have to be there before the trainer's config is built.
-
-    Args:
-        trainer: the recipe's `trainer` section; on CPU, `bf16` is set to false where the recipe does not say.
-    """
+    """Settings that have to be there before the trainer's config is built; on CPU, `bf16` is false unless set."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_PROJECT", "sayo")
     if not trainer.get("use_cpu"):
@@ -50,11 +46,7 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
 
 
 def check_processes(args: Any) -> None:
-    """Stop before the model is loaded if the launcher started another kind of run than the trainer takes part in.
-
-    Raises:
-        RecipeError: with the line to use instead.
-    """
+    """RecipeError, before the model is loaded, if the launcher started another kind of run than the trainer's."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise RecipeError(
@@ -71,11 +63,7 @@ def check_processes(args: Any) -> None:
 
 
 def check_launch(trainer: Any) -> None:
-    """Check the built trainer's sharding against what the launcher asked for.
-
-    Raises:
-        RecipeError: with what differs.
-    """
+    """RecipeError where the built trainer's sharding is not what the launcher asked for."""
     asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") else ""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
         asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
@@ -121,7 +109,6 @@ def launch_facts(trainer: Any) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the platform and the packages that decide what a run computes."""
     packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
     system = {"python": platform.python_version(), "platform": platform.platform()}
     return system | {name: version(name) for name in packages}

@@ -48,11 +48,8 @@ def sink_free_metrics(traces: Sequence[AttentionTrace], samples: Sequence[Mappin
     """`attention/{image_mass,region_mass,tas}_sink_free`: the same without the image's attention sinks.
 
     Moving attention to a cell that every row attends to anyway raises the raw masses, but not these. The sinks are 2%
-    of the visual tokens, see `metrics.sinks.pooled_sinks`.
-
-    Args:
-        traces: those without maps are left out.
-        samples: one per trace with `region_tokens` and `region_weights`.
+    of the visual tokens, see `metrics.sinks.pooled_sinks`. Traces without maps are left out; the samples, one per
+    trace, have `region_tokens` and `region_weights`.
     """
     sinks = pooled_sinks(traces)
     images, aimed = [], []

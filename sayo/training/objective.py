@@ -23,13 +23,12 @@ def region_objective(
 ) -> torch.Tensor:
     """`-mean tanh(log((a + eps) / (v + eps)))`: SAYO's region reward, descended instead of sampled.
 
-    The same rows and weights as the reward: per sample, `a` and `v` are pooled over its rows before the ratio is taken
-    (arXiv 2602.08241). Samples without any row weight (no region, empty response) take no part.
+    Per sample, `a` and `v` are pooled over its rows before the ratio is taken (arXiv 2602.08241).
 
     Args:
         region: `(B, R)` attention per region token of each row (mean over heads and layers).
         image: `(B, R)` attention per visual token.
-        row_weights: `(B, R)`, each row sums to 1, or is 0 throughout for a sample that takes no part.
+        row_weights: `(B, R)`, each row sums to 1; all 0 (no region, empty response): the sample takes no part.
         eps: floor of both means, as in the reward.
 
     Returns:
@@ -123,8 +122,7 @@ def objective_inputs(
     """What the loss needs of a scored rollout, with one row per completion, as TRL shuffles and splits it.
 
     Args:
-        groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence.
-        completion_width: `T`.
+        groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence; `T` = `completion_width`.
         select, top_share: as the attention reward's.
 
     Returns:

@@ -39,8 +39,7 @@ class ExactResume:
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
         """As in transformers; `True` takes the newest complete checkpoint of `args.output_dir`, if there is one.
 
-        Raises:
-            CheckpointError: this launch cannot resume exactly from the checkpoint.
+        CheckpointError where this launch cannot resume exactly from the checkpoint.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint, _ = checkpoints.newest_complete(Path(self.args.output_dir))

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch.distributed
+from accelerate.utils import patch_environment
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
@@ -119,9 +120,7 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
 
 
 def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from and what to say about it.
-
-    It is the newest complete one (`resume: auto`), none (`never`), or the one named.
+    """The checkpoint to resume from, as `recipe.resume` says, and messages about it.
 
     Raises:
         RecipeError: the named checkpoint does not exist, or newer ones are in the way of the start asked for.
@@ -143,19 +142,12 @@ def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[st
     return chosen, [*messages, f"resuming from {chosen}"] if chosen else messages
 
 
-@contextmanager
-def same_tracker_run(run_dir: Path, main: bool, anew: bool) -> Iterator[None]:
+def same_tracker_run(run_dir: Path, main: bool, anew: bool) -> AbstractContextManager[None]:
     """A restarted run continues the same curves; names that the user has set in the environment win."""
-    ours: dict[str, str] = {}
-    if main:
-        file = run_dir / "run_id"
-        if anew or not file.is_file():
-            file.write_text(os.urandom(8).hex())
-        names = {"WANDB_RUN_ID": file.read_text(), "WANDB_RESUME": "allow"}
-        ours = {name: value for name, value in names.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
+    if not main:
+        return nullcontext()
+    file = run_dir / "run_id"
+    if anew or not file.is_file():
+        file.write_text(os.urandom(8).hex())
+    names = {"WANDB_RUN_ID": file.read_text(), "WANDB_RESUME": "allow"}
+    return patch_environment(**{name: value for name, value in names.items() if name not in os.environ})

@@ -45,16 +45,11 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def trainer_config_class(recipe: Recipe) -> type:
-    """`RegionGRPOConfig` where there are rewards, `AnchoredSFTConfig` where there are none."""
     return RegionGRPOConfig if recipe.rewards else AnchoredSFTConfig
 
 
 def import_function(dotted: str, key: str) -> Callable:
-    """Import `package.module.function`.
-
-    Raises:
-        RecipeError: with the recipe key that names it.
-    """
+    """Import `package.module.function`; a RecipeError names the recipe's `key`."""
     try:
         return pkgutil.resolve_name(dotted)
     except (ImportError, AttributeError, ValueError) as error:
@@ -71,11 +66,7 @@ def load_processor(section: ModelSection) -> Any:
 
 
 def load_policy(section: ModelSection) -> PreTrainedModel:
-    """Load the weights; freeze the vision tower and the projector if the recipe says so.
-
-    Raises:
-        RecipeError: unknown dtype, or a package is missing (its message names it).
-    """
+    """Load the weights and freeze what the recipe says; RecipeError for an unknown dtype or a missing package."""
     dtype = torch_dtype(section)
     try:
         policy = AutoModelForImageTextToText.from_pretrained(
@@ -95,7 +86,6 @@ def torch_dtype(section: ModelSection) -> torch.dtype:
 
 
 def freeze_vision(policy: PreTrainedModel) -> PreTrainedModel:
-    """Keep the vision tower and the projector as they are."""
     for name, parameter in policy.named_parameters():
         if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):
             parameter.requires_grad_(False)
@@ -117,7 +107,6 @@ def with_plain_key_names(trainer: Any) -> Any:
 
 
 def lora_config(section: ModelSection) -> LoraConfig | None:
-    """The adapters, or None for full fine-tuning."""
     return None if section.lora is None else LoraConfig(task_type="CAUSAL_LM", **section.lora)
 
 
@@ -164,8 +153,7 @@ def _load_rows(name: str, split: str) -> Dataset:
 def bound_function(section: RewardSection | ShaperSection, path: str) -> Callable:
     """A section's function with its options bound; it keeps attributes such as `needs_maps`.
 
-    Args:
-        path: of the section in the recipe; its last word becomes the function's name, under which TRL logs a reward.
+    The last word of `path`, the section's key in the recipe, becomes its name, under which TRL logs a reward.
     """
     function = import_function(section.function, f"{path}.function")
     bound = functools.update_wrapper(functools.partial(function, **section.options), function)

@@ -49,6 +49,7 @@ class AttentionLosses(OpenCaptures):
             return
         if not isinstance(self.data_collator, DataCollatorForVisionLanguageModeling):
             raise ValueError("The attention losses need a vision data set: rows with `images`.")
+        self._image_token_id = self.model.config.image_token_id
         self.data_collator = AnchoredCollator(**vars(self.data_collator), image_token_id=self._image_token_id)
         # per_head: the paper's logarithm stands inside the mean over heads
         options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
@@ -72,10 +73,6 @@ class AttentionLosses(OpenCaptures):
             return loss
         with torch.no_grad():  # as TRL does: its fused head builds no logits
             return loss, model(**{name: value for name, value in inputs.items() if name != "labels"})
-
-    @property
-    def _image_token_id(self) -> int:
-        return self.model.config.image_token_id
 
     def _terms(self, masses: dict, groups: dict, query_mask: torch.Tensor) -> torch.Tensor:
         """Both losses, weighted; logs them and the attention they are about."""
@@ -109,10 +106,8 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, AttentionLosses, SFTTrainer)
 
     Args:
         model, args, train_dataset, processing_class, peft_config, ...: as in TRL. `args` is an [`AnchoredSFTConfig`];
-            with attention losses the rows hold `prompt`, `completion` (both conversational) and `images`.
-
-    Raises:
-        ValueError: attention losses for rows of another form.
+            with attention losses the rows hold `prompt`, `completion` (both conversational) and `images`, and any
+            other form is a ValueError.
     """
 
     _tag_names = ("trl", "sft", "sayo")

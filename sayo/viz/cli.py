@@ -222,7 +222,6 @@ def inspect(
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    """The model, on a GPU where there is one, and its processor."""
     from sayo.evaluation.local import LocalModel
 
     policy = LocalModel.from_pretrained(name)
@@ -242,6 +241,5 @@ def _region(text: str) -> dict[str, Any]:
 
 
 def _layers(text: str) -> list[str | float]:
-    """Layer specs as typed, with commas between them."""
     parts = [part.strip() for part in text.split(",")]
     return [float(part) if "." in part else part for part in parts if part]

@@ -80,7 +80,6 @@ def _lines(look: Look, columns: int) -> list[list[tuple[int, str]]]:
 def _draw_response(
     axes: Axes, look: Look, lines: list[list[tuple[int, str]]], columns: int, label: str | None
 ) -> None:
-    """The response as text coloured by attention on the region (or the image)."""
     values = look.trace.mass(look.colored, "deciding").mean(axis=0)
     peak = max(float(values.max()), 1e-12)
     axes.set(xlim=(0, columns), ylim=(len(lines), 0))

@@ -32,11 +32,7 @@ class InspectError(SayoError):
 
 
 def prepared_files(folder: Path, split: str | None = None) -> list[Path]:
-    """The parquet files of a folder that `sayo prepare` wrote.
-
-    Raises:
-        InspectError: there are none.
-    """
+    """The parquet files of a folder that `sayo prepare` wrote; InspectError where there are none."""
     files = sorted(folder.glob(f"data/{split or '*'}-*.parquet"))
     if not files:
         splits = sorted({path.name.rsplit("-", 3)[0] for path in folder.glob("data/*.parquet")})
@@ -48,11 +44,7 @@ def prepared_files(folder: Path, split: str | None = None) -> list[Path]:
 def pick_rows(
     files: Sequence[Path], num: int, question_type: str | None = None, source: str | None = None
 ) -> list[dict[str, Any]]:
-    """`num` rows spread evenly over the matching rows of all files, in order.
-
-    Raises:
-        InspectError: no row matches.
-    """
+    """`num` rows spread evenly over the matching rows of all files, in order; InspectError where no row matches."""
     places, kinds = [], Counter()
     for path in files:
         columns = pq.read_table(path, columns=["source", "question_type"]).to_pylist()
@@ -81,11 +73,7 @@ def _read_row(path: Path, row: int) -> dict[str, Any]:
 
 
 def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Draw a sheet with one panel per picture of the rows; the suffix of `path` chooses the format (.png, .pdf, ...).
-
-    Raises:
-        InspectError: a suffix that matplotlib cannot write.
-    """
+    """Draw a sheet with one panel per picture of the rows; InspectError for a suffix that matplotlib cannot write."""
     panels = []
     for row in rows:
         note = f"{row['source']} {row['id']} · {row['question_type']} · {_note(row)}"

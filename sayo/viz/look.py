@@ -46,7 +46,6 @@ class Look:
 
     Attributes:
         model: name to show.
-        question: text of the prompt.
         images: the pictures as the processor got them (RGB, EXIF orientation applied).
         cells: one per image; their tokens in order are the `N` visual tokens.
         regions: mappings with `image` (index) and `box` (xyxy in pixels of that image).
@@ -75,7 +74,6 @@ class Look:
         return "region" if self.trace.has_region else "image"
 
     def views(self) -> list[View]:
-        """Every view of every image."""
         views, start = [], 0
         for image, cells in enumerate(self.cells):
             seen = ~np.isnan(cells.footprints).any(axis=1)
@@ -111,8 +109,6 @@ def look_at(
         model, processor: any vision-language model whose layout `sayo.geometry` knows.
         images: at least one; placed before the question.
         regions: mappings with `box` (xyxy in pixels) and, with several images, `image`.
-        layers: as of `AttentionCapture`.
-        temperature: 0 is greedy.
         response: text to read instead of sampling.
 
     Raises:
@@ -129,7 +125,10 @@ def look_at(
         inputs = processor_inputs(processor, [row], model.device)
     except ValueError as error:  # such as a picture that is too thin
         raise LookError(f"the model's processor refuses the picture: {error}") from error
-    cells = _cells(processor, model.config, images, inputs["input_ids"])
+    layout = VisualLayout.from_processor(processor, model.config)
+    # The number of tokens of a single image is known, which checks the layout.
+    count = int((inputs["input_ids"] == model.config.image_token_id).sum()) if len(images) == 1 else None
+    cells = [layout.cells(*image.size, len(images), count) for image in images]
     if regions:
         tokens, weights = region_tokens(cells, regions)
         row |= {"region_tokens": tokens.tolist(), "region_weights": weights.tolist()}
@@ -188,10 +187,3 @@ def _read(
     masses = {name: averaged([trace.masses[name] for trace in traces]) for name in traces[0].masses}
     trace = replace(traces[0], masses=masses, layers=every, maps=averaged([trace.maps for trace in traces]))
     return trace, traces[-1] if first < len(every) else None
-
-
-def _cells(processor: Any, config: Any, images: list[Image.Image], input_ids: torch.Tensor) -> list[VisualCells]:
-    layout = VisualLayout.from_processor(processor, config)
-    if len(images) == 1:  # the number of its tokens is known, which checks the layout
-        return [layout.cells(*images[0].size, count=int((input_ids == config.image_token_id).sum()))]
-    return [layout.cells(*image.size, num_images=len(images)) for image in images]

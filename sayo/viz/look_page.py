@@ -22,12 +22,8 @@ LEVELS = (255, 63, 31, 15)
 def write_look(look: Look, out: str | Path, max_bytes: int = PAGE_BYTES) -> Path:
     """Write the page of one response to `out` and return its path.
 
-    Args:
-        max_bytes: upper bound of the file. The maps of all layers get coarser until they fit, then single heads are
-            added, the last layer's first, while they fit; the page says what it holds.
-
-    Raises:
-        LookError: the bound is too small even for the coarsest maps.
+    The maps of all layers get coarser until the file has at most `max_bytes`, then single heads are added, the last
+    layer's first, while they fit; the page says what it holds. LookError if even the coarsest maps do not fit.
     """
     # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
     maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in _arrays(look.trace))
@@ -82,7 +78,6 @@ def _pack(maps: np.ndarray, shares: np.ndarray, levels: int) -> dict[str, str]:
 
 
 def _size(packed: list[dict[str, str]]) -> int:
-    """Bytes in the page."""
     return sum(len(text) + 20 for entry in packed for text in entry.values())
 
 

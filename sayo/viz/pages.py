@@ -55,7 +55,6 @@ def picture(
     """What the template's macro `picture` draws.
 
     Args:
-        image: any mode and size.
         regions: mappings with `box` (xyxy in pixels of the image) and, if known, `role` and `label`.
         heat: of `sayo.draw.heat_map`; the image is grey below it.
         masks: RGBA pictures that are stretched over the image.
@@ -88,5 +87,4 @@ def image_uri(image: Image.Image, longest: int = LONGEST_SIDE) -> str:
 
 
 def to_base64(data: bytes) -> str:
-    """ASCII text of bytes."""
     return base64.b64encode(data).decode("ascii")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sayo.draw import new_figure
+from sayo.draw import new_figure, plain
 from sayo.viz.pages import to_base64
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def line(
     if half_width is not None:
         axes.fill_between(x, y - half_width, y + half_width, color=color, alpha=0.15, linewidth=0)
     marker = "o" if len(x) == 1 else marker
-    axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=3.5, label=short(label))
+    label = plain(label, width=28)
+    label = f" {label}" if label.startswith("_") else label  # matplotlib hides those that begin with an underscore
+    axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -62,9 +64,3 @@ def smooth(values: np.ndarray) -> np.ndarray:
         return values
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return np.array([np.nanmean(window) if np.isfinite(window).any() else np.nan for window in windows])
-
-
-def short(label: str) -> str:
-    """A label of at most 28 characters, and visible: matplotlib hides those that begin with an underscore."""
-    label = label if len(label) <= 28 else f"{label[:27]}…"
-    return f" {label}" if label.startswith("_") else label

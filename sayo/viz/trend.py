@@ -107,11 +107,7 @@ def _mean_curve(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
 
 
 def save_drift(curves: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, dpi: int = 200) -> Path:
-    """Draw attention on the image and on the region over the response, one line per model.
-
-    Args:
-        curves: label -> result of `drift`.
-    """
+    """Draw attention on image and region over the response, one line per label of `curves` (results of `drift`)."""
     titles = {"image": "attention on the image (% of a row)", "region": "region token / mean visual token"}
     with new_figure(path, 7.5, 2.9, dpi) as figure:
         panels = figure.subplots(1, 2)
@@ -168,8 +164,7 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def save_trend(responses: Sequence[tuple[Mapping[str, Any], AttentionTrace]], path: str | Path) -> Path:
     """Draw the shares of each response below the other, `<back>` spans shaded, with their lift.
 
-    Args:
-        responses: at least one `trend_record` that has shares, each with the trace it was made of.
+    `responses` is at least one `trend_record` that has shares, each with the trace it was made of.
     """
     with new_figure(path, 8.0, 2.4 * len(responses) + 0.6, dpi=150) as figure:
         panels = figure.subplots(len(responses), squeeze=False)[:, 0]

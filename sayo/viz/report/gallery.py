@@ -39,7 +39,8 @@ def _entry(question_id: str, policies: Mapping[str, HeldOut]) -> dict[str, Any]:
     maps = {name: evaluation.map_of(question_id) for name, evaluation in asked.items()}
     shares = {name: values / values.sum() for name, values in maps.items() if values is not None and image is not None}
     peak = max((float(share.max()) for share in shares.values()), default=1.0)
-    heats = {name: _heat(share, image, peak) for name, share in shares.items()}
+    grids = {name: single_grid(*image.size, *share.shape[::-1]) for name, share in shares.items()}
+    heats = {name: heat_map(grids[name], share.ravel(), peak) for name, share in shares.items()}
     pictures = {name: picture(image, regions, heat, longest=LONGEST_SIDE) for name, heat in heats.items()}
     return {
         "text": str(sample.get("question") or question_id),
@@ -63,11 +64,6 @@ def _answers(sample: Mapping[str, Any], attention: np.ndarray | None) -> dict[st
         "tas": float(np.mean(tas)) if tas else None,
         "image_mass": float(attention.sum()) if attention is not None else None,
     }
-
-
-def _heat(share: np.ndarray, image: Image.Image, peak: float) -> Image.Image:
-    rows, columns = share.shape
-    return heat_map(single_grid(*image.size, columns, rows), share.ravel(), peak)
 
 
 def _open(folder: Path, name: str | None) -> Image.Image | None:

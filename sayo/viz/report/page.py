@@ -24,7 +24,6 @@ def build_report(
         runs: each with any of `trainer_state.json` (its own or its checkpoints'), `recipe.yaml`, `environment.json`,
             `evaluation/before/` and `evaluation/after/` (or one evaluation in `evaluation/`, which counts as after).
             The page names what is missing.
-        out: the HTML file.
         questions: held-out questions in the gallery.
         ablation: a file of arms and seeds (see `tables.ablation_table`).
 

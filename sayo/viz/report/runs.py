@@ -50,7 +50,6 @@ class Run:
     Attributes:
         name: unique among the runs of one page.
         recipe: the resolved recipe.
-        environment: `environment.json`.
         history: the trainer's `log_history`, one dictionary of metrics per logged step.
         before, after: evaluations on held-out questions, None when missing.
         missing: what the folder does not hold, for people.

@@ -60,11 +60,7 @@ def layer_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
 def ablation_table(path: Path) -> Table:
     """Arms of an ablation: mean ± standard deviation over seeds of every metric.
 
-    Args:
-        path: JSON file `{"rows": [{"arm": name, "seeds": [...], <metric>: [one number per seed]}]}`.
-
-    Raises:
-        ReportError: it is not.
+    ReportError if the file is not `{"rows": [{"arm": name, "seeds": [...], <metric>: [one number per seed]}]}`.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -92,7 +88,6 @@ def _cell(summary: Mapping[str, Any], key: str) -> str:
 
 
 def _show(value: Any, interval: Sequence[float] | None = None, is_share: bool = False) -> str:
-    """A number, in percent if it is a share, with its interval."""
     if not is_number(value):
         return ABSENT
     template, ends = "{:.1%}" if is_share else "{:.3g}", numbers(interval)
