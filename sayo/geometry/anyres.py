@@ -97,12 +97,7 @@ class AnyresGrid:
         return (canvas.columns, canvas.columns + self.patch_size), (canvas.rows, canvas.rows + self.patch_size)
 
     def lines(self, canvas: Canvas, x: Edges, y: Edges, image: tuple[int, int]) -> np.ndarray:
-        """Footprints of a grid on the canvas, with a newline token after every row.
-
-        Args:
-            x, y: as from `edges`.
-            image: `(W, H)` in pixels.
-        """
+        """Footprints of a grid with these `edges`, a newline token after every row; `image` is (W, H) in pixels."""
         scale_x, scale_y = image[0] / canvas.resized[0], image[1] / canvas.resized[1]
         x1, x2 = ((edges - canvas.paste[0]) * scale_x for edges in x)
         y1, y2 = ((edges - canvas.paste[1]) * scale_y for edges in y)
