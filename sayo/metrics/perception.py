@@ -45,7 +45,7 @@ def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
 def anchor_weights(connectivity: np.ndarray, low: float = 0.5, high: float = 1.5) -> np.ndarray:
     """AT-RL-style weight of each token's advantage: increases with its attention on the image, 1 on average.
 
-    `(T,)` weights, all 1 if the connectivities are equal; `low` and `high` hold before the division by their mean.
+    `(T,)` weights, all 1 if the connectivities are equal; `low` and `high` bound them before division by their mean.
 
     Args:
         connectivity: `(T,)` attention mass on the image without sinks.
