@@ -24,19 +24,12 @@ USER_SUFFIX = {
         "\\boxed{answer}."
     ),
 }
-"""What goes under the question in the user's turn, in SFT and RL alike.
-
-`semantic-back` checks in the midst of the reasoning, `solution-back` after a preliminary answer. Two controls: `cot`
-has no check; `text-back` has one of the same length that does not look at the image.
-"""
+"""`semantic-back` checks in the midst of the reasoning, `solution-back` after a preliminary answer. Two controls:
+`cot` has no check; `text-back` has one of the same length that does not look at the image."""
 
 
 def suffix_text(name_or_text: str) -> str:
-    """The text of a format of `USER_SUFFIX`, or a text of one's own.
-
-    Raises:
-        ValueError: a single word that names no format.
-    """
+    """The text of a format of `USER_SUFFIX`, or a text of one's own; a single other word is a ValueError."""
     if name_or_text not in USER_SUFFIX and " " not in name_or_text.strip():
         raise ValueError(f"unknown format {name_or_text!r}; there are: {', '.join(USER_SUFFIX)}, or write a text")
     return USER_SUFFIX.get(name_or_text, name_or_text)

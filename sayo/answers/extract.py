@@ -11,17 +11,11 @@ _LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
 
 
 class TaggedAnswer(NamedTuple):
-    """The `<answer>...</answer>` tags of a text.
+    """The `<answer>...</answer>` tags of a text."""
 
-    Attributes:
-        content: content of the last complete pair; None if there is none.
-        start: character position of that pair.
-        tags: number of opening and closing tags in total; 2 for a well-formed answer.
-    """
-
-    content: str | None
-    start: int
-    tags: int
+    content: str | None  # of the last complete pair; None if there is none
+    start: int  # character position of that pair
+    tags: int  # number of opening and closing tags in total; 2 for a well-formed answer
 
 
 def completion_text(completion: Any) -> str:
@@ -75,9 +69,7 @@ def boxed_answer(text: str) -> str | None:
 def extract_answer(text: str, whole_text: bool = False) -> str | None:
     r"""The stripped answer of a response: the last `<answer>...</answer>`, else the last `\boxed{...}`, else None.
 
-    Args:
-        text: the response.
-        whole_text: instead of None, return the whole text (for prompts that ask for the bare answer).
+    With `whole_text`, instead of None the whole text (for prompts that ask for the bare answer).
     """
     tagged = tagged_answer(text).content
     boxed = boxed_answer(text if tagged is None else tagged)
@@ -106,16 +98,13 @@ def _listed(value: Any) -> list:
 class LookBackFormat(NamedTuple):
     r"""How well a response follows Look-Back's format.
 
-    Attributes:
-        strict: exactly think, back and think, all non-empty, with only white space around and between them, followed
-            by a non-empty `\boxed{}`.
-        lenient: at least one complete, non-empty back span, and a non-empty `\boxed{}`.
-        spans: half-open character spans of the contents of complete back tags.
+    `strict`: exactly think, back and think, all non-empty, with only white space around and between them, followed by
+    a non-empty `\boxed{}`.
     """
 
     strict: bool
-    lenient: bool
-    spans: list[tuple[int, int]]
+    lenient: bool  # at least one complete, non-empty back span, and a non-empty `\boxed{}`
+    spans: list[tuple[int, int]]  # half-open character spans of the contents of complete back tags
 
 
 def parse_look_back(text: str) -> LookBackFormat:

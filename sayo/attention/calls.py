@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Categorical
 
 from sayo.attention.captured import AttentionNotCaptured, is_recomputation, read_layer
 from sayo.attention.following import CallListener, Prompt, per_row
@@ -19,13 +20,8 @@ class CallCapture(CallListener):
     """The last model call: tokens that ran, and attention and entropy of the rows whose logits were computed.
 
     Key groups: `"image"` (every visual token), `"text"` (every other token but padding), `"response"` (tokens after
-    the prompt, as far as a row sees them: the response so far), `"region"` (of `samples`) and the user's own.
-
-    Args:
-        layers: that are read.
-        config: the model's.
-        options: of `read_masses`.
-        samples, groups, maps, temperature: see `AttentionCapture`.
+    the prompt, as far as a row sees them: the response so far), `"region"` (of `samples`) and the user's own. For the
+    fields see `AttentionCapture`; `config` is the model's, and `options` go to `read_masses`.
     """
 
     layers: tuple[int, ...]
@@ -101,10 +97,13 @@ class CallCapture(CallListener):
 
     @torch.no_grad()
     def after(self, output: Mapping[str, Any]) -> None:
-        """Keep the entropies of the rows."""
+        """Keep the entropies of the rows, in nats."""
         logits = output["logits"][:, -len(self.rows) :]
         blocks = logits.split(max(1, self.options["byte_budget"] // (4 * logits.shape[0] * logits.shape[2])), dim=1)
-        self.entropies.append(torch.cat([_entropy(block / self.temperature) for block in blocks], dim=1))
+        entropies = [
+            Categorical(logits=block.float() / self.temperature, validate_args=False).entropy() for block in blocks
+        ]
+        self.entropies.append(torch.cat(entropies, dim=1))
 
     def check(self) -> None:
         """Raise if no model call was seen."""
@@ -181,12 +180,6 @@ class CallCapture(CallListener):
         """`(B, L, R, ...)` float32 numpy array of the wanted rows."""
         layers = [torch.cat(parts[layer], dim=1)[:, where] for layer in self.layers]
         return torch.stack(layers, dim=1).float().cpu().numpy()
-
-
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    """`(B, r, V)` -> `(B, r)` nats."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
 
 
 def _lengths(completions: torch.Tensor, eos_token_id: int | Sequence[int] | None) -> list[int]:

@@ -86,7 +86,7 @@ class AttentionCapture:
         """
         if isinstance(rows, slice):
             rows = torch.arange(next(iter(groups.values())).shape[1])[rows]
-        captured = CapturedMasses(self.layers, rows, groups, image_index, gradients=gradients, options=self._options)
+        captured = CapturedMasses(self.layers, rows, groups, image_index, gradients, self._options)
         with tapped(self._model, captured) as kernel:
             yield captured
         captured.check(kernel)

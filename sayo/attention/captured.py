@@ -43,15 +43,8 @@ class CapturedMasses(Listener):
     """Head-averaged masses per key group for chosen rows; filled while the model runs.
 
     A batch may pass in several consecutive chunks (as TRL's scoring pass does). Forwards that gradient checkpointing
-    repeats during the backward pass are no chunks.
-
-    Args:
-        layers: indices of the layers that are read.
-        rows: `(R,)` or `(B, R)` int64 query rows.
-        groups: key group -> `(B, S)` weights.
-        image_index: `(B, N)` int64 keys that are kept one by one, or None.
-        gradients: keep the graph, so that `masses` can be part of a loss.
-        options: `per_head` and `byte_budget` of `read_masses`.
+    repeats during the backward pass are no chunks. For the arguments see `AttentionCapture.reading`; `options` are
+    `per_head` and `byte_budget` of `read_masses`.
     """
 
     def __init__(
@@ -59,9 +52,8 @@ class CapturedMasses(Listener):
         layers: tuple[int, ...],
         rows: torch.Tensor,
         groups: dict[str, torch.Tensor],
-        image_index: torch.Tensor | None = None,
-        *,
-        gradients: bool = False,
+        image_index: torch.Tensor | None,
+        gradients: bool,
         options: dict,
     ):
         if not groups:
@@ -130,11 +122,7 @@ class CapturedMasses(Listener):
             self._maps[layer].append(maps)
 
     def check(self, kernel: str) -> None:
-        """Raise unless every layer was read for the whole batch: what was not captured must never look like a zero.
-
-        Raises:
-            AttentionNotCaptured: with what was missing and the way out.
-        """
+        """Raise unless every layer was read for the whole batch: what was not captured must never look like a zero."""
         for layer in self.layers:
             seen = sum(len(chunk) for chunk in self._masses[layer])
             if seen == len(self.weights):

@@ -16,23 +16,14 @@ from sayo.attention.layers import inner_model
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """The padded prompts of one call.
+    """The padded prompts of one call."""
 
-    Attributes:
-        ids: `(B, P)` int64.
-        real: `(B, P)` bool, False on padding.
-        image: `(B, P)` bool, True on visual tokens.
-        image_index: `(B, N)` int64, positions of the visual tokens, padded with 0.
-        region: `(B, P)` float32, coverage weights of the regions of `samples`.
-        inputs: all arguments of the forward that ran the prompts.
-    """
-
-    ids: torch.Tensor
-    real: torch.Tensor
-    image: torch.Tensor
-    image_index: torch.Tensor
-    region: torch.Tensor
-    inputs: Mapping[str, Any]
+    ids: torch.Tensor  # (B, P) int64
+    real: torch.Tensor  # (B, P) bool, False on padding
+    image: torch.Tensor  # (B, P) bool, True on visual tokens
+    image_index: torch.Tensor  # (B, N) int64, positions of the visual tokens, padded with 0
+    region: torch.Tensor  # (B, P) float32, coverage weights of the regions of `samples`
+    inputs: Mapping[str, Any]  # all arguments of the forward that ran the prompts
 
     @classmethod
     def of(
@@ -69,13 +60,13 @@ class CallListener(Listener):
     seen: set[int]
 
     @contextmanager
-    def following(self, model: nn.Module) -> Iterator[str]:
-        """Follow the calls of a model, wrapped or not, while the body runs; yields the name of its kernel."""
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Follow the calls of a model, wrapped or not, while the body runs."""
         inner = inner_model(model)
-        with tapped(model, self) as kernel, ExitStack() as hooks:
+        with tapped(model, self), ExitStack() as hooks:
             hooks.callback(inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
-            hooks.callback(inner.register_forward_hook(self._after, with_kwargs=True).remove)
-            yield kernel
+            hooks.callback(inner.register_forward_hook(self._after).remove)
+            yield
 
     def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         """Called before a forward over `ids`, `(B, S)`, with `past` tokens in its cache and all its arguments."""
@@ -94,7 +85,7 @@ class CallListener(Listener):
         self.before(ids, 0 if cache is None else int(cache.get_seq_length()), kwargs)
         self.seen = set()
 
-    def _after(self, model: nn.Module, args: tuple, kwargs: dict, output: Mapping[str, Any]) -> None:
+    def _after(self, model: nn.Module, args: tuple, output: Mapping[str, Any]) -> None:
         for layer in self.layers:
             if layer not in self.seen:
                 raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)

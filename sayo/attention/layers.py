@@ -18,8 +18,7 @@ class LayerError(SayoError, ValueError):
 def inner_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside any wrapper (DDP, DeepSpeed engines, PEFT, torch.compile all keep it as a module).
 
-    Raises:
-        ValueError: there is none.
+    LayerError if there is none.
     """
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

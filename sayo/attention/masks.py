@@ -52,7 +52,8 @@ class RowMask:
             )
         self.mask = attention_mask
         self.key_length = key_length
-        self.has_rule = dim == 2 or (attention_mask is None and _is_implicit(kernel))
+        is_implicit = not kernel.endswith("eager") and kernel != "flex_attention"  # without a mask: causal
+        self.has_rule = dim == 2 or (attention_mask is None and is_implicit)
         self.is_causal = is_causal
         self.window = sliding_window
         self.documents = documents
@@ -60,12 +61,7 @@ class RowMask:
         self.offset = 0 if top_left else key_length - query_length
 
     def block(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
-        """What some query rows of one sample see.
-
-        Args:
-            sample: index in the batch.
-            rows: `(r,)` int64 on the CPU, indices on the query axis.
-        """
+        """What some query rows of one sample of the batch see; `rows`, `(r,)` int64, are on the CPU."""
         if self.has_rule:
             return self._rule(sample, rows, device)
         if self.mask is None:
@@ -138,12 +134,7 @@ def check_takes_bias(kernel: str) -> None:
 
 
 def with_bias(mask: RowMask, bias: torch.Tensor) -> torch.Tensor:
-    """The additive mask `(B, H, Q, K)` that gives the scores `bias` on top of what `mask` hides.
-
-    Args:
-        mask: of the kernel call.
-        bias: `(B, H, Q, K)` floats, in the queries' dtype.
-    """
+    """The additive mask `(B, H, Q, K)` that gives the scores `bias` (of this shape) on top of what `mask` hides."""
     hidden, given = torch.finfo(bias.dtype).min, mask.mask
     if given is None:
         if not (mask.has_rule and mask.is_causal and bias.shape[2] > 1):
@@ -171,11 +162,6 @@ def packed_documents(kernel: str, key_length: int, kwargs: dict) -> torch.Tensor
         return None
     steps = torch.diff(positions, dim=1, prepend=positions[:, :1] - 1) != 1
     return steps.long().cumsum(dim=1)
-
-
-def _is_implicit(kernel: str) -> bool:
-    """Whether no mask means causal to this kernel."""
-    return not kernel.endswith("eager") and kernel != "flex_attention"
 
 
 def as_slice(rows: torch.Tensor) -> slice | torch.Tensor:

@@ -82,11 +82,7 @@ def _join_heads(parts: Iterator, heads: int, per_head: bool) -> tuple[torch.Tens
 
 
 class _Groups:
-    """Key weights of one sample and the range of keys outside of which all are 0.
-
-    Args:
-        weights: `(K, G)`; kept as `(G, K)`.
-    """
+    """Key weights of one sample, `(K, G)` kept as `(G, K)`, and the range of keys outside of which all are 0."""
 
     def __init__(self, weights: torch.Tensor):
         self.weights, self.start, self.stop = weights.t().contiguous(), 0, len(weights)

@@ -39,11 +39,7 @@ class AnyresGrid:
     pinpoints: tuple[tuple[int, int], ...]  # (height, width) of the canvases
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> "AnyresGrid":
-        return cls(**cls.read_common(image_processor, config))
-
-    @staticmethod
-    def read_common(image_processor: Json, config: Json) -> Json:
+    def read(cls, image_processor: Json, config: Json, **more: int) -> "AnyresGrid":
         pinpoints = first(image_processor.get("image_grid_pinpoints"), config.get("image_grid_pinpoints"))
         vision_type = (config.get("vision_config") or {}).get("model_type", "")
         if "clip" in vision_type and config.get("vision_feature_select_strategy") == "full":
@@ -53,7 +49,7 @@ class AnyresGrid:
         if set(size.values()) != {tile}:
             raise LayoutError(f"image processor size {size} differs from the vision tower's image_size {tile}")
         pinpoints = tuple((int(height), int(width)) for height, width in pinpoints)
-        return {"tile": tile, "patch_size": vision_setting(config, "patch_size"), "pinpoints": pinpoints}
+        return cls(tile, vision_setting(config, "patch_size"), pinpoints, **more)
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         canvas = self.canvas(width, height)
@@ -97,12 +93,7 @@ class AnyresGrid:
         return (canvas.columns, canvas.columns + self.patch_size), (canvas.rows, canvas.rows + self.patch_size)
 
     def lines(self, canvas: Canvas, x: Edges, y: Edges, image: tuple[int, int]) -> np.ndarray:
-        """Footprints of a grid on the canvas, with a newline token after every row.
-
-        Args:
-            x, y: as from `edges`.
-            image: `(W, H)` in pixels.
-        """
+        """Footprints of a grid with these `edges`, a newline token after every row; `image` is (W, H) in pixels."""
         scale_x, scale_y = image[0] / canvas.resized[0], image[1] / canvas.resized[1]
         x1, x2 = ((edges - canvas.paste[0]) * scale_x for edges in x)
         y1, y2 = ((edges - canvas.paste[1]) * scale_y for edges in y)
@@ -119,7 +110,7 @@ class OneVisionGrid(AnyresGrid):
     @classmethod
     def read(cls, image_processor: Json, config: Json) -> "OneVisionGrid":
         aspect = first(config.get("vision_aspect_ratio"), "anyres_max_9")
-        return cls(**cls.read_common(image_processor, config), max_tiles=int(aspect.removeprefix("anyres_max_")))
+        return super().read(image_processor, config, max_tiles=int(aspect.removeprefix("anyres_max_")))
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         return super().cells(width, height) if num_images == 1 else self.padded_square(width, height)

@@ -51,11 +51,7 @@ def box_of_xyxy(values: Any, name: str = "box") -> Box:
 
 
 def box_of_xywh(values: Any, name: str = "box") -> Box:
-    """Turn a box [x, y, width, height] into xyxy.
-
-    Raises:
-        RegionError: as for `box_of_xyxy`.
-    """
+    """Turn a box [x, y, width, height] into xyxy; raises as `box_of_xyxy`."""
     x, y, w, h = _four(values, name)
     if x < x + w and y < y + h:
         return x, y, x + w, y + h
@@ -73,33 +69,21 @@ def _four(values: Any, name: str) -> Box:
 
 
 def check_pixels(box: Box, name: str) -> Box:
-    """The box, unless all its coordinates lie in 0..1: nobody draws a box of one pixel in the corner.
-
-    Raises:
-        RegionError: box_looks_normalised.
-    """
+    """The box; RegionError box_looks_normalised if all of it lies in 0..1: nobody draws one pixel in the corner."""
     if all(0 <= value <= 1 for value in box):
         raise RegionError("box_looks_normalised", f"{name} is {list(box)}, but pixels are expected here")
     return box
 
 
 def check_normalised(box: Box, name: str) -> Box:
-    """The box, unless it can only be in pixels.
-
-    Raises:
-        RegionError: box_looks_like_pixels.
-    """
+    """The box; RegionError box_looks_like_pixels if it can only be in pixels."""
     if any(not -0.5 <= value <= 1.5 for value in box):
         raise RegionError("box_looks_like_pixels", f"{name} is {list(box)}, but shares of the sides are expected here")
     return box
 
 
 def clip_box(box: Box, size: tuple[int, int], name: str = "box") -> Box:
-    """The part of the box inside an image of `size` (W, H).
-
-    Raises:
-        RegionError: box_outside_image.
-    """
+    """The part of the box inside an image of `size` (W, H); RegionError box_outside_image if there is none."""
     x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))
     if x1 >= x2 or y1 >= y2:
         raise RegionError("box_outside_image", f"{name} {[*box]} lies outside of the image ({size[0]}x{size[1]})")

@@ -47,22 +47,10 @@ class VisualCells:
         return len(self.footprints)
 
 
-def check_image_size(width: int, height: int) -> None:
-    """Raise LayoutError unless both sides are at least one pixel."""
-    if width < 1 or height < 1:
-        raise LayoutError(
-            f"image size {width} x {height} (W x H): both sides must be at least 1 pixel; drop this image"
-        )
-
-
 def footprints_of_grid(x1: np.ndarray, x2: np.ndarray, y1: np.ndarray, y2: np.ndarray) -> np.ndarray:
-    """Footprints of a row-major grid from the left/right edges of its columns and top/bottom edges of its rows.
+    """Footprints of a row-major grid, `(rows * columns, 4)` float64 xyxy.
 
-    Args:
-        x1, x2: `(columns,)` edges; y1, y2: `(rows,)` edges, any unit.
-
-    Returns:
-        `(rows * columns, 4)` float64 xyxy.
+    `x1`, `x2` are the `(columns,)` left and right edges, `y1`, `y2` the `(rows,)` top and bottom edges, in any unit.
     """
     columns, rows = len(x1), len(y1)
     footprints = np.empty((rows, columns, 4))
@@ -91,13 +79,12 @@ def single_grid(width: int, height: int, columns: int, rows: int) -> VisualCells
 def mosaic(columns: int, rows: int, side: int, image: tuple[float, float], used: float = 1.0) -> np.ndarray:
     """Footprints of an image that is stretched to `columns x rows` tiles of `side x side` cells, tile after tile.
 
+    Tiles are row-major, and so are the cells inside a tile: `(rows * columns * side * side, 4)` float64.
+
     Args:
         image: `(W, H)` in pixels.
         used: part of each tile, from its top left, that the patches reach (378 / 384 for 384-pixel tiles and 14-pixel
             patches).
-
-    Returns:
-        `(rows * columns * side * side, 4)` float64: tiles row-major, cells row-major inside a tile.
     """
     width, height = image[0] / columns, image[1] / rows
     return np.concatenate(

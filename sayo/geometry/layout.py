@@ -6,22 +6,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sayo.geometry.cells import LayoutError, VisualCells, check_image_size
+from sayo.geometry.cells import LayoutError, VisualCells
 from sayo.geometry.families import FAMILIES
 from sayo.geometry.settings import Json
 
 
 @dataclass(frozen=True)
 class VisualLayout:
-    """How one processor of one family turns images into visual tokens; builds cells without running the processor.
+    """How one processor of one family turns images into visual tokens; builds cells without running the processor."""
 
-    Attributes:
-        family: transformers' `config.model_type`.
-        builder: the family's builder with the settings read (see `sayo.geometry.families`).
-    """
-
-    family: str
-    builder: Any
+    family: str  # transformers' `config.model_type`
+    builder: Any  # the family's builder with the settings read (see `sayo.geometry.families`)
 
     @classmethod
     def from_pretrained(cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None) -> "VisualLayout":
@@ -56,8 +51,7 @@ class VisualLayout:
 
         Args:
             processor: transformers processor, or its image processor alone.
-            model_config: the model's config, `model.config`.
-            images_kwargs: image settings that the processor will get at each call.
+            images_kwargs: as for `from_pretrained`.
 
         Raises:
             LayoutError: a family without a builder, or settings without a layout.
@@ -108,7 +102,10 @@ class VisualLayout:
         Raises:
             LayoutError: a side below one pixel, an aspect ratio that the processor refuses, or a wrong count.
         """
-        check_image_size(width, height)
+        if min(width, height) < 1:
+            raise LayoutError(
+                f"image size {width} x {height} (W x H): both sides must be at least 1 pixel; drop this image"
+            )
         cells = self.builder.cells(width, height, num_images)
         if count is not None and len(cells) != count:
             raise LayoutError(

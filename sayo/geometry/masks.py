@@ -79,10 +79,9 @@ def decode(rle: Rle) -> np.ndarray:
 
 
 def extent(segmentation: Any, size: tuple[int, int]) -> Box:
-    """The xyxy box around a COCO `segmentation`; polygons are checked but not drawn, which is much faster.
+    """The xyxy box around a COCO `segmentation`; raises as `encode`.
 
-    Raises:
-        RegionError: as for `encode`.
+    Polygons are checked but not drawn, which is much faster.
     """
     if isinstance(segmentation, dict):
         return encode(segmentation, size).box

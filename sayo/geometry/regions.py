@@ -21,23 +21,16 @@ _LEAST = 1e-6  # share of a cell: less is the rounding error of a mask's coverag
 class Region(NamedTuple):
     """One place in one image that matters for the answer.
 
-    Attributes:
-        box: xyxy in `space`; may leave the image, `fit` clips it. None: the mask's own box.
-        role: `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
-        weight: how much a visual token that the region covers counts; positive, 0..1 in prepared data.
-        label: the object's name.
-        image: index of the image within the sample.
-        mask: None where only the box is known, else what `masks.encode` takes: COCO polygons or run lengths, or an
-            `(H, W)` bool array.
-        space: what the coordinates of `box` count.
+    Its role is `"answer"` (the object that is or carries the answer) or `"evidence"` (needed to find or compare it).
+    A mask is what `masks.encode` takes: COCO polygons or run lengths, or an `(H, W)` bool array.
     """
 
-    box: Box | None = None
+    box: Box | None = None  # xyxy in `space`; may leave the image, `fit` clips it. None: the mask's own box
     role: Literal["answer", "evidence"] = "answer"
-    weight: float = 1.0
-    label: str = ""
-    image: int = 0
-    mask: Any = None
+    weight: float = 1.0  # how much a visual token that the region covers counts; positive, 0..1 in prepared data
+    label: str = ""  # the object's name
+    image: int = 0  # index of the image within the sample
+    mask: Any = None  # None where only the box is known
     space: Space = "pixels"
 
     @classmethod
@@ -98,8 +91,7 @@ class Region(NamedTuple):
 def coverage_of_box(cells: VisualCells, box: Sequence[float]) -> np.ndarray:
     """Share of each cell that a box (xyxy, pixels of the original image) covers, analytically.
 
-    Returns:
-        `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
+    `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
     """
     x1, y1, x2, y2 = box
     left, top, right, bottom = cells.footprints.T
@@ -115,12 +107,8 @@ def coverage_of_mask(cells: VisualCells, mask: np.ndarray) -> np.ndarray:
     The integral of a mask that is constant within each pixel is bilinear between pixel corners, so interpolating the
     integral image bilinearly gives the covered area of any rectangle without error.
 
-    Args:
-        cells: the visual tokens of the image.
-        mask: `(H, W)` bool with the image's height and width, True on the region, which is not empty.
-
-    Returns:
-        `(N,)` float64 in [0, 1]; 0 for tokens that see no pixel (separators, padding).
+    `mask` is `(H, W)` bool of the image's size, True on the region, which is not empty. For the result see
+    `coverage_of_box`.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x1, y1, x2, y2 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

@@ -19,16 +19,12 @@ Span = tuple[int, int]
 class LookBackLift(NamedTuple):
     """How much more the `<back>` spans of a response look at the image than the steps before them.
 
-    Attributes:
-        lift: mean over spans of `lift`; None where it is not defined.
-        control: the same over stretches of the same length elsewhere in the response; None without any. Attention to
-            the image decays, so this is usually below 1.
-        gain: lift / control: what the tag adds to what any stretch of this response does.
+    Attention to the image decays, so `control` is usually below 1.
     """
 
-    lift: float | None
-    control: float | None
-    gain: float | None
+    lift: float | None  # mean over spans of `lift`; None where it is not defined
+    control: float | None  # the same over stretches of the same length elsewhere in the response; None without any
+    gain: float | None  # lift / control: what the tag adds to what any stretch of this response does
 
 
 def attention_trend(trace: AttentionTrace, rows: Rows = "of_token") -> dict[str, np.ndarray]:
@@ -54,16 +50,13 @@ def attention_trend(trace: AttentionTrace, rows: Rows = "of_token") -> dict[str,
 
 
 def token_span(characters: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> Span:
-    """Half-open token span that covers a character span.
+    """Half-open span of the tokens that share a character with a half-open character span of the decoded response.
 
-    By offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`.
+    By offsets, because a tag's characters merge with their neighbours into tokens like `><` and `.</`. An empty span
+    at the end where no token does.
 
     Args:
-        characters: half-open character span of the decoded response.
         offsets: `(start, end)` characters of each response token, ascending, as a fast tokenizer returns them.
-
-    Returns:
-        `(first, last + 1)` of the tokens that share a character with the span; an empty span where none does.
     """
     start, end = characters
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
@@ -81,15 +74,9 @@ def back_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:
 def lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> list[float | None]:
     """How much more a span looks than the steps before it: mean over the span / mean over the `window` steps before.
 
-    A lift above 1 does not prove that the tag did it: compare with spans of text-only verification.
-
-    Args:
-        series: `(T,)` share of attention on the image.
-        spans: half-open token spans `(start, end)`.
-
-    Returns:
-        One number per span; None where nothing precedes the span, the span is empty, or the steps before it do not
-        look at the image at all.
+    One number per span; None where nothing precedes the span, the span is empty, or the steps before it do not look
+    at the image at all. A lift above 1 does not prove that the tag did it: compare with spans of text-only
+    verification. `series` is the `(T,)` share of attention on the image.
     """
     series = np.asarray(series, dtype=np.float64)
     lifts: list[float | None] = []
@@ -120,12 +107,10 @@ def control_spans(span: Span, spans: Sequence[Span], num_tokens: int, window: in
 
 
 def look_back_lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> LookBackLift:
-    """Lift of the spans of one response, beside that of control spans of equal length.
+    """Lift of the `back_spans` of one response, beside that of control spans of equal length.
 
-    Args:
-        series: `(T,)` share of the image (`attention_trend(trace)["image"]`).
-        spans: `<back>` spans (`back_spans`).
-        window: tokens before a span that it is compared with; fewer at the start of the response.
+    `series` is the share of the image, `attention_trend(trace)["image"]`; a span is compared with the `window` tokens
+    before it, fewer at the start of the response.
     """
     lifts = lift(series, spans, window)
     controls = [

@@ -14,10 +14,8 @@ def token_dependency(
 ) -> np.ndarray:
     """VPPO's S_t >= 0: the one-sample ("k3") estimate of KL(with image || with a masked image) at each sampled token.
 
-    `e^d - d - 1` with `d = logp_masked - logp`. A token whose probability *rises* without the image also scores.
-
-    Args:
-        logp, logp_masked: `(...)` log-probabilities of the sampled tokens with the image and with the masked image.
+    `e^d - d - 1` with `d = logp_masked - logp`, of any shape. A token whose probability *rises* without the image also
+    scores.
     """
     d = np.clip(np.asarray(logp_masked, dtype=np.float64) - np.asarray(logp, dtype=np.float64), -max_log, max_log)
     return np.clip(np.expm1(d) - d, 0.0, cap)
@@ -34,12 +32,8 @@ def dependency_filter(dependency: np.ndarray, share: float = 0.4) -> np.ndarray:
 def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
     """VPPO's factor on each trajectory's advantage: from `low` upwards with its mean dependency, 1 on average.
 
-    Args:
-        dependency: `(B,)` mean dependency of *all* trajectories of the step, gathered over ranks and micro-batches
-            (otherwise the objective would depend on how the batch is split).
-
-    Returns:
-        `(B,)` factors; all 1 if the dependencies are equal.
+    `(B,)` factors, all 1 if the dependencies are equal, for the `(B,)` mean dependencies of *all* trajectories of the
+    step, gathered over ranks and micro-batches (otherwise the objective would depend on how the batch is split).
     """
     dependency = np.asarray(dependency, dtype=np.float64)
     if len(dependency) == 0 or np.ptp(dependency) <= 1e-6:
@@ -51,12 +45,10 @@ def trajectory_scale(dependency: np.ndarray, low: float = 0.9) -> np.ndarray:
 def anchor_weights(connectivity: np.ndarray, low: float = 0.5, high: float = 1.5) -> np.ndarray:
     """AT-RL-style weight of each token's advantage: increases with its attention on the image, 1 on average.
 
+    `(T,)` weights, all 1 if the connectivities are equal; `low` and `high` bound them before division by their mean.
+
     Args:
         connectivity: `(T,)` attention mass on the image without sinks.
-        low, high: range before the weights are divided by their mean.
-
-    Returns:
-        `(T,)` weights; all 1 if the connectivities are equal.
     """
     c = np.asarray(connectivity, dtype=np.float64)
     if len(c) == 0 or np.ptp(c) <= 1e-12:

@@ -8,11 +8,7 @@ import numpy as np
 
 
 def half_means(series: np.ndarray) -> tuple[float, float]:
-    """Mean over the first and the second half of `(T,)`; the middle token of an odd length belongs to the second.
-
-    Raises:
-        ValueError: fewer than two tokens.
-    """
+    """Means of both halves of `(T,)`, `T >= 2`; the middle token of an odd length belongs to the second half."""
     if len(series) < 2:
         raise ValueError(f"two halves need at least two tokens, got {len(series)}")
     series, middle = np.asarray(series, dtype=np.float64), len(series) // 2

@@ -16,19 +16,12 @@ Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 class RegionAttention(NamedTuple):
-    """Attention of one completion on its region, pooled over layers and selected tokens.
+    """Attention of one completion on its region, pooled over layers and selected tokens."""
 
-    Attributes:
-        region: attention per region token, SAYO's `a` (mass / size).
-        image: attention per visual token, SAYO's `v`.
-        region_mass: attention mass on the region, in [0, 1].
-        image_mass: attention mass on all visual tokens, in [0, 1].
-    """
-
-    region: float
-    image: float
-    region_mass: float
-    image_mass: float
+    region: float  # attention per region token, SAYO's `a` (mass / size)
+    image: float  # attention per visual token, SAYO's `v`
+    region_mass: float  # attention mass on the region, in [0, 1]
+    image_mass: float  # attention mass on all visual tokens, in [0, 1]
 
 
 def token_weights(entropy: np.ndarray, select: Select = "top_entropy", top_share: float = 0.3) -> np.ndarray:
@@ -67,11 +60,7 @@ def token_weights(entropy: np.ndarray, select: Select = "top_entropy", top_share
 
 
 def top_count(length: int, share: float) -> int:
-    """`max(1, ceil(share * length))`: how many tokens of a response a share selects.
-
-    Raises:
-        ValueError: share outside (0, 1].
-    """
+    """`max(1, ceil(share * length))`: how many tokens of a response a share selects; ValueError outside (0, 1]."""
     if not 0 < share <= 1:
         raise ValueError(f"the share of tokens must be in (0, 1], got {share}")
     return max(1, math.ceil(share * length - 1e-9))  # 1e-9: 0.1 * 30 is 3.0000000000000004 in floats

@@ -13,10 +13,7 @@ def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
     """`(N,)` bool: the `ceil(share * N)` visual tokens with the most attention on average over all rows.
 
     An average over the rows of *one* response cannot distinguish a sink from an object that is looked at all the time:
-    pool rows of several questions about images of the same size if possible.
-
-    Args:
-        maps: `(..., N)` attention on the visual tokens.
+    pool rows of several questions about images of the same size if possible. `maps` is `(..., N)`.
     """
     mean = np.asarray(maps, dtype=np.float64).reshape(-1, maps.shape[-1]).mean(axis=0)
     sinks = np.zeros(len(mean), dtype=bool)
@@ -25,12 +22,9 @@ def sink_tokens(maps: np.ndarray, share: float = 0.02) -> np.ndarray:
 
 
 def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`(...)` attention mass on the visual tokens that are not sinks, to be reported with every raw mass.
+    """`(...)` attention mass of maps `(..., N)` on the tokens that are not sinks, to be reported with every raw mass.
 
-    Args:
-        maps: `(..., N)` attention on the visual tokens.
-        sinks: `(N,)` bool.
-        weights: `(N,)` coverage weights of a region; None: the whole image.
+    `weights` are the `(N,)` coverage weights of a region; None: the whole image.
     """
     keep = (~sinks).astype(np.float64)
     return np.asarray(maps, dtype=np.float64) @ (keep if weights is None else keep * weights)
@@ -40,10 +34,8 @@ def pooled_sinks(traces: Sequence[AttentionTrace], share: float = 0.02) -> dict[
     """Number of visual tokens -> `(N,)` bool: the sinks of images of that size, over all rows of all traces.
 
     Pooled by size because sinks have fixed positions while objects do not. With only one question of a size, an object
-    may be taken for a sink, so values without sinks are then too low rather than too high.
-
-    Args:
-        traces: those without maps and empty ones are ignored.
+    may be taken for a sink, so values without sinks are then too low rather than too high. Traces without maps and
+    empty ones are ignored.
     """
     by_size: dict[int, list[np.ndarray]] = {}
     for trace in traces:
@@ -60,15 +52,13 @@ def sink_free_attention(
     select: Select = "top_entropy",
     top_share: float = 0.3,
 ) -> RegionAttention | None:
-    """`metrics.region.pooled_attention` with the sinks excluded from image and region.
+    """`metrics.region.pooled_attention` with the sinks, `(N,)` bool, excluded from image and region.
+
+    None if every visual token of the region is a sink.
 
     Args:
         trace: with maps and at least one token.
-        sinks: `(N,)` bool.
         region: `(N,)` coverage weights of the region; zeros without a region.
-
-    Returns:
-        None if every visual token of the region is a sink.
     """
     keep = (~sinks).astype(np.float64)
     if region.any() and not (keep * region).any():

@@ -13,10 +13,7 @@ import numpy as np
 def image_focus(image_mass: np.ndarray, num_visual: int, num_keys: int) -> np.ndarray:
     """R_img: attention per visual token relative to attention per visible key; 1: the image gets its share.
 
-    Args:
-        image_mass: `(...)` attention mass on all visual tokens, of rows that sum to 1.
-        num_visual: |V|.
-        num_keys: M, the number of keys that the query can see (without padding).
+    `image_mass` is of rows that sum to 1; `num_keys` is M, the keys that the query can see (without padding).
     """
     return np.asarray(image_mass, dtype=np.float64) / num_visual * num_keys
 
@@ -71,10 +68,7 @@ def steering_gate(
 def subtract_background(visual: np.ndarray, background: np.ndarray, weight: float = 1.0) -> np.ndarray:
     """`(N,)` reference map `Norm(max(visual - weight * background, 0))`, both maps scaled to sum 1 first.
 
-    The visual map is unchanged if the background covers everything or is empty.
-
-    Raises:
-        ValueError: the visual map has no attention.
+    The visual map is unchanged if the background covers everything or is empty; without attention it is a ValueError.
     """
     if not visual.sum() > 0:
         raise ValueError("the visual heads have no attention on the image; there is no map to sharpen")
@@ -106,11 +100,7 @@ def focus_tokens(
 
     Above mean + `deviations` standard deviations (unbiased) of the tokens outside the border; if fewer than
     `max(1, ceil(min_share * N))` pass, that many of the largest. (The release's constant of 10 would select all of a
-    small image.)
-
-    Args:
-        reference: `(N,)` map.
-        border: `(N,)` bool, never selected.
+    small image.) `reference` is the `(N,)` map; tokens of the border, `(N,)` bool, are never selected.
     """
     inside = np.arange(len(reference)) if border is None else np.flatnonzero(~border)
     if len(inside) == 0:

@@ -50,12 +50,10 @@ def estimate(
     policy: MetaPolicy | None = None,
     tokens: TokenCount | None = None,
 ) -> Estimate:
-    """Price a recipe without loading weights.
+    """Price a recipe for `gpus` in the whole run, without loading weights.
 
-    Args:
-        gpus: in the whole run.
-        sharding: one of `SHARDINGS`; by default the fastest that fits.
-        policy, tokens: instead of those of the recipe's model and data.
+    `sharding` is one of `SHARDINGS`, by default the fastest that fits; `policy` and `tokens` stand in for those of the
+    recipe's model and data.
     """
     check_recipe(recipe)
     policy = policy or MetaPolicy(recipe.model, load_config(recipe.model.name_or_path))

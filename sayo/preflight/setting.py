@@ -74,11 +74,7 @@ class Setting:
 
 
 def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, sharding: str) -> Setting:
-    """Read a recipe's trainer section; keys it leaves out take the trainer's own defaults.
-
-    Args:
-        config: the transformers config of the model.
-        gpus: in the whole run.
+    """Read a recipe's trainer section for `gpus` of the whole run; keys it leaves out take the trainer's own defaults.
 
     Raises:
         RecipeError: generation cannot be divided into groups, or a sharding that is not in `SHARDINGS`.

@@ -31,8 +31,6 @@ def late_attention_reward(
 
     Args:
         completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
-        attention: B traces.
-        rows: which row reads token t.
         min_tokens: shorter responses score 0 (halves of a few tokens are meaningless).
         trim: number of tokens to drop at both ends.
         log_metric: TRL's hook; receives `reflection/first_half` and `reflection/second_half` per sufficiently long

@@ -28,7 +28,6 @@ def visual_share_reward(
     Args:
         completions, solution, answers, whole_text: as in `accuracy_reward`, which is the gate.
         attention: B traces with the groups `"image"` and `anchor`.
-        rows: which row reads token t.
         anchor: key group of the denominator: `"system"` (the words of the system prompt), or `"prefix"` (every token
             before the image) for prompts without one.
         order: what is averaged before the division (heads always are; see `metrics.avar.vas`).

@@ -81,8 +81,9 @@ class AttentionSteering(Steering):
         self.background_weight, self.deviations, self.border_share = background_weight, deviations, border_share
         self.radius = radius if radius is not None else (2 if variant == "boost" else 3)
 
-    def _check_kernel(self, kernel: str) -> None:
-        check_takes_bias(kernel)
+    def __enter__(self):
+        check_takes_bias(self._inner.config.get_text_config()._attn_implementation)
+        return super().__enter__()
 
     def _start(self, prompt: Prompt) -> None:
         if not prompt.real[:, -1].all():

@@ -44,7 +44,7 @@ class Steering(CallListener):
             raise RuntimeError("This steering is already open: create a second one to nest them.")
         with ExitStack() as stack:
             stack.callback(self._forget)
-            self._check_kernel(stack.enter_context(self.following(self._model)))
+            stack.enter_context(self.following(self._model))
             self._stack = stack.pop_all()
         return self
 
@@ -56,9 +56,6 @@ class Steering(CallListener):
 
     def _start(self, prompt: Prompt) -> None:
         """Called when a call starts."""
-
-    def _check_kernel(self, kernel: str) -> None:
-        """Raise if the kernel cannot be steered."""
 
     def _on_keys(self, weights: torch.Tensor, num_keys: int) -> torch.Tensor:
         """`(B, P)` weights over the prompts -> `(B, num_keys)`, 0 for later keys.
@@ -79,7 +76,12 @@ class Steering(CallListener):
     def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         if past == 0 and not self._continues(ids):
             self._forget()
-            self._check_tail(ids)
+            if not self._ends_with_tail(ids):
+                raise ValueError(
+                    "A prompt does not end like the processor's chat template, so its last question token is unknown: "
+                    "pad prompts on the left, use add_generation_prompt=True, do not split prompts, or omit the "
+                    "processor (then the last token of the prompt counts as the question's last)."
+                )
             self._prompt = Prompt.of(ids, inputs, self._inner.config)
             self._start(self._prompt)
         elif self._prompt is None or len(self._prompt.ids) != len(ids):
@@ -101,14 +103,6 @@ class Steering(CallListener):
     def _ends_with_tail(self, ids: torch.Tensor) -> bool:
         tail = self._tail.to(ids.device)
         return ids.shape[1] >= len(tail) and bool((ids[:, ids.shape[1] - len(tail) :] == tail).all())
-
-    def _check_tail(self, ids: torch.Tensor) -> None:
-        if not self._ends_with_tail(ids):
-            raise ValueError(
-                "A prompt does not end like the processor's chat template, so its last question token is unknown: pad "
-                "prompts on the left, use add_generation_prompt=True, do not split prompts, or omit the processor "
-                "(then the last token of the prompt counts as the question's last)."
-            )
 
 
 def template_tail(processor: Any) -> list[int]:

@@ -11,18 +11,12 @@ from sayo.metrics import vrga
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Visual tokens of one view of one image.
+    """Visual tokens of one view of one image."""
 
-    Attributes:
-        tokens: `(n,)` indices among the sample's visual tokens.
-        columns, rows: of the grid.
-        places: `(n,)` row-major cell of each token.
-    """
-
-    tokens: np.ndarray
+    tokens: np.ndarray  # (n,) indices among the sample's visual tokens
     columns: int
     rows: int
-    places: np.ndarray
+    places: np.ndarray  # (n,) row-major cell of each token
 
     def border(self, share: float) -> np.ndarray:
         """`(n,)` bool; see `vrga.border_tokens`."""

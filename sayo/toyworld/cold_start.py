@@ -46,7 +46,6 @@ def write_cold_start(
     The rows are in training order (a random sampler would lose the warm-up).
 
     Args:
-        world: folder with `train_questions.json`, `train_sceneGraphs.json` and `images/`.
         out: the parquet file to write; columns `prompt`, `completion` (one message each) and `images`: TRL's
             conversational prompt-completion format with images.
         num_rows: questions repeat, in another order, if there are fewer.
@@ -118,10 +117,7 @@ def describe(objects: dict[str, FramedDisc]) -> str:
 def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) -> str:
     """The response to a question: what is looked at, what is there, and the answer in `<answer>` tags.
 
-    Args:
-        record: GQA question.
-        objects: `framed_discs` of its scene graph.
-        habit: look at the salient object instead of the one in question.
+    `objects` are the `framed_discs` of the picture; by `habit` it looks at the salient one, not the one in question.
     """
     program, operation = record["semantic"], record["semantic"][-1]["operation"]
     large = large_object(objects)

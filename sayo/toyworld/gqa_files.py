@@ -30,11 +30,7 @@ def split_scenes(num_images: int, seed: int) -> dict[str, list[tuple[int, Scene]
 
 
 def write_gqa(out: Path, num_images: int, seed: int) -> Iterator[int]:
-    """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json` to `out`.
-
-    Yields:
-        The id of each image after it is written.
-    """
+    """Writes `images/<id>.png`, `{split}_questions.json` and `{split}_sceneGraphs.json`; yields each id written."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     for split, scenes in split_scenes(num_images, seed).items():
         questions, graphs = {}, {}

@@ -34,46 +34,28 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class FramedDisc:
-    """One object: a square frame around a disc.
+    """One object: a square frame around a disc."""
 
-    Attributes:
-        frame: colour word of the frame, unique in the scene.
-        disc: colour word of the disc, never the frame's.
-        box: the frame, xyxy in pixels, end-exclusive.
-        large: whether it spans about 2 x 2 cells instead of one.
-    """
-
-    frame: str
-    disc: str
-    box: Box
-    large: bool
-
-    @property
-    def thickness(self) -> int:
-        """Width of the frame's bars in pixels."""
-        return max(2, round((self.box[2] - self.box[0]) * 0.18))
+    frame: str  # colour word of the frame, unique in the scene
+    disc: str  # colour word of the disc, never the frame's
+    box: Box  # the frame, xyxy in pixels, end-exclusive
+    large: bool  # whether it spans about 2 x 2 cells instead of one
 
     @property
     def disc_box(self) -> Box:
         """The disc, xyxy in pixels: it touches the inside of the frame."""
         x1, y1, x2, y2 = self.box
-        t = self.thickness
-        return x1 + t, y1 + t, x2 - t, y2 - t
+        bar = max(2, round((x2 - x1) * 0.18))
+        return x1 + bar, y1 + bar, x2 - bar, y2 - bar
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture.
+    """One picture."""
 
-    Attributes:
-        background: grey level.
-        objects: the framed discs, in no particular order.
-        dots: boxes (xyxy pixels) of the clutter's dots, possibly none.
-    """
-
-    background: int
-    objects: tuple[FramedDisc, ...]
-    dots: tuple[Box, ...]
+    background: int  # grey level
+    objects: tuple[FramedDisc, ...]  # in no particular order
+    dots: tuple[Box, ...]  # of the clutter, xyxy in pixels; possibly none
 
 
 def make_scene(seed: int, index: int) -> Scene:
@@ -118,29 +100,16 @@ def _dots(rng: np.random.Generator, free: np.ndarray) -> tuple[Box, ...]:
     return tuple((x, y, x + 2, y + 2) for x, y in corners)
 
 
-def frame_mask(item: FramedDisc) -> np.ndarray:
-    """`(H, W)` bool: the pixels of the frame's bars."""
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    x1, y1, x2, y2 = item.box
-    t = item.thickness
-    mask[y1:y2, x1:x2] = True
-    mask[y1 + t : y2 - t, x1 + t : x2 - t] = False
-    return mask
-
-
-def disc_mask(item: FramedDisc) -> np.ndarray:
-    """`(H, W)` bool: the pixels whose centre lies in the disc."""
-    x1, y1, x2, y2 = item.disc_box
-    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
-    return (x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2 <= ((x2 - x1) / 2) ** 2
-
-
 def draw(scene: Scene) -> np.ndarray:
     """`(H, W, 3)` uint8 RGB picture of the scene."""
     picture = np.full((SIDE, SIDE, 3), scene.background, dtype=np.uint8)
     for x1, y1, x2, y2 in scene.dots:
         picture[y1:y2, x1:x2] = DOT_COLOR
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5  # centres of the pixels
     for item in scene.objects:
-        picture[frame_mask(item)] = COLORS[item.frame]
-        picture[disc_mask(item)] = COLORS[item.disc]
+        (left, top, right, bottom), (x1, y1, x2, y2) = item.box, item.disc_box
+        picture[top:bottom, left:right] = COLORS[item.frame]
+        picture[y1:y2, x1:x2] = scene.background
+        in_disc = (x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2 <= ((x2 - x1) / 2) ** 2
+        picture[in_disc] = COLORS[item.disc]
     return picture
