@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.shards import AREA_BINS, COUNTERS, SUMS, read_account
 from data_prep.sources import load_sources
-from data_prep.texts import render, write_whole
+from data_prep.texts import render_text, write_whole
 
 
 def write_card(out: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _card(summary: dict[str, Any]) -> str:
         "region_area": [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
         "parts": next((entry["parts"] for entry in settings if "parts" in entry), []),  # of `sayo mix`
     }
-    return render("card.md.jinja", **values) + "\n"
+    return render_text("card.md.jinja", **values) + "\n"
 
 
 def _credits(kinds: Iterable[str]) -> list[str]:

@@ -83,10 +83,10 @@ def _prepare(
         raise PrepareError(
             f"the temporary database failed ({error}); is the folder for temporary files (TMPDIR) full?"
         ) from None
-    report(summary["splits"][options["split"]], out)
+    report_counts(summary["splits"][options["split"]], out)
 
 
-def report(counts: dict[str, Any], out: Path) -> None:
+def report_counts(counts: dict[str, Any], out: Path) -> None:
     """Say what was kept and why rows were not; raises PrepareError when nothing was kept."""
     from data_prep.examples import PrepareError
 
@@ -135,7 +135,7 @@ def map_rows(
     from data_prep.tokens import TokenMapper
 
     mapper = TokenMapper.load(processor, threshold, soft)
-    report(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
+    report_counts(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
 
 
 def mix(
@@ -181,4 +181,4 @@ def mix(
         rows_per_shard=rows_per_shard,
         overwrite=overwrite,
     )
-    report(summary, out)
+    report_counts(summary, out)

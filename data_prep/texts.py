@@ -20,7 +20,7 @@ def _cell(value: str) -> str:
     return " ".join(value.split()).replace("|", "\\|")[:120]
 
 
-def render(template: str, **values: Any) -> str:
+def render_text(template: str, **values: Any) -> str:
     """The text of a template, without its last line break; values are put in as they are, whatever they contain."""
     return _templates().get_template(template).render(**values)
 

@@ -22,7 +22,7 @@ MODULES = {
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of ours that a file imports anywhere, but for annotations only."""
+    """Modules of ours that a file imports anywhere, other than for annotations."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":

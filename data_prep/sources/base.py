@@ -80,7 +80,7 @@ class RecordSource:
 
 
 def region_of(box: Any, role: Any = "answer", label: Any = "", **more: Any) -> Region:
-    """A region with the weight of its role; a label that is no text is left out."""
+    """A region with the weight of its role; a label that is not text is left out."""
     return Region(box, role, weight_of(role), label if isinstance(label, str) else "", **more)
 
 

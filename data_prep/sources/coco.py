@@ -19,7 +19,7 @@ from data_prep.examples import Example, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text
 from data_prep.json_records import digest_of, iter_members
 from data_prep.sources.base import RecordSource, region_of
-from data_prep.sources.coco_templates import Category, Scene, Thing, questions, siblings_of
+from data_prep.sources.coco_templates import AnnotatedImage, Category, Thing, questions, siblings_of
 from data_prep.store import as_json, database
 from data_prep.workers import run_jobs
 from sayo.geometry import masks
@@ -173,7 +173,7 @@ def ask_about(
         size = width, height
         entries = {key: json.loads(value) for key, value in records}
         things, blocked = _things(entries, size, by_id, rejected)
-        scene = Scene(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
+        scene = AnnotatedImage(image_id, *size, things, blocked, by_id, siblings, seed, least_area)
         mask_of = cache(lambda key: _mask(entries[key].get("segmentation"), size))  # noqa: B023
         for digest, question in questions(scene, most):
             roles = ("answer", question.answer_things), ("evidence", question.evidence_things)

@@ -66,7 +66,7 @@ class SceneQuestion(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scene:
+class AnnotatedImage:
     """The objects of one image.
 
     `blocked`: classes with a crowd or an unusable annotation; `siblings`: see `siblings_of`; `least_area`: pixels that
@@ -118,7 +118,7 @@ def siblings_of(categories: Collection[Category]) -> dict[Any, list[Any]]:
     }
 
 
-def questions(scene: Scene, most: int) -> list[tuple[str, SceneQuestion]]:
+def questions(scene: AnnotatedImage, most: int) -> list[tuple[str, SceneQuestion]]:
     """(digest, question) of at most `most` questions about the image, at most two of one template."""
     chosen: list[tuple[str, SceneQuestion]] = []
     for template in TEMPLATES:
@@ -127,7 +127,7 @@ def questions(scene: Scene, most: int) -> list[tuple[str, SceneQuestion]]:
     return sorted(chosen, key=itemgetter(0))[:most]
 
 
-def count(scene: Scene) -> Iterator[SceneQuestion]:
+def count(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "How many dogs are in the image?": all are large enough to be seen, and few enough to be counted."""
     for key, group in scene.by_class.items():
         name = scene.categories[key].name
@@ -137,7 +137,7 @@ def count(scene: Scene) -> Iterator[SceneQuestion]:
             yield SceneQuestion("count", f"count-{key}", key, text, str(len(group)), group)
 
 
-def exist_yes(scene: Scene) -> Iterator[SceneQuestion]:
+def exist_yes(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "Is there a dog in the image?": yes. Only classes that have siblings, of which the no-questions are made."""
     for key, group in scene.by_class.items():
         visible = [thing for thing in group if thing.area >= scene.least_area]
@@ -145,7 +145,7 @@ def exist_yes(scene: Scene) -> Iterator[SceneQuestion]:
             yield _exist(scene, key, "yes", visible)
 
 
-def exist_no(scene: Scene) -> Iterator[SceneQuestion]:
+def exist_no(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """The hard no: a class that is not there although one of the same supercategory is."""
     there = {thing.category for thing in scene.things} | scene.blocked
     for key in dict.fromkeys(sibling for present in scene.by_class for sibling in scene.siblings[present]):
@@ -153,12 +153,12 @@ def exist_no(scene: Scene) -> Iterator[SceneQuestion]:
             yield _exist(scene, key, "no", ())
 
 
-def _exist(scene: Scene, key: Any, answer: str, visible: Sequence[Thing]) -> SceneQuestion:
+def _exist(scene: AnnotatedImage, key: Any, answer: str, visible: Sequence[Thing]) -> SceneQuestion:
     text = f"{is_there(scene.categories[key].name)} in the image?"
     return SceneQuestion("exist", f"exist-{key}", key, text, answer, visible)
 
 
-def kind(scene: Scene) -> Iterator[SceneQuestion]:
+def kind(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "What kind of vehicle is in the image?": exactly one class of that supercategory is there."""
     present: dict[str, set[Any]] = {}
     for key in [*(thing.category for thing in scene.things), *scene.blocked]:
@@ -171,7 +171,7 @@ def kind(scene: Scene) -> Iterator[SceneQuestion]:
             yield SceneQuestion("category", f"category-{name}", key, text, answer, group)
 
 
-def position(scene: Scene) -> Iterator[SceneQuestion]:
+def position(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "Is the dog on the left or on the right side of the image?": it lies wholly in one half."""
     for thing in scene.singles:
         left, right = thing.box[2] <= scene.width / 2, thing.box[0] >= scene.width / 2
@@ -181,7 +181,7 @@ def position(scene: Scene) -> Iterator[SceneQuestion]:
             yield SceneQuestion("position", name, thing.category, text, answer, (thing,))
 
 
-def relation(scene: Scene) -> Iterator[SceneQuestion]:
+def relation(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "Is the dog to the left or to the right of the cat in the image?", and the same for above and below."""
     for pair in combinations(scene.singles, 2):
         for axis, side, direction, answers, phrase in (
@@ -204,7 +204,7 @@ def _apart(a: Box, b: Box, axis: int, side: int) -> bool:
     return min(a2, b2) - max(a1, b1) <= _MOST_OVERLAP * min(a2 - a1, b2 - b1)
 
 
-def size(scene: Scene) -> Iterator[SceneQuestion]:
+def size(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
     """ "Which takes up more of the image, the dog or the cat?": one has at least twice the area of the other."""
     for pair in combinations(scene.singles, 2):
         large, small = pair if pair[0].area > pair[1].area else pair[::-1]

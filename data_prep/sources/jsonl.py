@@ -97,7 +97,7 @@ class JsonlSource(RecordSource):
     def _mask(self, record: dict, name: str) -> Any:
         """The region's mask as a COCO segmentation."""
         if name == "rle" and not isinstance(record[name], dict):
-            raise RejectedError("bad_mask", 'rle is no object {"size": [height, width], "counts": ...}')
+            raise RejectedError("bad_mask", 'rle is not an object {"size": [height, width], "counts": ...}')
         if name != "mask":
             return record[name]
         if self.mask_folder is None:

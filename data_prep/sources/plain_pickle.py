@@ -24,7 +24,7 @@ _PLAIN = """
 class _PlainOperations(dict):
     def __missing__(self, code: int) -> Any:
         operation = pickletools.code2op.get(chr(code))
-        raise pickle.UnpicklingError(f"it holds the operation {operation.name}" if operation else "it is no pickle")
+        raise pickle.UnpicklingError(f"it holds the operation {operation.name}" if operation else "it is not a pickle")
 
 
 class _PlainUnpickler(pickle._Unpickler):

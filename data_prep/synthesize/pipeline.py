@@ -13,9 +13,9 @@ from typing import Any
 
 from data_prep.examples import PrepareError
 from data_prep.synthesize.duplicates import NearDuplicates
-from data_prep.synthesize.roles import Journal, Roles
+from data_prep.synthesize.roles import ReplyJournal, Roles
 from data_prep.synthesize.rows import PreparedQuestion, PreparedRows
-from data_prep.texts import render, write_whole
+from data_prep.texts import render_text, write_whole
 from data_prep.workers import progress_bar
 from sayo.client import ChatError, as_completed
 from sayo.errors import RejectedError
@@ -27,7 +27,7 @@ def synthesize_rows(
     rows: PreparedRows,
     out: Path,
     write: Callable[..., Awaitable[str]],
-    ask: Callable[[Journal], Roles],
+    ask: Callable[[ReplyJournal], Roles],
     *,
     suffix: str,
     num_workers: int,
@@ -53,7 +53,7 @@ def synthesize_rows(
         ServerUnusable: the server is down or refuses everything; the journal keeps what was answered.
     """
     path, total, results = _journal_path(rows, out), rows.count(), {}
-    with Journal(path) as journal, progress_bar(total, "asking") as (advance, say):
+    with ReplyJournal(path) as journal, progress_bar(total, "asking") as (advance, say):
         if journal.answers:
             say(f"resuming: {len(journal.answers)} answers are in {path} already")
         outcome = partial(_outcome, write=write, roles=ask(journal))
@@ -89,7 +89,7 @@ def _write_account(
     }
     write_whole(out / "rejected.jsonl", "".join(f"{json.dumps(record)}\n" for record in rejected))
     write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_whole(out / "README.md", render("synthesize/templates/README.md.jinja", **summary))
+    write_whole(out / "README.md", render_text("synthesize/templates/README.md.jinja", **summary))
     return summary
 
 

@@ -17,7 +17,7 @@ from sayo.client import ChatClient, ChatError, with_images
 from sayo.errors import RejectedError, SayoError
 
 
-class Journal(AbstractContextManager):
+class ReplyJournal(AbstractContextManager):
     """`journal.jsonl`: one line per answer, appended in one write and flushed to the disk.
 
     A line holds `key` (the digest of the whole request), `id` and `index` of the row, `role`, `sample`, `model`, and
@@ -80,7 +80,7 @@ class Roles:
     """
 
     clients: Mapping[str, ChatClient]
-    journal: Journal
+    journal: ReplyJournal
     seed: int
     fields: Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from data_prep.synthesize import checks
 from data_prep.synthesize.roles import Roles
 from data_prep.synthesize.rows import PreparedQuestion
-from data_prep.texts import render
+from data_prep.texts import render_text
 from sayo.errors import RejectedError
 from sayo.prompts import USER_SUFFIX
 
@@ -48,13 +48,13 @@ async def visual_anchors(row: PreparedQuestion, roles: Roles, tries: int = 2) ->
     """
 
     async def reason(sample: int) -> tuple[str, str]:
-        instruction = render("synthesize/templates/reason.jinja", question=row.question, description=description)
+        instruction = render_text("synthesize/templates/reason.jinja", question=row.question, description=description)
         text = await roles.ask("reason", row, instruction, sample=sample)
         return _reasoning_and_answer(text, row, f"reason/{sample}")
 
     async def anchor(sample: int) -> str:
         step = f"anchor/{sample}"
-        instruction = render(
+        instruction = render_text(
             "synthesize/templates/anchor.jinja", question=row.question, reasoning=reasoning, answer=answer
         )
         text = await roles.ask("anchor", row, instruction, sample=sample)
@@ -64,7 +64,7 @@ async def visual_anchors(row: PreparedQuestion, roles: Roles, tries: int = 2) ->
         return f"<think>\n{anchored}\n</think>\n<answer>{repeated}</answer>"
 
     shown = await roles.ask(
-        "describe", row, render("synthesize/templates/describe.jinja", question=row.question), images=True
+        "describe", row, render_text("synthesize/templates/describe.jinja", question=row.question), images=True
     )
     description = "\n\n".join(checks.section(shown, tag, "describe") for tag in _SECTIONS)
     reasoning, answer = await _first_passing(reason, tries)
@@ -98,5 +98,5 @@ async def look_back(row: PreparedQuestion, roles: Roles, style: str, tries: int 
 
     chain = await roles.ask("cot", row, f"{row.question}\n{USER_SUFFIX['cot']}", images=True)
     values = {"question": row.question, "reasoning": chain, "answer": row.accepted[0], "style": style}
-    instruction = render("synthesize/templates/look_back.jinja", **values)
+    instruction = render_text("synthesize/templates/look_back.jinja", **values)
     return await _first_passing(back, tries)

@@ -63,7 +63,7 @@ def evaluate(
 def attention_map(row: Mapping[str, Any], reply: Reply, answerer: LocalModel | ServerModel) -> np.ndarray | None:
     """`(rows, columns)` float32 map of the response to a question of one image and a region; None for any other.
 
-    A layout that is no single grid has one row of all its tokens.
+    A layout that is not a single grid has one row of all its tokens.
     """
     trace = reply.trace
     if trace is None or not trace.has_region or len(row["images"]) != 1 or len(trace) == 0:

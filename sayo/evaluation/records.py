@@ -45,7 +45,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
     """The record of a question that was asked.
 
     Responses are judged as in training (`rewards.accuracy_reward`): `correct` holds scores in [0, 1], None where the
-    row has no reference. A failed reply has `correct` None and is no wrong answer; a response without an answer is
+    row has no reference. A failed reply has `correct` None and is not a wrong answer; a response without an answer is
     wrong, and `answers` holds None for it. Attention values are means over the responses, None where nothing defines
     them; the single ones are under `responses`.
     """

@@ -61,7 +61,7 @@ def write_cold_start(
             continue
         looks = [answer(record, objects, habit=rng.random() < wrong_looks) for _ in range(2 if look_back else 1)]
         rows.append((record["question"], in_look_back_form(*looks) if look_back else looks[0], picture))
-    write_rows(rows, out)
+    write_completions(rows, out)
 
 
 def _questions(world: Path, rng: np.random.Generator) -> Iterator[tuple[dict, dict, bytes]]:
@@ -79,7 +79,7 @@ def read_scenes(world: Path, split: str) -> dict[str, tuple[dict[str, FramedDisc
     return {i: (framed_discs(graph), (world / "images" / f"{i}.png").read_bytes()) for i, graph in graphs.items()}
 
 
-def write_rows(rows: Iterable[tuple[str, str, bytes]], out: Path) -> None:
+def write_completions(rows: Iterable[tuple[str, str, bytes]], out: Path) -> None:
     """Writes rows of prompt, completion and picture file to parquet in TRL's prompt-completion format."""
     out.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_list(
@@ -131,7 +131,7 @@ def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) 
         return f"{hold(seen)} <answer> yes </answer>"
     first, *others = dict.fromkeys(objects[i] for step in program for i in _ids(step))
     seen = large if habit else [first, *others][-1]
-    said = f"{hold(first)} {hold(seen)}" if others else look(seen)
+    said = f"{hold(first)} {hold(seen)}" if others else look_at_disc(seen)
     return f"{said} <answer> {seen.disc} </answer>"
 
 
@@ -160,7 +160,7 @@ def hold(item: FramedDisc) -> str:
     return f"The {item.frame} one holds {item.disc}."
 
 
-def look(item: FramedDisc) -> str:
+def look_at_disc(item: FramedDisc) -> str:
     """The sentences about the framed disc in question."""
     return f"I look at the {item.frame} one. It holds {item.disc}."
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sayo.toyworld.cold_start import hold, large_object, look, read_scenes, write_rows
+from sayo.toyworld.cold_start import hold, large_object, look_at_disc, read_scenes, write_completions
 from sayo.toyworld.scenes import COLORS, FramedDisc
 
 NUM_QUESTIONS = 6
@@ -52,7 +52,7 @@ def response(asked: list[FrameQuestion], objects: dict[str, FramedDisc], habits:
             looks.append(hold(large) if habit else f"The {question.color} one holds nothing.")
             answers.append("yes" if habit else "no")
         else:
-            looks.append(look(seen))
+            looks.append(look_at_disc(seen))
             answers.append(seen.disc)
     return f"{' '.join(looks)} <answer> {', '.join(answers)} </answer>"
 
@@ -83,4 +83,4 @@ def write_several_cold_start(world: Path, out: Path, num_rows: int, wrong_looks:
         asked = ask_several(objects, rng)
         habits = [bool(rng.random() < wrong_looks) for _ in asked]
         rows.append((question_text(asked), response(asked, objects, habits), picture))
-    write_rows(rows, out)
+    write_completions(rows, out)

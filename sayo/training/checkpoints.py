@@ -121,14 +121,14 @@ def prune(run_dir: Path, keep: int | None, protected: str | None = None) -> None
             remove(path)
 
 
-def plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Tensors, numbers, strings and plain containers: what torch loads without pickle's power, else a TypeError."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()  # a view would be saved with all of its storage
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, deque)):
-        return [plain(item) for item in value]
+        return [plain_values(item) for item in value]
     raise TypeError(f"cannot be saved in a checkpoint without pickle: {type(value).__name__}")

@@ -15,7 +15,7 @@ from torch import nn
 from sayo.errors import SayoError
 from sayo.geometry import VisualLayout
 from sayo.recipes import RecipeError
-from sayo.training.checkpoints import plain
+from sayo.training.checkpoints import plain_values
 
 
 class NonFiniteError(SayoError, FloatingPointError):
@@ -108,7 +108,9 @@ class GuardedSteps:
         number = value.item() if isinstance(value, torch.Tensor) else float(value)
         if math.isfinite(number):
             return
-        path = save_batch(self, [self._texts(x) for x in self._since_step], plain([dict(x) for x in self._since_step]))
+        path = save_batch(
+            self, [self._texts(x) for x in self._since_step], plain_values([dict(x) for x in self._since_step])
+        )
         raise NonFiniteError(
             f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
             f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "

@@ -124,7 +124,7 @@ class ExactResume:
                 state["logs"] = {name: values for name, values in self._logs.items() if name != "images"}
         if getattr(self.args, "sync_ref_model", False):
             state["reference"] = {name: _shard(p) for name, p in self.ref_model.named_parameters()}
-        return checkpoints.plain(state)
+        return checkpoints.plain_values(state)
 
     def _restore(self) -> None:
         """Called when transformers has restored its part and has set its counters to zero."""

@@ -213,12 +213,12 @@ def inspect(
 
         sayo inspect data/mix --out page.html --num 100
     """
-    from sayo.viz.inspection import pick_rows, prepared_files, save_rows, write_rows
+    from sayo.viz.inspection import pick_rows, prepared_files, save_rows, write_page
 
     files = prepared_files(data, split)
     rows = pick_rows(files, num, question_type, source)
     is_page = out.suffix.lower() in (".html", ".htm")
-    typer.echo(write_rows(data, rows, out) if is_page else save_rows(rows, out))
+    typer.echo(write_page(data, rows, out) if is_page else save_rows(rows, out))
 
 
 def _load(name: str) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from sayo.draw import REGION_COLORS, VIEW_TITLES, heat_map, save_sheet
 from sayo.errors import SayoError
 from sayo.geometry import VisualCells, VisualLayout, masks
-from sayo.viz.pages import picture, render, write_text
+from sayo.viz.pages import picture, render_page, write_text
 
 LONGEST_SIDE = 520  # pixels of an embedded picture
 MOST_BARS = 9
@@ -87,7 +87,7 @@ def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         raise InspectError(f"--out {path}: {error}") from None
 
 
-def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
+def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """Write a page with `rows`, and the counts of all rows that `sayo prepare` left in `folder`."""
     cards = [
         {
@@ -100,7 +100,7 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], out: Path) -> Pa
     summary = folder / "summary.json"
     counts = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
     histograms = {title: _ordered(counts[key]) for key, title in HISTOGRAMS.items() if counts.get(key)}
-    page = render("inspection", name=folder.resolve().name, cards=cards, histograms=histograms, counts=counts)
+    page = render_page("inspection", name=folder.resolve().name, cards=cards, histograms=histograms, counts=counts)
     return write_text(page, out)
 
 

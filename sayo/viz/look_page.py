@@ -11,7 +11,7 @@ from sayo.attention import AttentionTrace
 from sayo.draw import COLORMAP
 from sayo.metrics.region import pooled_attention, tas
 from sayo.viz.look import Look, LookError
-from sayo.viz.pages import picture, render, to_base64, write_text
+from sayo.viz.pages import picture, render_page, to_base64, write_text
 
 PAGE_BYTES = 10_000_000
 SHARES = ("region", "image", "question", "response", "prefix")  # key groups that the page shows
@@ -101,7 +101,7 @@ def _render(look: Look, packed: list[dict[str, str]], heads: dict[int, int], lev
         "footprints": to_base64(footprints[:, :4].astype("<f4").tobytes()),
         "colors": to_base64(table.tobytes()),
     }
-    return render("look", question=look.question, facts=_facts(look), panels=panels, data=data)
+    return render_page("look", question=look.question, facts=_facts(look), panels=panels, data=data)
 
 
 def _panels(look: Look) -> tuple[np.ndarray, list[dict[str, Any]]]:

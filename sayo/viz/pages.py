@@ -15,7 +15,7 @@ PNG_PIXELS = 256 * 256  # pictures of at most so many pixels stay exact
 LONGEST_SIDE = 1280  # pixels of a larger picture: what a screen shows
 
 
-def render(template: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
     """The page that `templates/<template>.html` describes, with `values`.
 
     What a model, a user or a data set said is text to a page: autoescape turns its tags into characters. The only

@@ -11,7 +11,7 @@ import pytest
 from synthesize.prepared import command, row, run_command, write_prepared
 
 from data_prep.examples import PrepareError
-from data_prep.synthesize.roles import Journal
+from data_prep.synthesize.roles import ReplyJournal
 
 
 def _files(out):
@@ -103,18 +103,18 @@ ANSWER = {"id": "a", "role": "r", "key": "k", "text": "t", "prompt_tokens": 1, "
 def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text(json.dumps(ANSWER) + "\n" + json.dumps({**ANSWER, "key": "l"}))
-    with Journal(path) as journal:
+    with ReplyJournal(path) as journal:
         assert list(journal.answers) == ["k"]
         journal.append({**ANSWER, "key": "m", "text": "\ud800"})
-    with Journal(path) as journal:
+    with ReplyJournal(path) as journal:
         assert journal.answers["m"]["text"] == "\ud800" and journal.tokens()["r"]["answers"] == 2
 
 
 def test_a_journal_that_cannot_be_used_is_named(tmp_path):
     path = tmp_path / "journal.jsonl"
-    with Journal(path), pytest.raises(PrepareError, match="another run"):
-        Journal(path)
+    with ReplyJournal(path), pytest.raises(PrepareError, match="another run"):
+        ReplyJournal(path)
     path.write_text(json.dumps(ANSWER) + "\nnonsense\n" + json.dumps(ANSWER) + "\n")
     with pytest.raises(PrepareError, match=r"line 2 is not an answer"):
-        Journal(path)
+        ReplyJournal(path)
     assert path.read_text().count("\n") == 3, "nothing was cut off"

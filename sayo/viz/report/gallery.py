@@ -10,7 +10,7 @@ from PIL import Image
 from sayo.draw import heat_map
 from sayo.geometry.cells import single_grid
 from sayo.viz.pages import picture
-from sayo.viz.report.runs import HeldOut, numbers
+from sayo.viz.report.runs import HeldOut, finite_numbers
 
 LONGEST_SIDE = 480  # pixels of a picture on the page
 
@@ -56,7 +56,7 @@ def _entry(question_id: str, policies: Mapping[str, HeldOut]) -> dict[str, Any]:
 
 def _answers(sample: Mapping[str, Any], attention: np.ndarray | None) -> dict[str, Any]:
     completions = [str(text) for text in sample.get("completions") or []]
-    marks, tas = numbers(sample.get("correct")), numbers(sample.get("tas"))
+    marks, tas = finite_numbers(sample.get("correct")), finite_numbers(sample.get("tas"))
     return {
         "completions": completions,
         "num_correct": f"{sum(mark >= 0.5 for mark in marks)} of {len(marks)} right" if marks else "",

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback
 
-from sayo.viz.pages import render, write_text
+from sayo.viz.pages import render_page, write_text
 from sayo.viz.report.charts import training_charts
 from sayo.viz.report.gallery import gallery
 from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
@@ -69,7 +69,7 @@ class SendReport(TrainerCallback):
 def _page(runs: list[Run], questions: int, ablation: Table | None) -> str:
     several, groups = len(runs) > 1, _policies(runs)
     everything = {f"{name} {policy}".strip(): e for name, group in groups.items() for policy, e in group.items()}
-    return render(
+    return render_page(
         "report",
         title=f"{len(runs)} runs" if several else runs[0].name,
         several=several,

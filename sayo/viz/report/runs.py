@@ -130,7 +130,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def numbers(values: Any) -> list[float]:
+def finite_numbers(values: Any) -> list[float]:
     """The finite numbers of a list, or of a single value; everything else is left out."""
     values = values if isinstance(values, list) else [values]
     return [float(value) for value in values if is_number(value)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from sayo.evaluation.summary import advice
 from sayo.evaluation.tables import layer_rows
-from sayo.viz.report.runs import HeldOut, ReportError, is_number, numbers
+from sayo.viz.report.runs import HeldOut, ReportError, finite_numbers, is_number
 
 METRICS = {  # key of a summary: heading, is it a share (shown in percent)?
     "accuracy": ("Accuracy", True),
@@ -90,13 +90,13 @@ def _cell(summary: Mapping[str, Any], key: str) -> str:
 def _show(value: Any, interval: Sequence[float] | None = None, is_share: bool = False) -> str:
     if not is_number(value):
         return ABSENT
-    template, ends = "{:.1%}" if is_share else "{:.3g}", numbers(interval)
+    template, ends = "{:.1%}" if is_share else "{:.3g}", finite_numbers(interval)
     low_high = f" [{', '.join(template.format(end).rstrip('%') for end in ends)}]" if len(ends) == 2 else ""
     return template.format(value) + low_high
 
 
 def _mean_and_spread(values: Any, key: str) -> str:
-    known, is_share = numbers(values), METRICS.get(key, ("", False))[1]
+    known, is_share = finite_numbers(values), METRICS.get(key, ("", False))[1]
     if not known:
         return ABSENT
     mean = _show(np.mean(known), is_share=is_share)
