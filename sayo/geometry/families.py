@@ -2,8 +2,8 @@
 
 A builder is a frozen dataclass whose fields are everything that its cells depend on (they become the fingerprint),
 with `read(image_processor, config)` from the two JSON dictionaries and `cells(width, height, num_images)`.
-To add a family: write a builder (or reuse one), add its model type to `FAMILIES`, and a row to the table of
-tests/geometry/conftest.py. Sources are the image processors of transformers 5.23 (models/<family>/).
+To add a family: write a builder (or reuse one), add its model type to `FAMILIES`, and a row to
+tests/geometry/families.yaml. Sources are the image processors of transformers 5.23 (models/<family>/).
 """
 
 from typing import Any

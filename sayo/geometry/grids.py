@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -131,6 +132,7 @@ class ClipGrid:
     resize: tuple[int, int] | int  # (width, height) to stretch to, or the new shortest edge
     crop: tuple[int, int] | None  # (width, height)
     class_token: bool
+    alternatives: ClassVar = (PixtralGrid,)  # what `read` returns instead: LLaVA around Pixtral's tower
 
     @classmethod
     def read(cls, image_processor: Json, config: Json) -> "ClipGrid | PixtralGrid":

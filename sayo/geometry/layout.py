@@ -69,7 +69,8 @@ class VisualLayout:
         """
         settings = json.loads(fingerprint)
         family = settings.pop("family")
-        builders = FAMILIES.values() if family in FAMILIES else ()  # one family may have two: LLaVA around Pixtral
+        own = FAMILIES.get(family)
+        builders = (own, *getattr(own, "alternatives", ())) if own else ()
         builder = next((one for one in builders if {field.name for field in fields(one)} == set(settings)), None)
         if builder is None:
             raise LayoutError(f"the data were prepared for a layout that this version does not know: {fingerprint}")

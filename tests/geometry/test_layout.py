@@ -58,8 +58,9 @@ def test_files_and_live_objects_give_one_fingerprint(tmp_path):
     write(tmp_path / "new", config, {**nested, "patch_size": 14}, {"image_processor": nested})  # the nested one wins
     assert VisualLayout.from_pretrained(tmp_path / "new").fingerprint == live.fingerprint
     assert VisualLayout.from_fingerprint(live.fingerprint) == live
-    with pytest.raises(LayoutError, match="does not know"):
-        VisualLayout.from_fingerprint('{"family": "qwen3_vl", "patch_size": 16}')
+    for unknown in ('{"family": "qwen3_vl", "patch_size": 16}', '{"family": "gemma3", "columns": 8, "rows": 8}'):
+        with pytest.raises(LayoutError, match="does not know"):
+            VisualLayout.from_fingerprint(unknown)
     layout = VisualLayout.from_pretrained(write(tmp_path / "torchvision", config, torchvision))
     assert layout.fingerprint == live.fingerprint
     assert json.loads(live.fingerprint) == {
