@@ -1,7 +1,6 @@
 """From a recipe to its price: memory and time under every sharding, and whether it fits."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sayo.preflight.memory import memory_of
 from sayo.preflight.policy import MetaPolicy, load_config
@@ -14,19 +13,39 @@ GIB = 2**30
 MODELLED = ("qwen2_5_vl", "qwen3_vl")
 
 
-class Price(NamedTuple):
+@dataclass(frozen=True)
+class Price:
     """What a setting costs on one GPU."""
 
     setting: Setting
     phases: dict[str, dict[str, int]]  # bytes by phase and item
-    available: int  # bytes that tensors can have
-    worst_phase: str  # the one at whose peak the memory is
-    worst: dict[str, int]  # its items
-    peak: int  # their sum
-    fits: bool
     time: dict[str, float]  # seconds of a step by part
-    seconds: float  # their sum
-    epoch_hours: float
+    available: int  # bytes that tensors can have
+
+    @property
+    def worst_phase(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def worst(self) -> dict[str, int]:
+        """Items of the phase at whose peak the memory is."""
+        return self.phases[self.worst_phase]
+
+    @property
+    def peak(self) -> int:
+        return sum(self.worst.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.available
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.time.values())
+
+    @property
+    def epoch_hours(self) -> float:
+        return self.setting.steps_per_epoch * self.seconds / 3600
 
 
 @dataclass
@@ -86,8 +105,4 @@ def reprice(estimate: Estimate, recipe: Recipe, sharding: str) -> Price:
     # CUDA's context and what fragmentation wastes are not for tensors.
     available = round((hardware.gpu_gib - hardware.context_gib) * GIB * (1 - hardware.fragmentation))
     phases = memory_of(policy, setting, round(hardware.gpu_gib * GIB))
-    worst_phase, worst = max(phases.items(), key=lambda phase: sum(phase[1].values()))
-    peak, time = sum(worst.values()), step_time(policy, setting, hardware)
-    seconds = sum(time.values())
-    hours = setting.steps_per_epoch * seconds / 3600
-    return Price(setting, phases, available, worst_phase, worst, peak, peak <= available, time, seconds, hours)
+    return Price(setting, phases, step_time(policy, setting, hardware), available)
