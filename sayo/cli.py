@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.cli import map_rows, mix, prepare_app
-from data_prep.synthesize.cli import HELP as SYNTHESIZE_HELP
 from data_prep.synthesize.cli import synthesize
 from sayo.errors import SayoError
 from sayo.evaluation.cli import compare, evaluate
@@ -55,7 +54,7 @@ app.command()(look)
 app.command()(trend)
 app.command()(figures)
 app.command()(report)
-app.command(help=SYNTHESIZE_HELP)(synthesize)
+app.command()(synthesize)
 app.add_typer(toy_app, name="toy")
 
 

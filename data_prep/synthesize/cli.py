@@ -11,8 +11,6 @@ import typer
 
 from sayo.errors import SayoError
 
-HELP = (Path(__file__).parent / "templates/help.txt").read_text(encoding="utf-8")
-
 
 class Stopped(SayoError):
     """Ctrl-C; the exit status is the shell's."""
@@ -57,7 +55,37 @@ def synthesize(
         str, typer.Option(help='JSON put into every request; null takes a field out: {"temperature": null}.')
     ] = "{}",
 ) -> None:
-    """Ask models for the completions of prepared rows; its page of help is `templates/help.txt`."""
+    """Let models behind an OpenAI-compatible server write data for SFT.
+
+    [bold]visual-anchors[/], AVAR's data: [bold]describe[/] sees the image and writes down
+    everything in it (a strong VLM); [bold]reason[/] sees only that text and reasons
+    (a strong LLM); [bold]anchor[/] rewrites the reasoning so that it keeps looking back
+    ("look back at the triangle"; an LLM). Kept: rows with the right answer and
+    an anchor after the first third, without a word about the description.
+
+    [bold]look-back[/], Look-Back's data: [bold]cot[/] (your policy, served) writes a chain of
+    thought; [bold]back[/] (a strong VLM) sees image, chain and right answer, and puts a
+    <back> check against the image into it. Kept: rows with
+    one well-formed check of ten words or more that names something to be seen,
+    with the right answer boxed, and no hint that it was given. Their prompts
+    carry the style's instruction, which RL must use, too (sayo.prompts).
+
+    Example:
+
+        sayo synthesize visual-anchors data/gqa --out data/anchors --limit 20 \\
+            --server http://localhost:8000/v1 \\
+            --model describe=Qwen3-VL-32B,reason=Qwen3-32B,anchor=Qwen3-32B
+
+    OUT holds the prepared columns and `completion`: TRL's prompt-completion
+    format, for an SFT recipe with data.path=OUT. Near duplicates are left out.
+    Other rows are counted by reason in summary.json; see rejected.jsonl.
+
+    The same command resumes a run that was stopped: no answer in journal.jsonl
+    is asked for twice. Rows that failed at the server are asked again.
+
+    Exit status: 0; 1 when more than --max-failed of the rows failed at the
+    server; 2 when no row was kept, or the server or the input cannot be used.
+    """
     from data_prep.synthesize.pipeline import synthesize_rows
     from data_prep.synthesize.roles import Roles, clients_of
     from data_prep.synthesize.rows import PreparedRows
