@@ -81,9 +81,7 @@ class PreparedRows:
             temporary = out / f".{path.name}.part"
             with pq.ParquetWriter(temporary, schema) as writer:
                 for _, start, table in parts:
-                    kept = ((index, row) for index, row in enumerate(table.to_pylist(), start) if index in completions)
-                    rows = [_completed(row, completions[index], suffix) for index, row in kept]
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    writer.write_table(_completed(table, start, completions, suffix, schema))
             os.replace(temporary, out / path.name)
             written.add(path.name)
         for path in out.glob(f"{self.split}-*-of-*.parquet"):
@@ -106,6 +104,13 @@ class PreparedRows:
                 start += len(table)
 
 
-def _completed(row: dict[str, Any], completion: str, suffix: str) -> dict[str, Any]:
-    prompt = with_suffix(row["prompt"], suffix) if suffix else row["prompt"]
-    return {**row, "prompt": prompt, "completion": [{"role": "assistant", "content": completion}]}
+def _completed(
+    table: pa.Table, start: int, completions: Mapping[int, str], suffix: str, schema: pa.Schema
+) -> pa.Table:
+    kept = [number for number in range(len(table)) if start + number in completions]
+    table = table.take(pa.array(kept, pa.int64()))
+    prompts = [with_suffix(prompt, suffix) if suffix else prompt for prompt in table["prompt"].to_pylist()]
+    turns = [[{"role": "assistant", "content": completions[start + number]}] for number in kept]
+    turn_type, position = schema.field("prompt").type, schema.get_field_index("prompt")
+    table = table.append_column("completion", pa.array(turns, turn_type))
+    return table.set_column(position, "prompt", pa.array(prompts, turn_type)).cast(schema)
