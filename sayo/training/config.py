@@ -28,6 +28,8 @@ class RegionGRPOConfig(GRPOConfig):
     reward_gates: when each reward is paid: `"always"`, `"correct"` (to completions that the accuracy reward pays) or
         `"group"` (in groups with such a completion); one for every reward function, or None for always.
     advantage_std_floor: the standard deviation that advantages are divided by counts as at least this; 0 is TRL's own.
+    max_sampling_difference: a run with vLLM stops when sampled and scored log-probabilities differ by more than this
+        many nats a token on average; None never stops it. bfloat16 alone makes some .01 to .03, top_p=.9 up to .1.
     """
 
     attention_layers: str | int | float | list = "last"
@@ -41,6 +43,7 @@ class RegionGRPOConfig(GRPOConfig):
     objective_top_share: float = 0.3
     reward_gates: list[str] | None = None
     advantage_std_floor: float = 0.0
+    max_sampling_difference: float | None = 0.2
 
     def __post_init__(self):
         for key, known in {"objective_rows": get_args(Rows), "objective_select": get_args(Select)}.items():

@@ -31,7 +31,9 @@ from sayo.recipes import RecipeError
 from sayo.rollout import Completions, rollout_groups
 from sayo.training import credit
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
+from sayo.training.banned import ban_tokens
 from sayo.training.config import RegionGRPOConfig, check_graph
+from sayo.training.engine import check_agreement, same_prompts, unexpanded_prompts
 from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, require_finite_rewards, save_batch
 from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
@@ -83,7 +85,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     def __init__(
         self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, *, advantage_shaper=None, **kwargs
     ):
-        super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
+        with same_prompts():
+            super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_dataset(dataset, self.processing_class, self.model.config)
         self._ban_vision_tokens()
@@ -97,14 +100,24 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
 
     def _ban_vision_tokens(self) -> None:
-        """A sampled vision token would be counted as an image that is not there; TRL bans only the image token."""
+        """From what is sampled and from what is scored, by the policy, the reference and vLLM; see `banned`."""
         banned = vision_token_ids(self.model.config)
+        for model in filter(None, (self.model, self.ref_model)):
+            ban_tokens(model, banned)
         if self.use_vllm:
             kwargs = self.vllm_generation.generation_kwargs = dict(self.vllm_generation.generation_kwargs or {})
             kwargs["logit_bias"] = {**dict.fromkeys(banned, -100.0), **kwargs.get("logit_bias", {})}
-        else:
-            self.generation_config.suppress_tokens = sorted({*(self.generation_config.suppress_tokens or []), *banned})
-            self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens
+
+    @property
+    def _template_options(self) -> dict[str, Any]:
+        return {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
+
+    def _tokenize_prompts(self, prompts):
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        if self.use_vllm and images is not None:
+            short = unexpanded_prompts(self.processing_class, prompts, **self._template_options)
+            self.vllm_generation.unexpanded = dict(zip(map(tuple, prompt_ids), short, strict=True))
+        return prompt_ids, images, fields
 
     def _generate_and_score_completions(self, inputs):
         self._scoring = scored = ScoredRollouts(inputs)
@@ -112,6 +125,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             with self._scoring_pass_forced() as forced:
                 output = super()._generate_and_score_completions(inputs)
             plain_prompts(self._logs["prompt"])
+            if "sampling_per_token_logps" in output:
+                self._check_engine(output, scored)
             if forced:
                 # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
                 output.pop("old_per_token_logps")
@@ -123,6 +138,21 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         finally:
             self._scoring = None
         return output
+
+    def _check_engine(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
+        """EngineMismatch where the engine did not sample from the distribution that is scored; printed once."""
+        differences = (output["sampling_per_token_logps"] - scored.logps).abs()
+        differences = differences[
+            (output["completion_mask"] * output.get("tool_mask", 1)).bool() & ~differences.isnan()
+        ]
+        mean, largest = differences.mean().nan_to_num(), differences.max() if len(differences) else differences.sum()
+        gathered = self.accelerator.gather(torch.stack([mean, largest])).view(-1, 2)
+        mean, largest = gathered[:, 0].mean().item(), gathered[:, 1].max().item()
+        if not self.vllm_importance_sampling_correction:  # else TRL logs it
+            self._log_metric("sampling/sampling_logp_difference/mean", mean)
+        if self.state.global_step == 0 and self.accelerator.is_main_process:
+            print(f"sampled and scored log-probabilities differ by {mean:.2g} nats a token (largest {largest:.2g})")
+        check_agreement(mean, largest, self.args.max_sampling_difference)
 
     def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
         """Apply floor and shaper to `output["advantages"]`; log `zero_std_share` and what `shape_advantages` says."""
@@ -195,9 +225,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         start = time.perf_counter()
         prompts = {"input_ids": input_ids[:, :-logits_to_keep], "attention_mask": attention_mask[:, :-logits_to_keep]}
         completions = Completions(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
-        options = {"chat_template": self.chat_template, "tools": self.tools or None, **self.chat_template_kwargs}
         groups, image_index = rollout_groups(
-            self.model, self.processing_class, prompts, completions, scored.inputs, **options
+            self.model, self.processing_class, prompts, completions, scored.inputs, **self._template_options
         )
         wanted = image_index if self._wants_maps(image_index) else None
         first_row = input_ids.shape[1] - logits_to_keep - 1

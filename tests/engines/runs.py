@@ -1,0 +1,81 @@
+"""Pictures of awkward sizes, and runs of real vLLM on them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = Path(__file__).with_name("command.py")
+SIZES = ((100, 60), (40, 30), (260, 200), (18, 190))  # (W, H): two below Qwen3-VL's minimum, one thin
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def sayo(*words: Any, without: str | None = None, expect: int = 0) -> str:
+    """Output of a `sayo` command in a process of its own."""
+    fix = ["--without", without] if without else []
+    command = [sys.executable, str(COMMAND), *fix, *map(str, words)]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    output = result.stdout + result.stderr
+    assert result.returncode == expect, output[-4000:]
+    return output
+
+
+def make_data(folder: Path, policy: Path, num_images: int, *options: str) -> Path:
+    """Four questions with boxes, about one or several pictures of `SIZES` each, mapped for the policy's processor."""
+    (folder / "images").mkdir(parents=True)
+    random, lines = np.random.default_rng(0), []
+    for index, (width, height) in enumerate(SIZES):
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{index}.png")
+    for index, (width, height) in enumerate(SIZES):
+        images = [f"{(index + other) % len(SIZES)}.png" for other in range(num_images)]
+        box = [0, 0, width // 2, height // 2]
+        lines.append({"images": images, "question": f"What is it? {index}", "answer": "a", "regions": [{"box": box}]})
+    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = ("--questions", folder / "questions.jsonl", "--images", folder / "images")
+    sayo("prepare", "jsonl", *files, "--processor", policy, *options, "--out", folder / "data")
+    return folder / "data"
+
+
+def write_recipe(folder: Path, policy: Path, data: Path, *, model: dict | None = None, **trainer: Any) -> Path:
+    """GRPO with a region reward and a colocated vLLM; three steps of eight completions."""
+    settings = {
+        "output_dir": str(folder / "run"),
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "learning_rate": 1e-3,
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_steps": 1,
+        "report_to": "none",
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": 0.1,
+        "vllm_max_model_length": 8192,
+    }
+    recipe = {
+        "model": {"name_or_path": str(policy), "dtype": "float32", **(model or {})},
+        "data": {"path": str(data)},
+        "rewards": {"attention": {"function": "sayo.rewards.region_attention_reward"}},
+        "trainer": settings | trainer,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def logged(run: Path, key: str) -> list[float]:
+    """A metric of every step."""
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [line[key] for line in history if key in line]
