@@ -139,12 +139,24 @@ def test_a_cut_prompt_is_detected(make_trainer):
         trainer.train()
 
 
-def test_no_vision_token_can_be_sampled(make_trainer):
-    trainer = make_trainer(Probe())
-    config = trainer.model.config
-    ids = {getattr(config, f"{name}_token_id") for name in ("image", "video", "vision_start", "vision_end")}
-    assert ids <= set(trainer.generation_config.suppress_tokens)
-    assert trainer.generation_kwargs["suppress_tokens"] == trainer.generation_config.suppress_tokens
+@pytest.mark.parametrize("peft_config", [None, LoraConfig(target_modules="all-linear")], ids=["full", "LoRA"])
+def test_vision_tokens_are_neither_sampled_nor_scored(make_trainer, peft_config):
+    """The distribution that is scored has no mass on them, as the one that is sampled; nothing of it is saved."""
+    trainer = make_trainer(Probe(), peft_config=peft_config, beta=0.1)
+    config, before = trainer.model.config, trainer.model.state_dict().keys()
+    banned = [getattr(config, f"{name}_token_id") for name in ("image", "video", "vision_start", "vision_end")]
+    words = torch.arange(len(trainer.processing_class.tokenizer))
+    ids = torch.stack([torch.full_like(words, words[5]), words], dim=1)  # every word after the same one
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        has_entropy = model is trainer.model
+        with torch.no_grad():
+            score = trainer._get_per_token_logps_and_entropies
+            logps, entropies, _ = score(model.eval(), ids, torch.ones_like(ids), 1, compute_entropy=has_entropy)
+            logits = model(input_ids=ids[:1]).logits[0, 0]
+        torch.testing.assert_close(logps[:, 0], logits.log_softmax(-1))
+        assert logps.exp().sum() == pytest.approx(1, abs=1e-5) and logps[banned].max() < -1000
+        assert not has_entropy or entropies.isfinite().all()
+    assert "lm_head.bias" not in {key.rpartition("model.")[2] for key in before}
 
 
 def test_batch_that_cannot_be_divided(tmp_path):

@@ -4,8 +4,11 @@ import inspect
 
 import pytest
 from trl import GRPOTrainer, SFTTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
 
 from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
+from sayo.training.engine import SamePrompts
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
 from sayo.training.objective import OpenCaptures, RegionObjective
@@ -15,6 +18,7 @@ EXTENDED = {
     RegionGRPOTrainer: {
         "_generate_and_score_completions": "inputs",
         "_calculate_rewards": "inputs prompts completions completion_ids_list",
+        "_tokenize_prompts": "prompts",
         "_get_per_token_logps_and_entropies": (
             "model input_ids attention_mask logits_to_keep batch_size compute_entropy"
         ),
@@ -29,10 +33,15 @@ EXTENDED = {
         "_run_epoch": "model epoch",
         "_finalize_training": "trial num_train_samples start_time",
     },
+    SamePrompts: {
+        "_init_vllm": "",
+        "generate": "prompts images num_generations profiler",
+        "_place_features": "features prompt_ids",
+    },
     GuardedSteps: {"compute_loss": "model inputs return_outputs", "_get_grad_norm": "model grad_norm"},
 }
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
-BASES = [(ours, GRPOTrainer) for ours in EXTENDED] + [
+BASES = [(ours, VLLMGeneration if ours is SamePrompts else GRPOTrainer) for ours in EXTENDED] + [
     (ours, SFTTrainer) for ours in (ExactResume, GuardedSteps, OpenCaptures)
 ]
 
@@ -50,6 +59,13 @@ def test_signatures(ours, base):
         assert method is not None, f"TRL has no {base.__name__}.{name} any more; sayo builds on it"
         expected, actual = ["self", *words.split()], list(inspect.signature(method).parameters)
         assert actual[: len(expected)] == expected, f"TRL changed {base.__name__}.{name}: it starts with {actual} now"
+
+
+def test_the_engine_is_still_made_where_we_replace_it():
+    assert (
+        "VLLMGeneration(" in inspect.getsource(GRPOTrainer.__init__) and grpo_trainer.VLLMGeneration is VLLMGeneration
+    )
+    assert "LLM(" in inspect.getsource(VLLMGeneration._init_vllm)
 
 
 def test_loss_still_takes_advantages_per_token_and_has_the_types_that_we_know():
