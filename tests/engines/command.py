@@ -1,9 +1,11 @@
-"""`sayo` with a vLLM on a CPU that keeps its weights where a trainer can write them; a process of its own per engine.
+"""`sayo` with a vLLM on a CPU that a trainer can sync its weights to; a process of its own for each engine.
 
     python tests/engines/command.py [--without FIX] train --config-name recipe.yaml
 
-vLLM's CPU backend packs the weights of linear layers after loading and drops the originals, so that no trainer could
-sync them; on a GPU they stay. `--without` takes one of sayo's own corrections away, to show what then stops the run.
+What a CPU lacks is replaced, all else is vLLM's: its CPU backend packs the weights of linear layers after loading and
+drops the originals; it would compute float32 models in bfloat16; and a server takes new weights by NCCL only (the
+tests of the server do not change them). `--without` takes one of sayo's own corrections away, to show what stops the
+run.
 """
 
 import os
@@ -16,14 +18,20 @@ os.environ |= {
 }
 
 
-def keep_weights() -> None:
+def adapt_to_cpu() -> None:
+    from functools import partial
+
     import torch.nn.functional as F
     import vllm.model_executor.layers.utils as layers
+    from trl.generation import vllm_client, vllm_generation
 
     def dispatch(layer, remove_weight=False):
         layer.cpu_linear = lambda x, weight, bias: F.linear(x, layer.weight, bias)
 
     layers.dispatch_cpu_unquantized_gemm = dispatch
+    vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)
+    for transfer in ("init_communicator", "update_named_params"):
+        setattr(vllm_client.VLLMClient, transfer, lambda *args, **kwargs: None)
 
 
 def take_away(fix: str) -> None:
@@ -39,7 +47,7 @@ def take_away(fix: str) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    keep_weights()
+    adapt_to_cpu()
     if words[0] == "--without":
         take_away(words[1])
         words = words[2:]

@@ -2,8 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +84,31 @@ def logged(run: Path, key: str) -> list[float]:
     """A metric of every step."""
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     return [line[key] for line in history if key in line]
+
+
+@contextmanager
+def served(policy: Path, log: Path, *options: str) -> Iterator[str]:
+    """Address of a `vllm serve` of the policy, up and answering."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(policy), "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", *options]
+    environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, env=environment | {"VLLM_SERVER_DEV_MODE": "1"}, stdout=output, stderr=output
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert server.poll() is None, log.read_text()[-4000:]
+            try:
+                urllib.request.urlopen(f"{address}/health")
+                break
+            except OSError:
+                time.sleep(1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(60)

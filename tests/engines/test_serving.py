@@ -1,0 +1,81 @@
+"""Exported checkpoints behind `vllm serve`: the evaluation's answers, and TRL's server mode."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from engines.runs import COMMAND, ENVIRONMENT, logged, make_data, sayo, served, write_recipe
+from transformers import AutoModelForImageTextToText
+
+pytestmark = pytest.mark.slow
+LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
+SIZE = ("--size", "shortest_edge=4096,longest_edge=32768")
+DIFFERENCE = "sampling/sampling_logp_difference/max"
+
+
+@pytest.fixture(scope="module")
+def policy(stand_in):
+    """One that does not say vision tokens by itself, as no trained model does: a server does not ban them."""
+    folder = stand_in("qwen3_vl")
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    keys = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    with torch.no_grad():
+        model.lm_head.weight[[getattr(model.config, key) for key in keys]] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["full", "LoRA"])
+def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
+    """Training with vLLM goes on after a kill; its export answers behind a server what it answers here."""
+    data = make_data(tmp_path, policy, 1, *SIZE)
+    recipe = write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}, max_steps=4)
+    run = tmp_path / "run"
+    command = [sys.executable, str(COMMAND), "train", "--config-name", str(recipe)]
+    with (
+        (tmp_path / "killed.log").open("w") as log,
+        subprocess.Popen(command, env=ENVIRONMENT, stderr=log) as training,
+    ):
+        while not (run / "checkpoint-1").is_dir() and training.poll() is None:
+            time.sleep(0.1)
+        training.kill()
+    output = sayo("train", "--config-name", recipe)
+    assert re.search(r"resuming from \S+checkpoint-[123]", " ".join(output.split()).replace("- ", "-"))
+    assert len(differences := logged(run, DIFFERENCE)) == 4 and max(differences) <= 1e-3
+    sayo("export", run, "--out", tmp_path / "export")
+    asked = ("--data", data, "--split", "train", "--temperature", 0, "--num-samples", 1, "--max-new-tokens", 8)
+    sayo("evaluate", tmp_path / "export", *asked, "--out", tmp_path / "here")
+    with served(tmp_path / "export", tmp_path / "server.log") as address:
+        sayo("evaluate", tmp_path / "export", *asked, "--server", f"{address}/v1", "--out", tmp_path / "there")
+    here, there = (answers(tmp_path / name) for name in ("here", "there"))
+    assert here == there and len(here) == 4
+
+
+def answers(folder):
+    """Question -> answers and the attention that was read for them."""
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    return {line["id"]: line for line in lines}
+
+
+def test_server_mode_sees_the_same_prompts(policy, tmp_path):
+    """With the recipe's limits the prompts agree; without them the run stops and says what the server lacks."""
+    data = make_data(tmp_path, policy, 2, *SIZE)
+    options = ("--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1")
+    told = ("--mm-processor-kwargs", json.dumps({"size": LIMITS}))
+    for limits, status in ((told, 0), ((), 1)):
+        folder = tmp_path / f"status {status}"
+        folder.mkdir()
+        with served(policy, folder / "server.log", *options, *limits) as address:
+            server = {"vllm_mode": "server", "vllm_server_base_url": address, "learning_rate": 0.0}
+            recipe = write_recipe(folder, policy, data, model={"size": LIMITS}, **server)
+            output = sayo("train", "--config-name", recipe, expect=status)
+        if status:
+            assert re.search(
+                r"vLLM server makes \[.*\] visual tokens .* --mm-processor-kwargs", output.replace("\n", " ")
+            )
+        else:
+            assert max(logged(folder / "run", DIFFERENCE)) <= 1e-3
