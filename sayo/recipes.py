@@ -130,9 +130,9 @@ def recipes_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "recipes"
 
 
-def recipe_names() -> list[str]:
-    """Names that `--config-name` accepts."""
-    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+def recipe_names(group: str = "") -> list[str]:
+    """Names that `--config-name` accepts, or the choices of a group such as `model`."""
+    return sorted(path.stem for path in (recipes_dir() / group).glob("*.yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -153,6 +153,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     file = Path(name) if name.endswith((".yaml", ".yml")) else recipes_dir() / f"{name}.yaml"
     if not file.is_file():
         raise RecipeError(f"There is no recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
+    OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)  # for output_dir
     search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:
         with initialize_config_dir(str(file.resolve().parent), version_base="1.3"):
