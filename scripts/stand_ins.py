@@ -1,0 +1,108 @@
+"""Stand-ins of published models: their classes, processor, special tokens, chat template and pixel limits, with tiny
+random weights. What the real checkpoint's folder would refuse or resize, these refuse and resize too.
+
+    python -m scripts.stand_ins qwen3_vl /tmp/qwen3-vl
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+from transformers.utils import is_torchvision_available
+
+from sayo import processors
+
+_ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, dict[str, Any]] = _ENTRIES["families"]
+MODELS: dict[str, str] = {name: entry["family"] for name, entry in _ENTRIES["models"].items()}
+"""Names of recipes/model -> family."""
+
+
+def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
+    """Write model and processor of a family or of a model of recipes/model into `folder`; float32, about a megabyte.
+
+    Without torchvision the processors that also take videos cannot be made: Qwen's are then written as the toy's
+    (`sayo.processors`), and the others are an ImportError.
+    """
+    family = MODELS.get(name, name)
+    entry = FAMILIES[family]
+    tokenizer = make_tokenizer(entry)
+    config = make_config(family, entry, tokenizer)
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not parameter.any():  # Gemma3's projection would let no picture through
+            torch.nn.init.normal_(parameter, std=config.get_text_config().initializer_range)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(**ends, do_sample=True)
+    model.save_pretrained(folder)
+    make_processor(family, entry, tokenizer).save_pretrained(folder)
+    return Path(folder)
+
+
+def make_tokenizer(entry: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """Bytes, and the family's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [entry["pad"], entry["eos"], *filter(None, [entry.get("bos")]), *entry["special"]]
+    if "ROWS" in special:
+        special.remove("ROWS")
+        special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    template = entry["template"]
+    packaged = files("trl") / "chat_templates" / f"{template}.jinja"
+    image = entry["ids"]["image"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=entry["pad"],
+        eos_token=entry["eos"],
+        bos_token=entry.get("bos"),
+        extra_special_tokens=entry.get("named", {}),
+        chat_template=template.replace("IMAGE", image) if " " in template else packaged.read_text(encoding="utf-8"),
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def make_config(family: str, entry: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The family's config: the library's defaults, but for the sizes of the layers and the ids of the tokens."""
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in entry["ids"].items()}
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    tokens["bos_token_id"] = tokenizer.bos_token_id
+    text = {**entry["text"], **tokens, "vocab_size": len(tokenizer)}
+    values = {f"{name}_token_id": value for name, value in ids.items()} | entry.get("more", {}) | tokens
+    values |= {"tie_word_embeddings": False}
+    config = AutoConfig.for_model(family, text_config=text, vision_config=dict(entry["vision"]), **values)
+    config.initializer_range = text["initializer_range"]  # of what lies between decoder and tower
+    config.image_token_id = ids["image"]  # an attribute_map of some families: not every constructor takes it
+    return config
+
+
+def make_processor(family: str, entry: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The family's own processor class, with the family's own image (and video) processor."""
+    backend = "torchvision" if is_torchvision_available() else "pil"
+    image_processor = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[family][backend])(**entry["image_processor"])
+    name, options = PROCESSOR_MAPPING_NAMES[family], dict(entry.get("processor", {}))
+    if backend == "pil" and hasattr(processors, f"Toy{name}"):
+        return getattr(processors, f"Toy{name}")(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+    if backend == "pil" and family in VIDEO_PROCESSOR_MAPPING_NAMES:
+        raise ImportError(f"{name} also takes videos, for which it needs torchvision: pip install '.[vision]'")
+    cls = getattr(transformers, name)
+    if "video_processor" in cls.get_attributes():
+        options["video_processor"] = getattr(transformers, VIDEO_PROCESSOR_MAPPING_NAMES[family]["torchvision"])()
+    return cls(image_processor=image_processor, tokenizer=tokenizer, chat_template=tokenizer.chat_template, **options)
+
+
+if __name__ == "__main__":
+    print(make_stand_in(sys.argv[1], Path(sys.argv[2])))
