@@ -58,14 +58,27 @@ app.command()(synthesize)
 app.add_typer(toy_app, name="toy")
 
 
+_LISTED = {
+    "": "Recipes, for --config-name:",
+    "model": "Models, for model= (toys have their own), --processor and MODEL:",
+    "rewards": "Rewards, for rewards= (toys: rewards=toy/both, ...):",
+    "advantage_shaper": "Advantage shapers, for advantage_shaper=:",
+}
+
+
 @app.command("ls")
 def list_recipes() -> None:
-    """List the recipes that `sayo train --config-name` accepts."""
+    """List the recipes that `sayo train --config-name` accepts, and the choices of their groups."""
     from sayo.recipes import recipe_names, recipes_dir
 
-    for name in recipe_names():
-        first = (recipes_dir() / f"{name}.yaml").read_text().partition("\n")[0].lstrip("# ")
-        typer.echo(f"{name:24} {first}")
+    for group, title in _LISTED.items():
+        typer.echo(title)
+        for name in recipe_names(group):
+            first = (recipes_dir() / group / f"{name}.yaml").read_text().partition("\n")[0]
+            typer.echo(f"  {name:25} {first.removeprefix('name_or_path:').lstrip('# ')}")
+    typer.echo(
+        "For example: sayo train --config-name sayo model=qwen3_vl_4b rewards=both data.path=prepared/gqa --show"
+    )
 
 
 @app.command("cp")

@@ -194,6 +194,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     file = Path(name) if name.endswith((".yaml", ".yml")) else recipes_dir() / f"{name}.yaml"
     if not file.is_file():
         raise RecipeError(f"There is no recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
+    OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)  # for output_dir
     search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:
         with initialize_config_dir(str(file.resolve().parent), version_base="1.3"):

@@ -1,8 +1,8 @@
 """`sayo train` as a script, which a launcher can start.
 
     python scripts/train.py --config-name toy
-    accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py --config-name sayo_qwen3_vl_8b \\
-        data.path=prepared/gqa trainer.output_dir=runs/qwen3
+    accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py --config-name sayo \\
+        model=qwen3_vl_8b data.path=prepared/gqa
 """
 
 import sys

@@ -24,7 +24,7 @@ def preflight(
 ) -> None:
     """Price a recipe: memory of one GPU by item, and time, for every sharding. Loads no weights, needs no GPU.
 
-    [b]sayo preflight --config-name sayo_qwen3_vl_8b --gpus 8 --gpu-memory 80 data.path=prepared/gqa[/]
+    [b]sayo preflight --config-name sayo --gpus 8 --gpu-memory 80 data.path=prepared/gqa[/]
 
     Needs the model's config.json (from the hub, or a local folder). Without prepared data it assumes one image at its
     pixel limit, and says so. Formulas and assumptions: `docs/scale.md` and the docstrings of `sayo.preflight`.

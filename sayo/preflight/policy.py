@@ -23,7 +23,7 @@ class MetaPolicy:
 
     def __init__(self, section: ModelSection, config: Any):
         self.config, self.text, self.vision = config, config.get_text_config(), config.vision_config
-        self.dtype, lora = torch_dtype(section), lora_config(section)
+        self.dtype = torch_dtype(section)
         self.head_dim = getattr(self.text, "head_dim", None) or self.text.hidden_size // self.text.num_attention_heads
         # Flash kernels need not be installed to be priced: they keep what sdpa keeps.
         kernel = "eager" if section.attn_implementation == "eager" else "sdpa"
@@ -31,6 +31,7 @@ class MetaPolicy:
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in an old way
             model = AutoModelForImageTextToText.from_config(config, dtype=self.dtype, attn_implementation=kernel)
             self.base = freeze_vision(model.train()) if section.freeze_vision else model.train()
+            lora = lora_config(section, model)
             self.model = get_peft_model(model, lora, low_cpu_mem_usage=True) if lora is not None else model
         self.decoder, self.tower = model.model.language_model, getattr(model.model, "visual", None)
         self.mergers = 1 + len(getattr(self.vision, "deepstack_visual_indexes", None) or ())

@@ -50,7 +50,7 @@ def _recipe(tuning: str, **trainer: int) -> Recipe:
     keys = {**trainer, "max_completion_length": COMPLETION}
     lora = ["model.lora=null"] if tuning == "full" else []
     overrides = [f"data.path='{NO_DATA}'", *lora, *(f"trainer.{key}={keys[key]}" for key in keys)]
-    return load_recipe("sayo_qwen3_vl_8b", overrides)
+    return load_recipe("sayo", overrides)
 
 
 def page() -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 from sayo.answers.extract import completion_text, tagged_answer
 
+_THINK = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
+
 
 def format_reward(
     completions: list,
@@ -13,6 +15,7 @@ def format_reward(
     max_tokens: int | None = 100,
     outside: float = 0.6,
     require_reasoning: bool = False,
+    think: bool = False,
     **kwargs: Any,
 ) -> list[float]:
     """1 for a well-formed answer, less if the response is shorter or longer than the window.
@@ -27,6 +30,8 @@ def format_reward(
         min_tokens, max_tokens: the window, inclusive; None for no bound.
         outside: factor at the window's edge.
         require_reasoning: score 0 unless a word precedes the answer.
+        think: score 0 unless the whole response is `<think>...</think>`, white space or nothing, and the answer in its
+            tags (AVAR, arXiv 2603.03825).
 
     Raises:
         ValueError: a window without `completion_ids`.
@@ -36,13 +41,15 @@ def format_reward(
             raise ValueError("the length window counts tokens: pass completion_ids, or set min_tokens=max_tokens=None")
         completion_ids = [[]] * len(completions)
     return [
-        _well_formed(completion_text(completion), require_reasoning)
+        _well_formed(completion_text(completion), require_reasoning, think)
         * _length_factor(len(ids), min_tokens, max_tokens, outside)
         for completion, ids in zip(completions, completion_ids, strict=True)
     ]
 
 
-def _well_formed(text: str, require_reasoning: bool) -> float:
+def _well_formed(text: str, require_reasoning: bool, think: bool) -> float:
+    if think and not _THINK.fullmatch(text):
+        return 0.0
     answer = tagged_answer(text)
     answered = answer.tags == 2 and bool((answer.content or "").strip())
     return float(answered and (not require_reasoning or re.search(r"\w", text[: answer.start]) is not None))

@@ -23,7 +23,7 @@ def train(
 
     On one device:      [b]sayo train --config-name toy[/]
     On several:         [b]accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py
-                        --config-name sayo_qwen3_vl_8b data.path=prepared/gqa[/]
+                        --config-name sayo data.path=prepared/gqa[/]
 
     Run the same command again after a crash: it resumes from the newest complete checkpoint of trainer.output_dir.
 

@@ -102,13 +102,14 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
     args = setup.trainer_config_class(recipe)(**recipe.trainer)
     launch.check_processes(args)
     data = recipe.data if max_samples is None else recipe.data.model_copy(update={"max_samples": max_samples})
+    policy = setup.load_policy(recipe.model)
     shared = {
         "args": args,
-        "model": setup.load_policy(recipe.model),
+        "model": policy,
         "processing_class": setup.load_processor(recipe.model),
         "train_dataset": setup.load_data(data, data.split),
         "eval_dataset": setup.load_data(data, data.eval_split) if data.eval_split else None,
-        "peft_config": setup.lora_config(recipe.model),
+        "peft_config": setup.lora_config(recipe.model, policy),
     }
     if not recipe.rewards:
         return AnchoredSFTTrainer(**shared)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,11 @@ def torch_dtype(section: ModelSection) -> torch.dtype:
 
 
 def freeze_vision(policy: PreTrainedModel) -> PreTrainedModel:
-    for name, parameter in policy.named_parameters():
-        if any(part in name for part in ("visual", "vision_tower", "multi_modal_projector")):
+    """Freeze all but the language model: families name their towers, projectors and separators differently."""
+    kept = [part for part in (policy.get_decoder(), policy.get_output_embeddings()) if part is not None]
+    language = {id(parameter) for part in kept for parameter in part.parameters()}
+    for parameter in policy.parameters():
+        if id(parameter) not in language:
             parameter.requires_grad_(False)
     return policy
 
@@ -105,8 +109,16 @@ def with_plain_key_names(trainer: Any) -> Any:
     return trainer
 
 
-def lora_config(section: ModelSection) -> LoraConfig | None:
-    return None if section.lora is None else LoraConfig(task_type="CAUSAL_LM", **section.lora)
+def lora_config(section: ModelSection, policy: PreTrainedModel) -> LoraConfig | None:
+    """peft's config of the recipe's `lora`; with `freeze_vision`, adapters stay in the language model."""
+    if section.lora is None:
+        return None
+    settings = dict(section.lora)
+    if section.freeze_vision:
+        kept = (policy.get_decoder(), policy.get_output_embeddings())
+        names = [re.escape(name) for name, module in policy.named_modules() if any(module is part for part in kept)]
+        settings.setdefault("exclude_modules", rf"(?!({'|'.join(names)})(\.|$)).*")
+    return LoraConfig(task_type="CAUSAL_LM", **settings)
 
 
 def load_data(section: DataSection, split: str) -> Dataset:

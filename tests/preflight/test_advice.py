@@ -26,7 +26,7 @@ def test_every_change_can_be_typed(setting):
         if "sharding" in change:
             assert words[0] == "--config_file" and (recipes_dir().parent / words[1]).is_file()
             continue
-        recipe = load_recipe("sayo_qwen3_vl_8b", ["data.path=none/yet", *words])
+        recipe = load_recipe("sayo", ["data.path=none/yet", *words])
         for key, value in change.items():
             section, _, name = key.partition(".")
             assert {**recipe.trainer, **vars(recipe.model)}[name] == value, section

@@ -42,6 +42,23 @@ def test_reasoning_on_request(text, expected):
     assert format_reward([text], [[7] * 80], require_reasoning=True) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>I look.\n</think>\n<answer>red</answer>", 1.0),
+        ("<think></think><answer>\nred\n</answer>", 1.0),
+        (GOOD, 0.0),
+        ("So: <think>I look.</think><answer>red</answer>", 0.0),
+        ("<think>I look.</think> so <answer>red</answer>", 0.0),
+        ("<think>I look.</think><answer>red</answer>\n", 0.0),
+        ("<think>I look.</think><answer> </answer>", 0.0),
+        ("<think><answer>red</answer></think><answer>red</answer>", 0.0),
+    ],
+)
+def test_think_and_answer_must_be_the_whole_response(text, expected):
+    assert format_reward([text], min_tokens=None, max_tokens=None, think=True) == [expected]
+
+
 def test_a_window_needs_token_ids():
     with pytest.raises(ValueError, match="completion_ids"):
         format_reward([GOOD])

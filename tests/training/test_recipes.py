@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
+from peft import get_peft_model
+from tiny_models import VISION_MODELS, build
 from toy_runs import recipe_values, write_recipe
 
-from sayo.recipes import DataSection, RecipeError, load_recipe, parse_recipe, recipe_names, recipes_dir
+from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe, parse_recipe, recipe_names, recipes_dir
 from sayo.toyworld.cold_start import write_cold_start
-from sayo.training.setup import check_recipe, load_data, trainer_config_class
+from sayo.training.setup import (
+    bound_function,
+    check_recipe,
+    freeze_vision,
+    load_data,
+    lora_config,
+    trainer_config_class,
+)
 
 RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
 REWARDS = sorted(
@@ -33,7 +42,7 @@ def test_recipe_is_valid(path):
 
 
 @pytest.mark.parametrize("rewards", REWARDS)
-@pytest.mark.parametrize("name", ["toy", "sayo_qwen3_vl_8b"])
+@pytest.mark.parametrize("name", ["toy", "sayo"])
 def test_recipe_takes_every_choice_of_rewards(name, rewards):
     recipe = load_recipe(name, [DATA, f"rewards={rewards}"])
     check_recipe(recipe)
@@ -41,6 +50,42 @@ def test_recipe_takes_every_choice_of_rewards(name, rewards):
     named = {"both": {"accuracy", "attention"}, "gated": {"accuracy", "attention"}, "attention": {"attention"}}
     expected = named.get(variant, {"accuracy", variant})
     assert set(recipe.rewards) - {"format"} == expected
+
+
+@pytest.mark.parametrize("name", ["sayo", "look_back", "avar", "avar_sft"])
+def test_recipe_takes_every_model_each_in_a_folder_of_its_own(name):
+    models = recipe_names("model")
+    recipes = [load_recipe(name, [DATA, f"model={model}"]) for model in models]
+    assert len({recipe.model.name_or_path for recipe in recipes}) == len(models) >= 10
+    assert len({recipe.trainer["output_dir"] for recipe in recipes}) == len(models)
+    own = load_recipe(name, [DATA, "model.name_or_path=my/own-model/"])
+    assert own.trainer["output_dir"] == f"runs/{name}_own-model"
+
+
+def test_avar_is_paid_for_what_was_published():
+    recipe = load_recipe("avar", [DATA])
+    weights = {name: section.weight for name, section in recipe.rewards.items()}
+    assert weights == {"accuracy": 1.0, "visual_share": 0.3, "format": 0.1}
+    format_reward = bound_function(recipe.rewards["format"], "rewards.format")
+    assert format_reward(["<think>a\nb</think>\n<answer>c</answer>", "a <answer>c</answer>"]) == [1.0, 0.0]
+    values = [recipe.trainer[key] for key in ("learning_rate", "beta", "num_generations", "max_completion_length")]
+    assert values == [1e-6, 0.0, 8, 2048]
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": "all-linear"}], ids=["full", "lora"])
+@pytest.mark.parametrize("family", VISION_MODELS)
+def test_frozen_vision_leaves_the_language_model_only(family, lora):
+    section = ModelSection(name_or_path="tiny", freeze_vision=True, lora=lora)
+    policy = freeze_vision(build(family))
+    if lora:
+        policy = get_peft_model(policy, lora_config(section, policy))
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    language = (".language_model.", ".text_model.", "lm_head.")
+    assert trained and all(any(part in f".{name}" for part in language) for name in trained)
+    layers = [
+        name for name, _ in policy.named_parameters() if ".layers." in name and any(p in name for p in language[:2])
+    ]
+    assert lora or set(layers) <= trained
 
 
 @pytest.mark.parametrize("shaper", SHAPERS)
@@ -88,7 +133,7 @@ def test_a_section_or_a_value_that_is_missing_is_named_with_what_to_add():
     with pytest.raises(
         RecipeError, match=r"needs `data.path`: write it into the recipe, or add data.path=\.\.\. to the"
     ):
-        load_recipe("sayo_qwen3_vl_8b")
+        load_recipe("sayo")
     with pytest.raises(RecipeError, match=r"There is no recipe 'toyy'. Did you mean `toy`\?"):
         load_recipe("toyy")
 

@@ -1,0 +1,264 @@
+"""Rehearse what users do: every published recipe and every documented command, with stand-ins of the published models.
+
+    python -m scripts.rehearse                       # all parts
+    python -m scripts.rehearse --quick               # the recipe `sayo` alone
+    python -m scripts.rehearse --only docs smolvlm_256m --check
+
+A part is a published recipe (the commands of its head, with dry run, preflight, export, evaluation and look around the
+launch), another model of recipes/model with the recipe `sayo`, or `docs` (the commands of README.md and docs/*.md, in
+their order). The stand-ins lie in a hub cache under the published names, so the commands run as they are written; only
+steps, device and sizes are changed. A launch is two ranks on this CPU, killed after its first checkpoint and resumed.
+"""
+
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.harness import ROOT, collect, finish, options_of
+
+STARTS = ("sayo ", "accelerate launch ", "python scripts/", "python -m ")
+CANNOT = {  # what stands in a command -> why it is not run here
+    "gqa|coco|": "a synopsis of commands",
+    "sayo synthesize": "asks a server of large models; tests/synthesize asks a stub",
+    "--server ": "asks a server; tests/evaluation/test_server.py starts one",
+    "results/bench/": "compares results of lmms-eval, which has an environment of its own",
+    "use_vllm=": "needs vLLM",
+    "--num_machines": "needs two machines; tests/distributed/test_machines.py starts two launchers",
+    "python -m benchmarks.": "measures for minutes to hours",
+    "python -m sayo.preflight.scale": "writes the page itself; tests/preflight/test_scale.py compares it",
+}
+FILES = "--questions train_balanced_questions.json --scene-graphs train_sceneGraphs.json --images images/"
+GRPO = ["num_generations=4", "max_completion_length=8"]
+TRAINING = ["use_cpu=true", "bf16=false", "max_steps=2", "save_steps=1", "per_device_train_batch_size=2"]
+TRAINING += ["gradient_accumulation_steps=2"]
+SIZES = {  # of a subcommand; the last value of an option counts
+    "evaluate": ["--limit", "4", "--num-samples", "2", "--max-new-tokens", "8"],
+    "look": ["--max-new-tokens", "8"],
+    "figures": ["--num-questions", "2", "--max-new-tokens", "8"],
+    "trend": ["--limit", "2", "--max-new-tokens", "8"],
+}
+PUBLISHED = ("sayo", "look_back", "avar_sft", "avar")
+DEFAULTS = ("qwen3_vl_8b", "qwen3_vl_4b", "qwen2_5_vl_7b")  # models that need no part of their own
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands in the code blocks of a page (fenced or indented by four), continuation lines joined."""
+    found, fenced = [], False
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        fenced ^= line.startswith("```")
+        command = re.sub(r"^\s*(?:[A-Z_]+=\S+ +)*", "", line)
+        if command.startswith(STARTS) and (fenced or line.startswith("    ")):
+            found.append(command)
+    return found
+
+
+def head_of(recipe: str) -> list[str]:
+    """The commands in the comment at the head of a recipe."""
+    text = (ROOT / f"recipes/{recipe}.yaml").read_text(encoding="utf-8")
+    return commands_of(re.sub(r"^# ( +)", r"  \1", text, flags=re.MULTILINE))
+
+
+def parts() -> dict[str, list[tuple[str, str]]]:
+    """Part -> (where it is written, command), in the order of the rehearsal."""
+    from sayo.recipes import recipe_names
+
+    made = {name: [(f"{name}.yaml", command) for command in head_of(name)] for name in PUBLISHED}
+    for model in (name for name in recipe_names("model") if name not in DEFAULTS):
+        own = [command.replace("qwen3_vl_8b", model).replace("prepared/gqa", model) for command in head_of("sayo")]
+        made[model] = [("sayo.yaml", command) for command in own]
+    pages = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs").glob("*.md"))]
+    made["docs"] = [(page.name, command) for page in dict.fromkeys(pages) for command in commands_of(page.read_text())]
+    return made
+
+
+def why_not(command: str) -> str | None:
+    """Why a command cannot be run here; None if it can."""
+    return next((reason for words, reason in CANNOT.items() if words in command), None)
+
+
+def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Run the commands of a part, each once, and a recipe's launch with the rest of its road."""
+    data, done = "prepared/gqa", set()
+    try:
+        for model in {*DEFAULTS, *({part} - {*PUBLISHED, "docs"})}:
+            stand_in(model)
+    except ImportError as error:
+        yield {"part": part, "written_in": "", "command": "", "seconds": 0.0, "result": f"not run: {error}"}
+        return
+    shutil.copytree("../start", f"../{part}", symlinks=True)
+    os.chdir(f"../{part}")
+    for where, command in written:
+        row = {"part": part, "written_in": where, "command": command, "seconds": 0.0}
+        if reason := why_not(command):
+            yield {**row, "result": f"not run: {reason}"}
+            continue
+        words = shlex.split(command.replace(" ... ", f" {FILES} "), comments=True)
+        if words[:2] == ["sayo", "prepare"]:
+            data = words[words.index("--out") + 1]
+        for step in road_of(words, data) if part != "docs" and words[0] == "accelerate" else [words]:
+            if shlex.join(step) not in done:
+                done.add(shlex.join(step))
+                yield {**row, "command": shlex.join(step), **run(step)}
+
+
+def road_of(launch: list[str], data: str) -> list[list[str]]:
+    """The launch of a recipe between the steps that the quickstart puts around it."""
+    recipe, folder = launch[launch.index("--config-name") :], Path(recipe_of(launch).trainer["output_dir"])
+    model, results = f"models/{folder.name}", f"results/{folder.name}"
+    return [
+        ["sayo", "train", *recipe, "--dry-run"],
+        ["sayo", "preflight", *recipe],
+        launch,
+        ["sayo", "export", str(folder), "--out", model],
+        ["sayo", "evaluate", model, "--data", data, "--split", "train", "--out", results],
+        ["sayo", "look", model, "picture.jpg", "What is this?", "--box", "8,8,40,40", "--out", f"{results}.html"],
+    ]
+
+
+def recipe_of(words: list[str]) -> Any:
+    """The resolved recipe that a command names."""
+    from sayo.recipes import load_recipe
+
+    at = words.index("--config-name") + 1
+    return load_recipe(words[at], [word for word in words[at + 1 :] if "=" in word])
+
+
+def run(words: list[str]) -> dict[str, Any]:
+    """Run a command on this CPU, with few and small steps: its seconds, and `ran` or what went wrong."""
+    print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
+    start, log = time.monotonic(), Path("log.txt")
+    small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SIZES.get(words[1], [])
+    if words[1] in ("train", "launch", "scripts/train.py") and "--show" not in words:
+        recipe = recipe_of(words)
+        small += [f"trainer.{size}" for size in (*TRAINING, *(GRPO if recipe.rewards else ()))]
+    if words[0] == "accelerate":
+        small[2:2] = ["--num_processes", "2", "--main_process_port", "0"]
+        problem = killed_and_resumed(small, Path(recipe.trainer["output_dir"]), log)
+    else:
+        status = in_fork(small, log) if words[0] == "sayo" else in_process([sys.executable, *small[1:]], log)
+        problem = f"exit status {status}" if status else ""
+    if problem:
+        print(log.read_text(encoding="utf-8", errors="replace")[-3000:], file=sys.stderr, flush=True)
+    return {"seconds": round(time.monotonic() - start, 1), "result": f"FAILED: {problem}" if problem else "ran"}
+
+
+def killed_and_resumed(words: list[str], folder: Path, log: Path) -> str:
+    """Launch, kill after the first checkpoint, launch again: what went wrong, or an empty text."""
+    from sayo.training.checkpoints import checkpoints, is_complete
+
+    deadline = time.monotonic() + 300
+    with log.open("w") as file:
+        launcher = subprocess.Popen(words, stdout=file, stderr=file)
+    while launcher.poll() is None and time.monotonic() < deadline and not any(map(is_complete, checkpoints(folder))):
+        time.sleep(0.05)
+    launcher.kill()  # its ranks end with it
+    if launcher.wait() != -9:
+        return f"ended with status {launcher.returncode} before it could be killed"
+    marks = [path / "COMPLETE" for path in checkpoints(folder) if is_complete(path)]
+    before = [mark.stat().st_mtime_ns for mark in marks]
+    if status := in_process(words, log):
+        return f"exit status {status} when it was started again"
+    if not before or [mark.stat().st_mtime_ns for mark in marks] != before:
+        return "had no checkpoint, or began anew instead of resuming from it"
+    return "" if is_complete(folder / "checkpoint-2") else "did not reach its last step"
+
+
+def in_process(words: list[str], log: Path) -> int:
+    with log.open("w") as file:
+        return subprocess.run(words, stdout=file, stderr=file, check=False).returncode
+
+
+def in_fork(words: list[str], log: Path) -> int | None:
+    """A `sayo` command in a fork of this process, which need not import everything again."""
+    child = multiprocessing.get_context("fork").Process(target=_sayo, args=(words[1:], log))
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def _sayo(words: list[str], log: Path) -> None:
+    from sayo.cli import app
+
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        app(words)
+
+
+def stand_in(model: str) -> Path:
+    """The stand-in of a model of recipes/model in the hub cache, made if it is not there; ImportError: see there."""
+    from sayo.recipes import load_recipe
+    from scripts.stand_ins import make_stand_in
+
+    hub_id = load_recipe("sayo", [f"model={model}", "data.path=none"]).model.name_or_path
+    cache = Path(os.environ["HF_HUB_CACHE"], f"models--{hub_id.replace('/', '--')}")
+    snapshot = cache / "snapshots" / ("0" * 40)
+    if not snapshot.is_dir():
+        make_stand_in(model, snapshot)
+        (cache / "refs").mkdir()
+        (cache / "refs/main").write_text(snapshot.name)
+    return snapshot
+
+
+def furnish() -> None:
+    """Make what the commands take for granted: recipes, GQA's files, pictures, a policy to start RL from, the toys."""
+    world, gqa = "world", "sayo prepare gqa --images images --processor runs/demo/cold_start --questions"
+    for link, target in {
+        "scripts": ROOT / "scripts",
+        "recipes": ROOT / "recipes",
+        "images": f"{world}/images",
+    }.items():
+        Path(link).symlink_to(target)
+    for split in ("train", "val"):
+        Path(f"{split}_balanced_questions.json").symlink_to(f"{world}/{split}_questions.json")
+        Path(f"{split}_sceneGraphs.json").symlink_to(f"{world}/{split}_sceneGraphs.json")
+    for command in (
+        f"sayo toy world --out {world} --num-images 60",
+        "sayo toy policy --out runs/demo/cold_start",
+        f"{gqa} train_balanced_questions.json --scene-graphs train_sceneGraphs.json --out runs/demo/prepared",
+        f"{gqa} val_balanced_questions.json --scene-graphs val_sceneGraphs.json --out data/refocus",
+        f"sayo toy cold-start --world {world} --num-rows 32 --out prepared/anchors/data/train-00000-of-00001.parquet",
+    ):
+        if status := in_fork(shlex.split(command), Path("log.txt")):
+            sys.exit(f"{command}: exit status {status}\n{Path('log.txt').read_text()}")
+    Path("data/gqa").symlink_to(Path("runs/demo/prepared").resolve())
+    Image.open(next(Path("images").iterdir())).resize((320, 240)).save("picture.jpg")
+    Path("my-sft-model").symlink_to(stand_in("qwen2_5_vl_7b"))
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--only", nargs="+", metavar="PART", help="some of the parts")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/rehearsal", help="to work in; must not exist")
+    options = parser.parse_args()
+    folder, options.out = options.folder.resolve(), options.out and options.out.resolve()
+    os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    import sayo.evaluation.local
+    import sayo.export.package
+    import sayo.preflight.estimate
+    import sayo.training.run
+    import sayo.viz.report  # noqa: F401 (what the forks share)
+
+    (folder / "start").mkdir(parents=True)
+    os.chdir(folder / "start")
+    furnish()
+    chosen = options.only or (["sayo"] if options.quick else list(parts()))
+    rows = collect(options, (row for part in chosen for row in walk(part, parts()[part])))
+    missed = [f"{row['written_in']}: {row['command']}" for row in rows if row["result"].startswith("FAILED")]
+    finish(options, "rehearsal", rows, missed)
+
+
+if __name__ == "__main__":
+    main()
