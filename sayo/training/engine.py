@@ -2,7 +2,8 @@
 
 TRL 1.16 hands a colocated engine token ids whose image placeholders are expanded, together with the images, and vLLM
 expands them again (TRL issue 6294); and it builds the engine with the pixel limits saved with the model, not with the
-recipe's. Neither is an error there: the run goes on and learns from completions to other prompts.
+recipe's. And after each step it forgets vLLM's cached prefixes, but not the visual features of images that were seen
+with the old weights. None of this is an error there: the run goes on and learns from completions to other prompts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,11 +40,19 @@ class SamePrompts(vllm_generation.VLLMGeneration):
 
     def _init_vllm(self):
         self.unexpanded = {}
+        if self.mode != "colocate" or not is_vllm_available():
+            return super()._init_vllm()
         size = changed_size(self.processing_class, self.model.name_or_path)
-        if self.mode != "colocate" or size is None or not is_vllm_available():
+        settings = {} if size is None else {"mm_processor_kwargs": {"size": size}}
+        with _replaced(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
             return super()._init_vllm()
-        with _replaced(vllm_generation, "LLM", partial(vllm_generation.LLM, mm_processor_kwargs={"size": size})):
-            return super()._init_vllm()
+
+    def sync_weights(self):
+        super().sync_weights()
+        if self.mode == "colocate":
+            self.llm.llm_engine.reset_encoder_cache()
+        elif self.accelerator.is_main_process:
+            self.vllm_client.session.post(f"{self.vllm_client.base_url}/reset_encoder_cache").raise_for_status()
 
     def generate(self, prompts, images, num_generations, profiler=None):
         if self.mode == "colocate" and images is not None:

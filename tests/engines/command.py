@@ -35,6 +35,8 @@ def adapt_to_cpu() -> None:
 
 
 def take_away(fix: str) -> None:
+    from trl.generation import vllm_generation
+
     from sayo.training import engine, grpo
 
     if fix == "unexpanded prompts":
@@ -43,6 +45,8 @@ def take_away(fix: str) -> None:
         engine.changed_size = lambda processor, model: None
     elif fix == "ban in scoring":
         grpo.ban_tokens = lambda model, ids: None
+    elif fix == "forgotten features":
+        engine.SamePrompts.sync_weights = vllm_generation.VLLMGeneration.sync_weights
 
 
 if __name__ == "__main__":

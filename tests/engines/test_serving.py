@@ -79,3 +79,5 @@ def test_server_mode_sees_the_same_prompts(policy, tmp_path):
             )
         else:
             assert max(logged(folder / "run", DIFFERENCE)) <= 1e-3
+            log = (folder / "server.log").read_text()
+            assert log.count('"POST /reset_encoder_cache HTTP/1.1" 200') == 3

@@ -35,6 +35,7 @@ EXTENDED = {
     },
     SamePrompts: {
         "_init_vllm": "",
+        "sync_weights": "",
         "generate": "prompts images num_generations profiler",
         "_place_features": "features prompt_ids",
     },
