@@ -34,7 +34,7 @@ class _WithBan:
         weight, own = self.weight, self._parameters["bias"]
         made = self.made_ban
         if made is None or made.device != weight.device or made.dtype != weight.dtype:
-            made = weight.new_zeros(self.out_features)
+            made = torch.zeros(self.out_features, dtype=weight.dtype, device=weight.device)
             made[self.banned_ids] = BAN
             self.made_ban = made
         if isinstance(weight, DTensor):  # FSDP2 outside of its own forward

@@ -32,15 +32,15 @@ def sayo(*words: Any, without: str | None = None, expect: int = 0) -> str:
     return output
 
 
-def make_data(folder: Path, policy: Path, num_images: int, *options: str) -> Path:
-    """Four questions with boxes, about one or several pictures of `SIZES` each, mapped for the policy's processor."""
-    (folder / "images").mkdir(parents=True)
+def make_data(folder: Path, policy: Path, *options: str) -> Path:
+    """Four questions with boxes, about one or two pictures of `SIZES` each, mapped for the policy's processor."""
+    (folder / "images").mkdir()
     random, lines = np.random.default_rng(0), []
     for index, (width, height) in enumerate(SIZES):
         pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"images/{index}.png")
     for index, (width, height) in enumerate(SIZES):
-        images = [f"{(index + other) % len(SIZES)}.png" for other in range(num_images)]
+        images = [f"{(index + other) % len(SIZES)}.png" for other in range(1 + index % 2)]
         box = [0, 0, width // 2, height // 2]
         lines.append({"images": images, "question": f"What is it? {index}", "answer": "a", "regions": [{"box": box}]})
     (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

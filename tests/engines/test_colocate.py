@@ -9,30 +9,27 @@ pytestmark = pytest.mark.slow
 
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
-OTHER_LIMITS = ("--size", "shortest_edge=4096,longest_edge=32768")
-FAMILIES = (
-    "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "idefics3", "llava", "llava_onevision", "gemma3", "mistral3"
-)  # fmt: skip
+SIZE = ("--size", "shortest_edge=4096,longest_edge=32768")
+FAMILIES = ("qwen2_5_vl", "internvl", "smolvlm", "idefics3", "gemma3")
+"""Beside Qwen3-VL, below. vLLM 0.30 cannot import its LLaVA and Mistral models with transformers 5.23."""
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_agrees(stand_in, tmp_path, family):
     """One and two pictures a prompt, of awkward sizes; after the first step the engine has new weights."""
-    policy = stand_in(family)
-    for num_images in (1, 2):
-        folder = tmp_path / str(num_images)
-        data = make_data(folder, policy, num_images)
-        sayo("train", "--config-name", write_recipe(folder, policy, data))
-        assert len(differences := logged(folder / "run", DIFFERENCE)) == 3
-        assert max(differences) <= 1e-3
+    limits = (LIMITS, SIZE) if family == "qwen2_5_vl" else (None, ())
+    data = make_data(tmp_path, stand_in(family), *limits[1])
+    sayo("train", "--config-name", write_recipe(tmp_path, stand_in(family), data, model={"size": limits[0]}))
+    assert len(differences := logged(tmp_path / "run", DIFFERENCE)) == 3
+    assert max(differences) <= 1e-3
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "LoRA"])
 def test_limits_of_the_recipe(stand_in, tmp_path, lora):
     """Pixel limits unlike those saved with the model: pictures above the largest and below the smallest size."""
     policy = stand_in("qwen3_vl")
-    data = make_data(tmp_path, policy, 1, *OTHER_LIMITS)
+    data = make_data(tmp_path, policy, *SIZE)
     sayo("train", "--config-name", write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}))
     assert max(logged(tmp_path / "run", DIFFERENCE)) <= 1e-3
 
@@ -48,7 +45,7 @@ def test_limits_of_the_recipe(stand_in, tmp_path, lora):
 )
 def test_a_fault_stops_the_run(stand_in, tmp_path, without, stopped_by):
     policy = stand_in("qwen3_vl")
-    data = make_data(tmp_path, policy, 1, *OTHER_LIMITS)
+    data = make_data(tmp_path, policy, *SIZE)
     recipe = write_recipe(tmp_path, policy, data, model={"size": LIMITS}, max_sampling_difference=1e-3)
     output = sayo("train", "--config-name", recipe, without=without, expect=1)
     assert re.search(stopped_by, " ".join(output.split()))

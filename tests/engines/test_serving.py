@@ -32,7 +32,7 @@ def policy(stand_in):
 @pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["full", "LoRA"])
 def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
     """Training with vLLM goes on after a kill; its export answers behind a server what it answers here."""
-    data = make_data(tmp_path, policy, 1, *SIZE)
+    data = make_data(tmp_path, policy, *SIZE)
     recipe = write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}, max_steps=4)
     run = tmp_path / "run"
     command = [sys.executable, str(COMMAND), "train", "--config-name", str(recipe)]
@@ -63,7 +63,7 @@ def answers(folder):
 
 def test_server_mode_sees_the_same_prompts(policy, tmp_path):
     """With the recipe's limits the prompts agree; without them the run stops and says what the server lacks."""
-    data = make_data(tmp_path, policy, 2, *SIZE)
+    data = make_data(tmp_path, policy, *SIZE)
     options = ("--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1")
     told = ("--mm-processor-kwargs", json.dumps({"size": LIMITS}))
     for limits, status in ((told, 0), ((), 1)):
