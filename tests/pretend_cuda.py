@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import TrainingArguments
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 _INDEXES = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")
@@ -67,7 +68,7 @@ def pretend_cuda() -> Iterator[None]:
         stack.enter_context(mock.patch.multiple(Tensor, create=True, **properties))
         names = {"_lazy_init": lambda: None, "get_device_name": lambda *_: "pretended"}
         stack.enter_context(mock.patch.multiple(torch.cuda, **names))
-        for state in (PartialState, AcceleratorState):  # where trainers look for their device
+        for state in (PartialState, AcceleratorState, TrainingArguments):  # where trainers look for their device
             always = property(lambda state: CUDA, lambda state, device: None)
             stack.enter_context(mock.patch.object(state, "device", always, create=True))
         stack.enter_context(_Operations(calls))
