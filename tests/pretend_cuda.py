@@ -68,9 +68,11 @@ def pretend_cuda() -> Iterator[None]:
         stack.enter_context(mock.patch.multiple(Tensor, create=True, **properties))
         names = {"_lazy_init": lambda: None, "get_device_name": lambda *_: "pretended"}
         stack.enter_context(mock.patch.multiple(torch.cuda, **names))
-        for state in (PartialState, AcceleratorState, TrainingArguments):  # where trainers look for their device
+        for state in (PartialState, AcceleratorState):  # where trainers look for their device
             always = property(lambda state: CUDA, lambda state, device: None)
             stack.enter_context(mock.patch.object(state, "device", always, create=True))
+        of_arguments = property(lambda arguments: arguments._setup_devices and CUDA)
+        stack.enter_context(mock.patch.object(TrainingArguments, "device", of_arguments))
         stack.enter_context(_Operations(calls))
         stack.enter_context(calls)
         yield

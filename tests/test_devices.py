@@ -34,7 +34,7 @@ MISTAKES = {
 
 def _once(x, calls=[]):  # noqa: B006
     calls.append(x)
-    return x * torch.arange(4.0, device=x.device if len(calls) == 1 else "cpu").exp()
+    return (x * torch.arange(4.0, device=x.device if len(calls) == 1 else "cpu")).exp()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
