@@ -46,6 +46,12 @@ def pretend_cuda() -> Iterator[None]:
             return tensor
         return _mark(tensor.clone(), device.type == "cuda")
 
+    run = torch.autograd._engine_run_backward
+
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        with calls:  # torch leaves the mode for `backward`, but checkpointed layers run again in there
+            return run(*args, **kwargs)
+
     def on_cpu(read: Any) -> Any:
         def checked(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
             if on_cuda(tensor):
@@ -68,6 +74,7 @@ def pretend_cuda() -> Iterator[None]:
         stack.enter_context(mock.patch.multiple(Tensor, create=True, **properties))
         names = {"_lazy_init": lambda: None, "get_device_name": lambda *_: "pretended"}
         stack.enter_context(mock.patch.multiple(torch.cuda, **names))
+        stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", run_backward))
         for state in (PartialState, AcceleratorState):  # where trainers look for their device
             always = property(lambda state: CUDA, lambda state, device: None)
             stack.enter_context(mock.patch.object(state, "device", always, create=True))

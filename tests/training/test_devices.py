@@ -11,9 +11,7 @@ from sayo.training.advantages import causal_credit, perceptual_anchors, token_pe
 
 CASES = {
     "plain": {},
-    "causal credit, gates": {
-        "advantage_shaper": partial(causal_credit, reward="region_attention_reward"),
-    },
+    "causal credit": {"advantage_shaper": partial(causal_credit, reward="region_attention_reward")},
     "VPPO": {"advantage_shaper": token_perception},
     "AT-RL": {"advantage_shaper": partial(perceptual_anchors, min_tokens=2)},
     "objective": {"objective_weight": 1.0, "gradient_checkpointing": True, "attention_layers": "all"},
@@ -24,7 +22,8 @@ CASES = {
 def test_grpo(make_trainer, case):
     def trained():
         rewards = [region_attention_reward, format_reward]
-        trainer = make_trainer(rewards, max_steps=1, **CASES[case])
+        # Adam's first step has the size of the learning rate even where a gradient is rounding noise
+        trainer = make_trainer(rewards, max_steps=1, optim="sgd", learning_rate=0.1, **CASES[case])
         trainer.train()
         return dict(trainer.model.named_parameters())
 
@@ -32,5 +31,5 @@ def test_grpo(make_trainer, case):
     with pretend_cuda():
         found = trained()
         assert all(map(on_cuda, found.values()))
-    for name, weights in found.items():
-        assert torch.allclose(weights, expected[name], atol=1e-5), name
+    gaps = {name: (weights - expected[name]).abs().max().item() for name, weights in found.items()}
+    assert max(gaps.values()) <= 1e-5, sorted(gaps.items(), key=lambda gap: -gap[1])[:5]
