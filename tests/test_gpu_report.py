@@ -21,7 +21,7 @@ def test_every_part_runs_once(tmp_path):
     report = json.loads(out.read_text())
     rows = report["rows"]
     assert {row["part"] for row in rows} == PARTS_OF_QUICK
-    assert not [row for row in rows if row.get("status", NOT_INSTALLED) != NOT_INSTALLED]
+    assert not [row for row in rows if row.get("status", "").startswith("failed")]
     kernels = [row["case"] for row in rows if row["part"] == "kernels"]
     assert all(any(case.startswith(kernel) for case in kernels) for kernel in KERNELS), "none is left out silently"
     assert not [row for row in rows if row["part"] == "kernels" and is_missed(row)]
