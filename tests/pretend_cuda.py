@@ -119,7 +119,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, before = dict(kwargs or {}), (self.explicit, self.inside)
         self.explicit = None
-        if (device := kwargs.get("device")) is not None:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type != "meta":  # which loading a checkpoint needs
             self.explicit, kwargs["device"] = torch.device(device).type == "cuda", CPU
         self.inside = self.explicit or any(map(on_cuda, _tensors((args, kwargs))))
         try:
@@ -141,7 +142,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, given = dict(kwargs or {}), _tensors((args, kwargs))
         cuda = _common_device(func, args, kwargs, given) if given else self.calls.inside
-        if kwargs.get("device") is not None:
+        if kwargs.get("device") is not None and kwargs["device"].type != "meta":
             explicit = self.calls.explicit
             cuda = (cuda or kwargs["device"].type == "cuda") if explicit is None else explicit
             kwargs["device"] = CPU
