@@ -21,8 +21,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_grpo(make_trainer, case):
     """A whole step: sampling, the scoring pass and its reading, rewards, advantages, loss, backward, optimizer."""
+    trainer = make_trainer([region_attention_reward, format_reward], max_steps=1, **CASES[case])
     with pretend_cuda():
-        trainer = make_trainer([region_attention_reward, format_reward], max_steps=1, **CASES[case])
+        trainer.model.to("cuda")
         before = [weights.detach().clone() for weights in trainer.model.parameters()]
         trainer.train()
         after = list(trainer.model.parameters())
