@@ -33,6 +33,7 @@ OPTIONS = {
     "LoRA": ["model.lora={r: 16, lora_alpha: 32, target_modules: all-linear}"],
     "frozen-vision": ["model.freeze_vision=true"],
     "reference": ["trainer.beta=0.04"],
+    "GPU": ["trainer.use_cpu=false"],
 }
 QUICK = ["qwen3_vl 12M", "qwen2_5_vl 12M LoRA bf16"]
 CASES = [  # family, shape, then keys of `OPTIONS`
@@ -54,13 +55,16 @@ CASES = [  # family, shape, then keys of `OPTIONS`
 
 
 def measure_case(case: str) -> dict[str, Any]:
-    """`{"case", "parameters", "measured", "predicted", "error"}` of one of `CASES`: bytes by item and phase."""
+    """`{"case", "parameters", "measured", "predicted", "error"}` of one of `CASES`: bytes by item and phase.
+
+    `"allocated"` is the peak of the allocator of a GPU (`GPU` among the case's options), 0 without one.
+    """
     from sayo.training.run import build_trainer
 
     family, shape, *names = case.split()
     with tempfile.TemporaryDirectory(prefix="sayo_bench_") as folder:
         write_checkpoint(Path(folder, "policy"), family, SHAPES[shape], PIXELS)
-        recipe = _recipe(Path(folder), [change for name in names for change in OPTIONS[name]])
+        recipe = toy_recipe(Path(folder), [change for name in names for change in OPTIONS[name]])
         priced = estimate(recipe, gpus=1, sharding="ddp")
         measured = _watch(build_trainer(recipe))
     phases = priced.chosen.phases
@@ -70,10 +74,11 @@ def measure_case(case: str) -> dict[str, Any]:
     predicted |= {"gradients": update["gradients"], "peak": max(predicted.values())}
     measured["peak"] = max(measured.values())
     error, parameters = predicted["peak"] / measured["peak"] - 1, priced.policy.parameters
-    return {"case": case, "parameters": parameters, "measured": measured, "predicted": predicted, "error": error}
+    row = {"case": case, "parameters": parameters, "measured": measured, "predicted": predicted, "error": error}
+    return {**row, "allocated": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0}
 
 
-def _recipe(folder: Path, changes: list[str]) -> Recipe:
+def toy_recipe(folder: Path, changes: list[str]) -> Recipe:
     """The toy recipe with two micro-batches of four completions, on the policy in `folder`."""
     shared = {
         "model.name_or_path": folder / "policy",
