@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo figures test test-all test-distributed check format wheel clean
+.PHONY: install demo figures test test-all test-distributed rehearse check format wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,9 @@ test-all: install ## every test, the slow ones too
 
 test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed
+
+rehearse: install ## every published recipe and documented command, with stand-ins of the models
+	$(BIN)/python -m scripts.rehearse --check
 
 check: install ## format, lint
 	$(BIN)/ruff format --check .
