@@ -51,6 +51,7 @@ def _prepare(
     source_class: str,
     out: Path,
     processor: str | None,
+    size: str | None,
     threshold: float | None,
     soft: bool,
     rows_per_shard: int | None,
@@ -62,12 +63,13 @@ def _prepare(
 
     from data_prep.examples import PrepareError
     from data_prep.pipeline import ROWS_PER_SHARD, check_options, prepare
-    from data_prep.tokens import TokenMapper
 
     if images is None and options["link_images"]:
         raise PrepareError("--link-images: the images of this source lie inside its files: there is no path to store")
     check_options(images, options["split"])  # `prepare` does it too, but reading the annotations can take minutes
-    mapper = TokenMapper.load(processor, threshold, soft)
+    if processor is None and (size or threshold is not None or not soft):
+        raise PrepareError("--size, --threshold and --hard say how regions become tokens: give --processor as well")
+    mapper = None if processor is None else _mapper(processor, size, threshold, soft)
     module, _, name = source_class.partition(":")
     make_source = getattr(import_module(module), name)
     arguments = {"images": images, **options}
@@ -84,6 +86,14 @@ def _prepare(
             f"the temporary database failed ({error}); is the folder for temporary files (TMPDIR) full?"
         ) from None
     report_counts(summary["splits"][options["split"]], out)
+
+
+def _mapper(processor: str, size: str | None, threshold: float | None, soft: bool) -> Any:
+    from data_prep.tokens import TokenMapper
+    from sayo.recipes import model_section
+
+    model = model_section(processor, size)
+    return TokenMapper.load(model.name_or_path, model.size, threshold, soft)
 
 
 def report_counts(counts: dict[str, Any], out: Path) -> None:
@@ -108,8 +118,17 @@ for _name, _entry in _sources.items():
 
 def map_rows(
     data: Annotated[Path, typer.Argument(metavar="IN", help="folder that `sayo prepare` or `sayo mix` wrote")],
-    processor: Annotated[str, typer.Option(help="model folder or hub id of the model that you will train")],
+    processor: Annotated[
+        str, typer.Option(help="the model that you will train: folder, hub id or a name in recipes/model")
+    ],
     out: Annotated[Path, typer.Option(help="folder of the mapped data set")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="pixel limits other than the model's, as model.size of a recipe: longest_edge=1048576,... (of "
+            "Qwen-VL, areas in pixels)"
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="least share of a cell that a region must cover; default 0.05, hard: 0.5"),
@@ -125,16 +144,15 @@ def map_rows(
 
     Images and regions stay as they are; region_tokens, region_weights,
     num_visual_tokens and processor_fingerprint are written anew. Needed once
-    for each model family or image size; training says so when it is.
+    for each model family or pixel limit; training says so when it is.
 
     Example:
 
-        sayo map data/gqa --processor Qwen/Qwen3-VL-4B-Instruct --out data/gqa-qwen3
+        sayo map data/gqa --processor qwen3_vl_4b --out data/gqa-qwen3
     """
     from data_prep.mapping import map_tokens
-    from data_prep.tokens import TokenMapper
 
-    mapper = TokenMapper.load(processor, threshold, soft)
+    mapper = _mapper(processor, size, threshold, soft)
     report_counts(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
 
 

@@ -26,14 +26,12 @@ class TokenMapper:
         return TokenMapper, (self.layout, self.threshold, self.soft)  # workers start with an empty cache
 
     @classmethod
-    def load(cls, processor: str | None, threshold: float | None, soft: bool) -> "TokenMapper | None":
-        """The mapper of a model folder or hub id, or None; raises PrepareError where no layout can be read."""
-        if processor is None:
-            if threshold is not None or not soft:
-                raise PrepareError("--threshold and --hard say how regions become tokens: give --processor as well")
-            return None
+    def load(
+        cls, processor: str, size: Mapping[str, int] | None, threshold: float | None, soft: bool
+    ) -> "TokenMapper":
+        """The mapper of a model folder or hub id with these pixel limits; PrepareError where no layout can be read."""
         try:
-            layout = VisualLayout.from_pretrained(processor)
+            layout = VisualLayout.from_pretrained(processor, size=size)
         except (ValueError, OSError) as error:
             raise PrepareError(f"--processor: {error}") from None
         return cls(layout, threshold, soft)

@@ -4,10 +4,13 @@ Qwen's processors need torchvision for video, which not every laptop has; the to
 never pass here: their checkpoints name the stock classes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor, PretrainedConfig, ProcessorMixin, Qwen2_5_VLProcessor, Qwen3VLProcessor
+
+from sayo.geometry import with_limits
 
 
 class _WithoutVideo:
@@ -42,3 +45,9 @@ for _model_type, _processor in {"toy_qwen3_vl": ToyQwen3VLProcessor, "toy_qwen2_
 def load_auto_processor(name_or_path: str | Path) -> Any:
     """`AutoProcessor.from_pretrained` with padding on the left, able to load toy checkpoints too."""
     return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
+
+
+def set_limits(image_processor: Any, limits: Mapping[str, int]) -> None:
+    """`with_limits` on the object: `from_pretrained` silently ignores limits where the saved config has a `size`."""
+    size = with_limits(image_processor.to_dict(), limits)["size"]
+    image_processor.size = type(image_processor.size)(**size)

@@ -135,6 +135,47 @@ def recipe_names(group: str = "") -> list[str]:
     return sorted(path.stem for path in (recipes_dir() / group).glob("*.yaml"))
 
 
+def model_section(name: str, size: str | None = None) -> ModelSection:
+    """What a command line names as its model, with its pixel limits.
+
+    Args:
+        name: a folder, the name of a file in recipes/model (whose `name_or_path` and `size` are taken), or a hub id.
+        size: edges that come before those of the file, and before the ones saved with the model:
+            `longest_edge=1048576,shortest_edge=65536`.
+
+    Raises:
+        RecipeError: none of the three, or a size that is not in these words.
+    """
+    values: dict[str, Any] = {"name_or_path": name}
+    if not Path(name).is_dir():
+        if name in recipe_names("model"):
+            file = yaml.safe_load((recipes_dir() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+            values = {key: file.get(key) for key in ("name_or_path", "size")}
+        elif name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise RecipeError(
+                f"There is no model {name!r}: neither a folder here, nor a hub id (OWNER/NAME), nor a shipped model "
+                f"({', '.join(recipe_names('model'))}).{did_you_mean(name, recipe_names('model'))}"
+            )
+    if size:
+        values["size"] = {**(values.get("size") or {}), **_edges(size)}
+    return ModelSection(**values)
+
+
+def size_words(size: Mapping[str, int]) -> str:
+    """The value of `--size` that means these edges."""
+    return ",".join(f"{edge}={value}" for edge, value in size.items())
+
+
+def _edges(words: str) -> dict[str, int]:
+    try:
+        edges = {edge.strip(): int(value) for edge, value in (pair.split("=") for pair in words.split(","))}
+        if min(edges.values()) > 0:
+            return edges
+    except ValueError:
+        pass
+    raise RecipeError(f"--size {words!r} is not EDGE=NUMBER,... such as longest_edge=1048576,shortest_edge=65536")
+
+
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Compose and resolve a recipe.
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+from transformers.utils import is_torchvision_available
 
 PAD, EOS, IMAGE, VIDEO, VISION_START, VISION_END = 0, 1, 90, 91, 92, 93
 
@@ -149,8 +150,14 @@ def _visual_lengths(name: str, shapes: tuple[tuple[int, int], ...]) -> list[int]
 def pixels(name: str, pictures: list[list[np.ndarray]]) -> dict[str, torch.Tensor]:
     """What the family's own image processor makes of the pictures of each sample."""
     family = VISION_MODELS[name]
-    output = get_image_processor_class_from_name(family.processor)(**family.settings)(pictures, return_tensors="pt")
+    output = image_processor_class(family.processor)(**family.settings)(pictures, return_tensors="pt")
     return {key: value for key, value in output.items() if key not in ("num_patches", "num_crops", "rows", "cols")}
+
+
+def image_processor_class(name: str, backend: str | None = None) -> type:
+    """An image processor of a back-end; if none is named, of torchvision, or of PIL where torchvision is missing."""
+    backend = backend or ("torchvision" if is_torchvision_available() else "pil")
+    return get_image_processor_class_from_name(f"{name}Pil" if backend == "pil" else name)
 
 
 def _pad(rows: list[torch.Tensor], padding_side: str) -> dict[str, torch.Tensor]:

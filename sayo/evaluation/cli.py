@@ -10,6 +10,9 @@ import typer
 from sayo.client import ChatClient
 from sayo.errors import SayoError
 
+MODEL = "Checkpoint, exported folder, hub id or a name in recipes/model."
+SIZE = "Pixel limits other than the model's, as model.size: longest_edge=1048576,... (of Qwen-VL, areas in pixels)."
+
 
 class SamplesFailed(SayoError):
     """The evaluation is done, but some samples have no answer: `failed` is kind -> how many."""
@@ -22,10 +25,11 @@ class SamplesFailed(SayoError):
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[str, typer.Option("--data", help="Prepared rows (folder of `sayo prepare`, parquet file).")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; the same command resumes in it.")],
     split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
+    size: Annotated[str | None, typer.Option(help=SIZE)] = None,
     system_prompt: Annotated[str | None, typer.Option(help="As the recipe's data.system_prompt.")] = None,
     user_suffix: Annotated[str | None, typer.Option(help="As the recipe's data.user_suffix.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
@@ -58,7 +62,7 @@ def evaluate(
     from sayo.evaluation.local import LocalModel
     from sayo.evaluation.server import ServerModel
     from sayo.evaluation.tables import print_summary, progress
-    from sayo.recipes import DataSection
+    from sayo.recipes import DataSection, ModelSection, model_section
     from sayo.steering import AttentionSteering
     from sayo.training.setup import load_data
 
@@ -66,14 +70,16 @@ def evaluate(
         raise SayoError("--steer needs the model in this process: leave --server out.")
     sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     prompts = {"system_prompt": system_prompt, "user_suffix": user_suffix}
-    settings = {"model": model, "server_model": (server_model or model) if server else None, "data": data}
-    settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
-    settings |= {"layers": layers, "steer": steer, "model_files": files_mark(model)}
-    settings |= {"data_files": files_mark(data, "**/*")}
     rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
     is_local = not server or (attention and "regions" in rows.column_names)
-    local = LocalModel.from_pretrained(model, batch_size=batch_size, layers=layers, **sampling) if is_local else None
-    client = ChatClient(server, server_model or model, timeout=timeout) if server else None
+    section = model_section(model, size) if is_local else ModelSection(name_or_path=model)
+    name = section.name_or_path
+    settings = {"model": name, "server_model": (server_model or name) if server else None, "data": data}
+    settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
+    settings |= {"size": section.size, "layers": layers, "steer": steer, "model_files": files_mark(name)}
+    settings |= {"data_files": files_mark(data, "**/*")}
+    local = LocalModel.from_pretrained(section, batch_size=batch_size, layers=layers, **sampling) if is_local else None
+    client = ChatClient(server, server_model or name, timeout=timeout) if server else None
     answerer = ServerModel(client, local, concurrency=concurrency, **sampling) if client else local
     with AttentionSteering(answerer.model, answerer.processor) if steer else nullcontext():
         options = {"attention": attention, "whole_text": whole_text, "num_maps": num_maps, "overwrite": overwrite}

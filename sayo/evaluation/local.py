@@ -1,5 +1,6 @@
 """Ask a transformers model, batch by batch, and read where it looks while it answers."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -49,13 +50,14 @@ class LocalModel:
         self.model, self.processor = model.eval(), processor
         self.num_samples, self.temperature, self.max_new_tokens = num_samples, temperature, max_new_tokens
         self.batch_size, self.seed, self._layers = max(1, batch_size // num_samples), seed, layers
+        self._is_warned = False
         self._end_ids = np.atleast_1d(model.generation_config.eos_token_id or []).tolist()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "LocalModel":
-        """Load policy and processor; bfloat16 on a GPU, float32 without one."""
+    def from_pretrained(cls, section: ModelSection, **kwargs: Any) -> "LocalModel":
+        """Load policy and processor (of `sayo.recipes.model_section`); bfloat16 on a GPU, float32 without one."""
         device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-        section = ModelSection(name_or_path=name_or_path, dtype=dtype)
+        section = section.model_copy(update={"dtype": dtype})
         return cls(load_policy(section).to(device), load_processor(section), **kwargs)
 
     @cached_property
@@ -86,11 +88,20 @@ class LocalModel:
     def located(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with the visual tokens of its regions for this model's processor.
 
-        Rows prepared for this processor keep theirs. A region that this model cannot see is dropped and counted.
+        Rows prepared for this processor keep theirs; the first of others is warned about. A region that this model
+        cannot see is dropped and counted.
         """
         regions, prepared_for = row.get("regions") or [], row.get("processor_fingerprint")
         if (not regions and prepared_for is None) or prepared_for == self.layout.fingerprint:
             return row
+        if prepared_for is not None and not self._is_warned:
+            self._is_warned = True
+            warnings.warn(
+                f"the rows were prepared for other visual tokens ({prepared_for}) than the model's "
+                f"({self.layout.fingerprint}): their regions are mapped anew. --size gives the model the pixel limits "
+                "of the data, `sayo map` gives the data those of the model.",
+                stacklevel=2,
+            )
         cells = [self.layout.cells(*image.size, num_images=len(row["images"])) for image in row["images"]]
         visible = []
         for region in regions:

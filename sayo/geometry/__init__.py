@@ -7,6 +7,7 @@ from sayo.geometry.boxes import RegionError
 from sayo.geometry.cells import LayoutError, VisualCells
 from sayo.geometry.layout import VisualLayout
 from sayo.geometry.regions import Region, coverage_of_box, coverage_of_mask, region_tokens
+from sayo.geometry.settings import with_limits
 
 __all__ = [
     "LayoutError",
@@ -17,4 +18,5 @@ __all__ = [
     "coverage_of_box",
     "coverage_of_mask",
     "region_tokens",
+    "with_limits",
 ]

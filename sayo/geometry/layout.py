@@ -1,6 +1,7 @@
 """VisualLayout: the layout of one processor, read from its files or from live objects."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from sayo.geometry.cells import LayoutError, VisualCells
 from sayo.geometry.families import FAMILIES
-from sayo.geometry.settings import Json
+from sayo.geometry.settings import Json, with_limits
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,15 @@ class VisualLayout:
     builder: Any  # the family's builder with the settings read (see `sayo.geometry.families`)
 
     @classmethod
-    def from_pretrained(cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None) -> "VisualLayout":
+    def from_pretrained(
+        cls, model_id_or_dir: str | Path, images_kwargs: Json | None = None, size: Mapping[str, int] | None = None
+    ) -> "VisualLayout":
         """Read config.json and (pre)processor_config.json of a local directory or a hub id; nothing else is loaded.
 
         Args:
             model_id_or_dir: a directory, or a hub id such as "Qwen/Qwen3-VL-4B-Instruct".
             images_kwargs: image settings that the processor will get at each call (e.g. `{"do_pan_and_scan": True}`).
+            size: edges that replace the saved ones (a recipe's `model.size`).
 
         Raises:
             FileNotFoundError: a file is missing.
@@ -43,6 +47,8 @@ class VisualLayout:
                 "preprocessor_config.json; save the processor there with processor.save_pretrained"
             )
         overrides = {**(processor.get("images_kwargs") or {}), **(images_kwargs or {})}
+        if size:
+            image_processor = with_limits(image_processor, size)
         return cls._from_settings(image_processor, config, overrides)
 
     @classmethod

@@ -1,5 +1,6 @@
 """Reading of settings from processor and model JSON, in the spellings that checkpoints use."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sayo.geometry.cells import LayoutError
@@ -33,6 +34,22 @@ def edges_of(image_processor: Json, name: str, default: dict[str, int]) -> dict[
     if isinstance(size, int):
         return {"shortest_edge": size}
     return {edge: int(value) for edge, value in (size or default).items() if value is not None}
+
+
+def with_limits(image_processor: Json, limits: Mapping[str, int]) -> Json:
+    """Settings of an image processor with other edges in `size`; an edge that is not given keeps its saved value.
+
+    Raises:
+        LayoutError: an edge that the saved size does not have: the processor would ignore it or resize in another way.
+    """
+    size, old = edges_of(image_processor, "size", {}), {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
+    saved = {*size, *(edge for edge, name in old.items() if name in size or name in image_processor)}
+    if unknown := [edge for edge in limits if saved and edge not in saved]:
+        raise LayoutError(f"the size of this image processor has no {unknown[0]}, only {', '.join(sorted(saved))}")
+    replaced = {old.get(edge) for edge in limits}  # the old names of Qwen-VL's files, which would win
+    kept = {edge: value for edge, value in size.items() if edge not in replaced}
+    others = {name: value for name, value in image_processor.items() if name not in replaced}
+    return {**others, "size": {**kept, **limits}}
 
 
 def vision_setting(config: Json, name: str) -> int:

@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from sayo.errors import SayoError
 from sayo.geometry import VisualLayout
-from sayo.recipes import RecipeError
+from sayo.recipes import RecipeError, size_words
 from sayo.training.checkpoints import plain_values
 
 
@@ -47,20 +48,24 @@ def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
         raise OutOfMemory(f"Out of memory: {first}", num_processes, sharding) from error
 
 
-def check_dataset(dataset: Any, processor: Any, model_config: Any) -> None:
-    """RecipeError for data whose region tokens were computed for another processor.
+def check_dataset(dataset: Any, processor: Any, model_config: Any, data: str = "DATA") -> None:
+    """RecipeError for data whose region tokens were computed for another processor, with the command that maps them.
 
-    A data set without the column (plain TRL data) passes: it has no region tokens that could be wrong.
+    `data` is the folder that they were read from. A data set without the column (plain TRL data) passes: it has no
+    region tokens that could be wrong.
     """
     if dataset is None or "processor_fingerprint" not in (getattr(dataset, "column_names", None) or ()):
         return
     prepared = set(dataset.unique("processor_fingerprint"))
     expected = VisualLayout.from_processor(processor, model_config).fingerprint
     if others := prepared - {expected}:
+        model = getattr(model_config, "_name_or_path", "") or "MODEL"
+        size = size_words(dict(getattr(processor, "image_processor", processor).size))
+        data = data.rstrip("/") if Path(data).is_dir() else "DATA"
+        command = ["sayo", "map", data, "--out", f"{data}-mapped", "--processor", model, "--size", size]
         raise RecipeError(
             f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
-            f"({expected}). Map them: sayo map DATA --out NEW --processor "
-            f"{getattr(model_config, '_name_or_path', '') or 'MODEL'}"
+            f"({expected}). Map them, and give the new folder as the data: {shlex.join(command)}"
         )
 
 

@@ -18,7 +18,7 @@ from sayo.training import launch, setup
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
 from sayo.training.checkpoints import checkpoints, newest_complete, step_of
 from sayo.training.grpo import RegionGRPOTrainer
-from sayo.training.guards import out_of_memory_named
+from sayo.training.guards import check_dataset, out_of_memory_named
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -113,6 +113,8 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
     }
     if not recipe.rewards:
         return AnchoredSFTTrainer(**shared)
+    for rows in (shared["train_dataset"], shared["eval_dataset"]):  # the trainer, too, but it does not know the folder
+        check_dataset(rows, shared["processing_class"], shared["model"].config, recipe.data.path)
     args.reward_weights = [section.weight for section in recipe.rewards.values()]
     args.reward_gates = [section.gate for section in recipe.rewards.values()]
     rewards = [setup.bound_function(section, f"rewards.{name}") for name, section in recipe.rewards.items()]

@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetNotFoundError
 from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from sayo.processors import load_auto_processor
+from sayo.processors import load_auto_processor, set_limits
 from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
@@ -60,9 +60,8 @@ def import_function(dotted: str, key: str) -> Callable:
 def load_processor(section: ModelSection) -> Any:
     """The model's processor with the recipe's pixel limits, padding on the left as generation needs it."""
     processor = load_auto_processor(section.name_or_path)
-    if section.size is not None:
-        # `from_pretrained` silently ignores limits when the saved config has a `size`: set them on the object.
-        processor.image_processor.size = {**dict(processor.image_processor.size), **section.size}
+    if section.size:
+        set_limits(processor.image_processor, section.size)
     return processor
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sayo.errors import SayoError
+from sayo.evaluation.cli import MODEL, SIZE
 
 Layers = Annotated[str, typer.Option(help="Decoder layers to read: all, last, 4-7, 0.5, 3,7,11.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
@@ -20,7 +21,7 @@ PREPARED = typer.Option("--data", help="Folder written by `sayo prepare` for thi
 
 
 def look(
-    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Picture.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
     box: Annotated[
@@ -31,6 +32,7 @@ def look(
         list[Path] | None,
         typer.Option("--image", exists=True, dir_okay=False, help="A further picture (image 1, ...)."),
     ] = None,
+    size: Annotated[str | None, typer.Option(help=SIZE)] = None,
     layers: Layers = "all",
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("look.html"),
     png: Annotated[Path | None, typer.Option("--png", help="Also write a picture for papers.")] = None,
@@ -53,7 +55,7 @@ def look(
 
     regions = [_region(text) for text in box or []]
     images = [Image.open(path) for path in (image, *(more_images or []))]
-    policy, processor = _load(model)
+    policy, processor = _load(model, size)
     torch.manual_seed(seed)
     result = look_at(
         policy,
@@ -75,8 +77,8 @@ def look(
 
 
 def figures(
-    before: Annotated[str, typer.Argument(help="Checkpoint before training.")],
-    after: Annotated[str, typer.Argument(help="Checkpoint after training.")],
+    before: Annotated[str, typer.Argument(help=f"The model before training. {MODEL}")],
+    after: Annotated[str, typer.Argument(help="The model after training.")],
     data: Annotated[str, PREPARED],
     out: Annotated[Path, typer.Option("--out", help="Folder for before_after.png and drift.png.")],
     split: Split = "test",
@@ -109,7 +111,7 @@ def figures(
     looks, traces = {}, {}
     for label, name in (("before", before), ("after", after)):
         policy, processor = _load(name)
-        check_dataset(asked, processor, policy.config)
+        check_dataset(asked, processor, policy.config, data)
         torch.manual_seed(seed)
         traces[label] = [response.trace for response in sample_responses(policy, processor, asked, **options)]
         torch.manual_seed(seed)
@@ -121,7 +123,7 @@ def figures(
 
 
 def trend(
-    model: Annotated[str, typer.Argument(help="Checkpoint, exported folder or hub id.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[str, PREPARED],
     out: Annotated[Path, typer.Option("--out", help="Folder for trend.png and trend.json.")] = Path("trend"),
     split: Split = "test",
@@ -156,7 +158,7 @@ def trend(
     section = DataSection(path=data, system_prompt=system_prompt, user_suffix=user_suffix, max_samples=limit)
     rows = load_data(section, split)
     policy, processor = _load(model)
-    check_dataset(rows, processor, policy.config)
+    check_dataset(rows, processor, policy.config, data)
     torch.manual_seed(seed)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
     responses = list(sample_responses(policy, processor, rows, layers=_layers(layers), **options))
@@ -221,10 +223,11 @@ def inspect(
     typer.echo(write_page(data, rows, out) if is_page else save_rows(rows, out))
 
 
-def _load(name: str) -> tuple[Any, Any]:
+def _load(name: str, size: str | None = None) -> tuple[Any, Any]:
     from sayo.evaluation.local import LocalModel
+    from sayo.recipes import model_section
 
-    policy = LocalModel.from_pretrained(name)
+    policy = LocalModel.from_pretrained(model_section(name, size))
     return policy.model, policy.processor
 
 

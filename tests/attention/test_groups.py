@@ -3,8 +3,9 @@
 import pytest
 import torch
 from PIL import Image
+from tiny_models import image_processor_class
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from sayo.attention import spans
 from sayo.attention.spans import turn_groups
@@ -37,7 +38,9 @@ def processor_with(template):
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", padding_side="left",
         extra_special_tokens=["<image>", "<|start|>", "<|end|>"],
     )  # fmt: skip
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    images = image_processor_class("CLIPImageProcessor")(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
     return LlavaProcessor(
         images, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=TEMPLATES[template],

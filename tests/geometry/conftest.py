@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import transformers as tf
 import yaml
-from tiny_models import VISION_MODELS
+from tiny_models import VISION_MODELS, image_processor_class
 from transformers import AutoConfig
-from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from sayo.geometry import VisualLayout
 
@@ -41,9 +40,9 @@ class Family:
             **tiny.more | self.more,
         )
 
-    def make_image_processor(self):
-        name = f"{self.processor}ImageProcessorPil" if self.processor else VISION_MODELS[self.family].processor
-        return get_image_processor_class_from_name(name)(**self.settings)
+    def make_image_processor(self, backend: str | None = None):
+        name = f"{self.processor}ImageProcessor" if self.processor else VISION_MODELS[self.family].processor
+        return image_processor_class(name, backend)(**self.settings)
 
     def layout(self) -> VisualLayout:
         return VisualLayout.from_processor(self.make_image_processor(), self.make_config(), self.changed or None)

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import image_processor_class
 from transformers import AutoConfig
-from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+from transformers.utils import is_torchvision_available
 
 from sayo.geometry import VisualLayout, coverage_of_box
+
+TORCHVISION, BACKENDS = is_torchvision_available(), "transformers.image_processing_backends"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Published:
     def make(self):
         """(processor with its image processor, but without a tokenizer; model config)."""
         config = AutoConfig.for_model(self.model_type, **self.model)
-        image_processor = get_image_processor_class_from_name(self.classes[0])(**self.settings)
+        image_processor = image_processor_class(self.classes[0])(**self.settings)
         if self.classes[1] is None:
             return image_processor, config
         folder, name = self.classes[1].split(".")
@@ -61,21 +65,21 @@ def tiles(longest, tile):
     return {"size": {"longest_edge": longest}, "max_image_size": {"longest_edge": tile}}
 
 
-QWEN_PIL, GLM_PIL = "Qwen2VLImageProcessorPil", "Glm4vImageProcessorPil"
-QWEN2 = (QWEN_PIL, "qwen2_vl.Qwen2VLProcessor")
-QWEN25 = (QWEN_PIL, "qwen2_5_vl.Qwen2_5_VLProcessor")
-QWEN3 = (QWEN_PIL, "qwen3_vl.Qwen3VLProcessor")
-GLM4V, GLM46V = (GLM_PIL, "glm4v.Glm4vProcessor"), ("Glm46VImageProcessorPil", "glm46v.Glm46VProcessor")
-INTERN = ("GotOcr2ImageProcessorPil", "internvl.InternVLProcessor")
-LLAVA_CROP = ("CLIPImageProcessorPil", "llava.LlavaProcessor")
-LLAVA_PAD = ("LlavaImageProcessorPil", "llava.LlavaProcessor")
-NEXT = ("LlavaNextImageProcessorPil", "llava_next.LlavaNextProcessor")
-ONEVISION = ("LlavaOnevisionImageProcessorPil", "llava_onevision.LlavaOnevisionProcessor")
-GEMMA = ("Gemma3ImageProcessorPil", "gemma3.Gemma3Processor")
-IDEFICS = ("Idefics3ImageProcessorPil", "idefics3.Idefics3Processor")
-SMOL = ("SmolVLMImageProcessorPil", "smolvlm.SmolVLMProcessor")
-PALI = ("SiglipImageProcessorPil", "paligemma.PaliGemmaProcessor")
-PIXTRAL = ("PixtralImageProcessorPil", None)
+QWEN, GLM = "Qwen2VLImageProcessor", "Glm4vImageProcessor"
+QWEN2 = (QWEN, "qwen2_vl.Qwen2VLProcessor")
+QWEN25 = (QWEN, "qwen2_5_vl.Qwen2_5_VLProcessor")
+QWEN3 = (QWEN, "qwen3_vl.Qwen3VLProcessor")
+GLM4V, GLM46V = (GLM, "glm4v.Glm4vProcessor"), ("Glm46VImageProcessor", "glm46v.Glm46VProcessor")
+INTERN = ("GotOcr2ImageProcessor", "internvl.InternVLProcessor")
+LLAVA_CROP = ("CLIPImageProcessor", "llava.LlavaProcessor")
+LLAVA_PAD = ("LlavaImageProcessor", "llava.LlavaProcessor")
+NEXT = ("LlavaNextImageProcessor", "llava_next.LlavaNextProcessor")
+ONEVISION = ("LlavaOnevisionImageProcessor", "llava_onevision.LlavaOnevisionProcessor")
+GEMMA = ("Gemma3ImageProcessor", "gemma3.Gemma3Processor")
+IDEFICS = ("Idefics3ImageProcessor", "idefics3.Idefics3Processor")
+SMOL = ("SmolVLMImageProcessor", "smolvlm.SmolVLMProcessor")
+PALI = ("SiglipImageProcessor", "paligemma.PaliGemmaProcessor")
+PIXTRAL = ("PixtralImageProcessor", None)
 
 LIMITS, LIMITS3 = pixels(3136, 12845056), {**pixels(65536, 16777216), "patch_size": 16}
 LIMITS_GLM = pixels(12544, 9633792)
@@ -138,20 +142,25 @@ def row(request) -> Published:
     return request.param
 
 
+def zeros(*shape: int):
+    """Pictures as the back-end holds them, without memory: all their pixels are one byte."""
+    return torch.zeros((), dtype=torch.uint8).expand(shape) if TORCHVISION else np.broadcast_to(np.uint8(0), shape)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def sizes_only():
-    """Images of zeros without memory: resizing keeps its sizes but touches no pixel."""
+    """Resizing keeps its sizes but touches no pixel."""
+    resize = "torchvision.transforms.v2.functional.resize" if TORCHVISION else f"{BACKENDS}.np_resize"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "transformers.image_processing_backends.np_resize",
-            lambda image, size, **kwargs: np.broadcast_to(np.uint8(0), (3, *size)),
-        )
+        patch.setattr(resize, lambda image, size, **kwargs: zeros(*image.shape[:-2], *size))
+        if TORCHVISION:  # it would copy each picture
+            patch.setattr(f"{BACKENDS}.TorchvisionBackend.process_image", lambda self, image, **kwargs: image)
         yield
 
 
 def placeholders(row: Published, processor, width: int, height: int) -> int:
     """Number of image ids that the real processor would write for an image of this size."""
-    image = np.broadcast_to(np.uint8(0), (3, height, width))
+    image = zeros(3, height, width)
     image_processor = getattr(processor, "image_processor", processor)
     if hasattr(image_processor, "merge_size"):  # cutting huge images into patches would take its time: sizes only
         factor = image_processor.patch_size * image_processor.merge_size

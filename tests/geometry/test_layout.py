@@ -7,12 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-from transformers import Gemma3Config, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
-from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from tiny_models import image_processor_class
+from transformers import AutoImageProcessor, Gemma3Config, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
+from transformers.utils import is_torchvision_available
 
 from sayo.geometry import LayoutError, VisualLayout
+from sayo.processors import set_limits
 
+Gemma3ImageProcessor, Qwen2VLImageProcessor = map(
+    image_processor_class, ("Gemma3ImageProcessor", "Qwen2VLImageProcessor")
+)
 QWEN3 = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
 
 
@@ -27,7 +31,7 @@ def write(directory, config, preprocessor=None, processor=None):
 
 
 def test_worked_example_of_qwen2_5_vl_and_what_it_refuses():
-    layout = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig())
+    layout = VisualLayout.from_processor(Qwen2VLImageProcessor(), Qwen2_5_VLConfig())
     cells = layout.cells(500, 375)  # 500 / 28 = 17.9 -> 18 columns, 375 / 28 = 13.4 -> 13 rows
     assert cells.grid == (18, 13)
     assert len(cells) == 234
@@ -45,7 +49,7 @@ def test_worked_example_of_qwen2_5_vl_and_what_it_refuses():
 
 
 def test_files_and_live_objects_give_one_fingerprint(tmp_path):
-    image_processor = Qwen2VLImageProcessorPil(**QWEN3)
+    image_processor = Qwen2VLImageProcessor(**QWEN3)
     live = VisualLayout.from_processor(image_processor, Qwen3VLConfig())
     nested = image_processor.to_dict()
     config = {"model_type": "qwen3_vl"}
@@ -75,19 +79,23 @@ def test_files_and_live_objects_give_one_fingerprint(tmp_path):
 def test_legacy_pixel_limits_are_read_as_the_image_processor_reads_them(tmp_path):
     legacy = {"min_pixels": 3136, "max_pixels": 100352, "size": {"min_pixels": 1, "max_pixels": 2}, "patch_size": 14}
     layout = VisualLayout.from_pretrained(write(tmp_path, {"model_type": "qwen2_vl"}, legacy))
-    image_processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=100352)
+    image_processor = Qwen2VLImageProcessor(min_pixels=3136, max_pixels=100352)
     assert len(layout.cells(900, 700)) == image_processor.get_number_of_image_patches(700, 900) // 4
     assert layout.fingerprint == VisualLayout.from_processor(image_processor, Qwen2VLConfig()).fingerprint
+    for limits in ({"longest_edge": 9000}, {"shortest_edge": 5000}):
+        set_limits(image_processor, limits)
+    both = VisualLayout.from_pretrained(tmp_path, size={"longest_edge": 9000, "shortest_edge": 5000})
+    assert both.fingerprint == VisualLayout.from_processor(image_processor, Qwen2VLConfig()).fingerprint
 
 
 def test_the_fingerprint_follows_every_setting_that_moves_cells():
-    base = VisualLayout.from_processor(Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig()).fingerprint
-    other = Qwen2VLImageProcessorPil(max_pixels=1280 * 28)
+    base = VisualLayout.from_processor(Qwen2VLImageProcessor(), Qwen2_5_VLConfig()).fingerprint
+    other = Qwen2VLImageProcessor(max_pixels=1280 * 28)
     assert VisualLayout.from_processor(other, Qwen2_5_VLConfig()).fingerprint != base
-    same = Qwen2VLImageProcessorPil(image_mean=[0.1, 0.1, 0.1])
+    same = Qwen2VLImageProcessor(image_mean=[0.1, 0.1, 0.1])
     assert VisualLayout.from_processor(same, Qwen2_5_VLConfig()).fingerprint == base
     changed = VisualLayout.from_processor(
-        Qwen2VLImageProcessorPil(), Qwen2_5_VLConfig(), images_kwargs={"size": {"shortest_edge": 4, "longest_edge": 9}}
+        Qwen2VLImageProcessor(), Qwen2_5_VLConfig(), images_kwargs={"size": {"shortest_edge": 4, "longest_edge": 9}}
     )
     assert changed.fingerprint != base
 
@@ -119,7 +127,7 @@ def test_a_hub_id_is_read_from_the_cache(tmp_path):
 
 def test_call_settings_come_before_the_processors_own():
     config = Gemma3Config()
-    image_processor = Gemma3ImageProcessorPil(do_pan_and_scan=True)  # the processor's own default, off, comes before
+    image_processor = Gemma3ImageProcessor(do_pan_and_scan=True)  # the processor's own default, off, comes before
     assert len(VisualLayout.from_processor(image_processor, config).cells(1000, 500)) == 256
     scanned = VisualLayout.from_processor(image_processor, config, images_kwargs={"do_pan_and_scan": True})
     assert len(scanned.cells(1000, 500)) == 768
@@ -155,6 +163,42 @@ def test_files_and_live_objects_agree(family, tmp_path):
     assert f'"family": "{family.make_config().model_type}"' in layout.fingerprint
     for size in family.sizes:
         np.testing.assert_array_equal(layout.cells(*size).footprints, family.layout().cells(*size).footprints)
+
+
+BACKENDS = ("pil", "torchvision") if is_torchvision_available() else ("pil",)
+
+
+@pytest.mark.parametrize("written_by", BACKENDS)
+def test_one_folder_has_one_layout_whichever_back_end_wrote_and_reads_it(family, written_by, tmp_path):
+    config = family.make_config()
+    config.save_pretrained(tmp_path)
+    family.make_image_processor(written_by).save_pretrained(tmp_path)
+    for backend in BACKENDS:
+        image_processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        assert image_processor.backend == backend
+        read = VisualLayout.from_processor(image_processor, config, family.changed)
+        assert read == family.layout() == VisualLayout.from_pretrained(tmp_path, family.changed)
+
+
+def test_limits_on_files_and_on_objects_give_one_fingerprint(family, tmp_path):
+    """An edge that is not given keeps its saved value; one that the processor lacks is refused."""
+    config, saved = family.make_config(), dict(family.make_image_processor().size)
+    config.save_pretrained(tmp_path)
+    family.make_image_processor().save_pretrained(tmp_path)
+
+    def read(limits, live):
+        try:
+            if not live:
+                return VisualLayout.from_pretrained(tmp_path, size=limits).fingerprint
+            set_limits(image_processor := family.make_image_processor(), limits)
+            return VisualLayout.from_processor(image_processor, config).fingerprint
+        except LayoutError as error:  # such as a side that the vision tower does not take
+            return str(error)
+
+    for edges in (list(saved)[:1], list(saved)[1:], list(saved), ["depth"]):
+        limits = {edge: 2 * saved.get(edge, 1) for edge in edges}
+        assert read(limits, live=True) == read(limits, live=False)
+    assert "has no depth, only" in read({"depth": 3}, live=False)
 
 
 def test_old_files_without_a_patch_size_say_what_to_do(tmp_path):
