@@ -1,12 +1,13 @@
 # Everything runs in .venv of the checkout, made on first use and reused.
 PYTHON ?= python3
 VENV := .venv
+TORCHVISION := .venv-torchvision
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo figures test test-all test-distributed rehearse check format wheel clean
+.PHONY: install demo figures test test-all test-distributed test-torchvision rehearse check format wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +40,15 @@ test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 rehearse: install ## every published recipe and documented command, with stand-ins of the models
 	$(BIN)/python -m scripts.rehearse --check
 
+test-torchvision: $(TORCHVISION)/.installed ## geometry and pixel limits with torchvision's image processors
+	$(TORCHVISION)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' tests/geometry \
+		tests/attention/test_groups.py tests/toyworld/test_policy.py tests/viz/test_families.py \
+		tests/training/test_pixel_limits.py
+
+$(TORCHVISION)/.installed: $(VENV)/.installed scripts/torchvision_env.py
+	$(BIN)/python scripts/torchvision_env.py $(TORCHVISION)
+	touch $@
+
 check: install ## format, lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,4 +61,4 @@ wheel: install ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the virtual environment and the demo's runs
-	rm -rf $(VENV) runs/demo dist
+	rm -rf $(VENV) $(TORCHVISION) runs/demo dist

@@ -11,7 +11,16 @@ from tiny_models import VISION_MODELS, build
 from toy_runs import recipe_values, write_recipe
 
 from sayo.processors import load_auto_processor
-from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe, parse_recipe, recipe_names, recipes_dir
+from sayo.recipes import (
+    DataSection,
+    ModelSection,
+    RecipeError,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    recipes_dir,
+    size_words,
+)
 from sayo.toyworld.cold_start import write_cold_start
 from sayo.training.setup import (
     bound_function,
@@ -190,7 +199,11 @@ def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     recipe = load_recipe(name, ["data.path=prepared/somewhere"])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
     data = toys.data[family] if recipe.rewards else answers
-    stand_in = [f"model.name_or_path={toys.policy[family]}", "model.size=null", f"data.path={data}"]
+    if recipe.rewards and recipe.model.size:  # other pixel limits than the stand-in's own
+        limits = ("--processor", toys.policy[family], "--size", size_words(recipe.model.size))
+        assert sayo_command("map", data, *limits, "--out", tmp_path / "mapped").exit_code == 0
+        data = tmp_path / "mapped"
+    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}"]
     on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
     done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output
