@@ -46,7 +46,7 @@ TRAINING = (
 )
 SIZES = {"evaluate": "--limit 4 --num-samples 2 --max-new-tokens 8", "look": "--max-new-tokens 8"}
 SIZES |= {
-    "figures": "--num-questions 2 --max-new-tokens 8",
+    "figures": "--num-questions 8 --max-new-tokens 8",
     "trend": "--limit 2 --max-new-tokens 8",
 }  # the last one counts
 ALWAYS = (
@@ -140,7 +140,7 @@ def run(words: list[str]) -> dict[str, Any]:
         recipe = recipe_of(words)
         small += [f"trainer.{size}" for size in (TRAINING + GRPO * bool(recipe.rewards)).split()]
     if words[0] == "accelerate":
-        small[2:2] = ["--num_processes", "2", "--main_process_port", "0"]
+        small[:2] = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2", "--main_process_port=0"]
         problem = killed_and_resumed(small, Path(recipe.trainer["output_dir"]), log)
     else:
         status = in_fork(small, log) if words[0] == "sayo" else in_process([sys.executable, *small[1:]], log)
@@ -239,7 +239,6 @@ def main() -> None:
     folder, options.out = options.folder.resolve(), options.out and options.out.resolve()
     os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for shared in ("evaluation.local", "export.package", "preflight.estimate", "training.run", "viz.report"):
         importlib.import_module(f"sayo.{shared}")  # once, for all forks
 
