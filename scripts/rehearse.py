@@ -1,8 +1,7 @@
 """Rehearse what users do: every published recipe and every documented command, with stand-ins of the published models.
 
-    python -m scripts.rehearse                       # all parts
-    python -m scripts.rehearse --quick               # the recipe `sayo` alone
-    python -m scripts.rehearse --only docs smolvlm_256m --check
+    python -m scripts.rehearse --quick                              # the recipe `sayo` alone
+    python -m scripts.rehearse --only docs internvl3_5_1b --check   # all parts without `--only`
 
 A part is a published recipe (the commands of its head, with dry run, preflight, export, evaluation and look around the
 launch), another model of recipes/model with the recipe `sayo`, or `docs` (the commands of README.md and docs/*.md, in
@@ -111,13 +110,13 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
 
 def road_of(launch: list[str], data: str) -> list[list[str]]:
     """The launch of a recipe between the steps that the quickstart puts around it."""
-    recipe, folder = launch[launch.index("--config-name") :], Path(recipe_of(launch).trainer["output_dir"])
-    model, results = f"models/{folder.name}", f"results/{folder.name}"
+    recipe, folder = launch[launch.index("--config-name") :], recipe_of(launch).trainer["output_dir"]
+    model, results = folder.replace("runs/", "models/"), folder.replace("runs/", "results/")
     return [
         ["sayo", "train", *recipe, "--dry-run"],
         ["sayo", "preflight", *recipe],
         launch,
-        ["sayo", "export", str(folder), "--out", model],
+        ["sayo", "export", folder, "--out", model],
         ["sayo", "evaluate", model, "--data", data, "--split", "train", "--out", results],
         ["sayo", "look", model, "picture.jpg", "What is this?", "--box", "8,8,40,40", "--out", f"{results}.html"],
     ]
@@ -212,9 +211,8 @@ def furnish() -> None:
     """Make what the commands take for granted: recipes, GQA's files, pictures, a policy to start RL from, the toys."""
     gqa = "sayo prepare gqa --images images --processor runs/demo/cold_start --questions"
     links = {"scripts": ROOT / "scripts", "recipes": ROOT / "recipes", "images": "world/images"}
-    for split in ("train", "val"):
-        links[f"{split}_balanced_questions.json"] = f"world/{split}_questions.json"
-        links[f"{split}_sceneGraphs.json"] = f"world/{split}_sceneGraphs.json"
+    links |= {f"{split}_balanced_questions.json": f"world/{split}_questions.json" for split in ("train", "val")}
+    links |= {name: f"world/{name}" for name in ("train_sceneGraphs.json", "val_sceneGraphs.json")}
     for link, target in links.items():
         Path(link).symlink_to(target)
     for command in (
@@ -241,11 +239,10 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
     for shared in ("evaluation.local", "export.package", "preflight.estimate", "training.run", "viz.report"):
         importlib.import_module(f"sayo.{shared}")  # once, for all forks
-
     (folder / "start").mkdir(parents=True)
     os.chdir(folder / "start")
     furnish()
-    chosen = options.only or (["sayo"] if options.quick else list(parts()))
+    chosen = options.only or (["sayo"] if options.quick else parts())
     rows = collect(options, (row for part in chosen for row in walk(part, parts()[part])))
     missed = [f"{row['written_in']}: {row['command']}" for row in rows if row["result"].startswith("FAILED")]
     finish(options, "rehearsal", rows, missed)
