@@ -1,12 +1,13 @@
 # Everything runs in .venv of the checkout, made on first use and reused.
 PYTHON ?= python3
 VENV := .venv
+ENGINES := .venv-engines
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo figures test test-all test-distributed test-vllm check format wheel clean
+.PHONY: install demo figures test test-all test-distributed test-torchvision test-vllm rehearse check format wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,9 +37,24 @@ test-all: install ## every test, the slow ones too
 test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed
 
-test-vllm: install ## real vLLM on a CPU, in an environment of its own (Linux; made in three minutes)
-	bash scripts/engines.sh $(VENV) $(VENV)-vllm
-	$(VENV)-vllm/bin/python -m pytest -m 'slow or not slow' tests/engines
+rehearse: install ## every published recipe and documented command, with stand-ins of the models
+	$(BIN)/python -m scripts.rehearse --check
+
+test-torchvision: $(ENGINES)/.installed ## geometry and pixel limits with torchvision's image processors
+	$(ENGINES)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' tests/geometry \
+		tests/attention/test_groups.py tests/toyworld/test_policy.py tests/viz/test_families.py \
+		tests/training/test_pixel_limits.py
+
+test-vllm: $(ENGINES)/.vllm ## GRPO, evaluation and exports with a real vLLM on a CPU (Linux)
+	$(ENGINES)/bin/python -m pytest -m 'slow or not slow' tests/engines
+
+$(ENGINES)/.installed: $(VENV)/.installed scripts/engines_env.py
+	$(BIN)/python scripts/engines_env.py $(ENGINES)
+	touch $@
+
+$(ENGINES)/.vllm: $(ENGINES)/.installed
+	$(BIN)/python scripts/engines_env.py $(ENGINES) --vllm
+	touch $@
 
 check: install ## format, lint
 	$(BIN)/ruff format --check .
@@ -52,4 +68,4 @@ wheel: install ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the virtual environment and the demo's runs
-	rm -rf $(VENV) runs/demo dist
+	rm -rf $(VENV) $(ENGINES) runs/demo dist

@@ -1,8 +1,7 @@
 """Rehearse what users do: every published recipe and every documented command, with stand-ins of the published models.
 
-    python -m scripts.rehearse                       # all parts
-    python -m scripts.rehearse --quick               # the recipe `sayo` alone
-    python -m scripts.rehearse --only docs smolvlm_256m --check
+    python -m scripts.rehearse --quick                              # the recipe `sayo` alone
+    python -m scripts.rehearse --only docs internvl3_5_1b --check   # all parts without `--only`
 
 A part is a published recipe (the commands of its head, with dry run, preflight, export, evaluation and look around the
 launch), another model of recipes/model with the recipe `sayo`, or `docs` (the commands of README.md and docs/*.md, in
@@ -10,6 +9,7 @@ their order). The stand-ins lie in a hub cache under the published names, so the
 steps, device and sizes are changed. A launch is two ranks on this CPU, killed after its first checkpoint and resumed.
 """
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -38,17 +38,21 @@ CANNOT = {  # what stands in a command -> why it is not run here
     "python -m sayo.preflight.scale": "writes the page itself; tests/preflight/test_scale.py compares it",
 }
 FILES = "--questions train_balanced_questions.json --scene-graphs train_sceneGraphs.json --images images/"
-GRPO = ["num_generations=4", "max_completion_length=8"]
-TRAINING = ["use_cpu=true", "bf16=false", "max_steps=2", "save_steps=1", "per_device_train_batch_size=2"]
-TRAINING += ["gradient_accumulation_steps=2"]
-SIZES = {  # of a subcommand; the last value of an option counts
-    "evaluate": ["--limit", "4", "--num-samples", "2", "--max-new-tokens", "8"],
-    "look": ["--max-new-tokens", "8"],
-    "figures": ["--num-questions", "2", "--max-new-tokens", "8"],
-    "trend": ["--limit", "2", "--max-new-tokens", "8"],
-}
-PUBLISHED = ("sayo", "look_back", "avar_sft", "avar")
-DEFAULTS = ("qwen3_vl_8b", "qwen3_vl_4b", "qwen2_5_vl_7b")  # models that need no part of their own
+UNPRICED = "Preflight models the activations of"  # the beginning of its answer about other families: that is tested
+GRPO = " num_generations=4 max_completion_length=8"
+TRAINING = (
+    "use_cpu=true bf16=false max_steps=2 save_steps=1 per_device_train_batch_size=2 gradient_accumulation_steps=2"
+)
+SIZES = {"evaluate": "--limit 4 --num-samples 2 --max-new-tokens 8", "look": "--max-new-tokens 8"}
+SIZES |= {
+    "figures": "--num-questions 8 --max-new-tokens 8",
+    "trend": "--limit 2 --max-new-tokens 8",
+}  # the last one counts
+ALWAYS = (
+    "qwen3_vl_8b",
+    "qwen3_vl_4b",
+    "qwen2_5_vl_7b",
+)  # models of the recipes and pages, without a part of their own
 
 
 def commands_of(text: str) -> list[str]:
@@ -62,35 +66,28 @@ def commands_of(text: str) -> list[str]:
     return found
 
 
-def head_of(recipe: str) -> list[str]:
-    """The commands in the comment at the head of a recipe."""
-    text = (ROOT / f"recipes/{recipe}.yaml").read_text(encoding="utf-8")
-    return commands_of(re.sub(r"^# ( +)", r"  \1", text, flags=re.MULTILINE))
-
-
 def parts() -> dict[str, list[tuple[str, str]]]:
     """Part -> (where it is written, command), in the order of the rehearsal."""
     from sayo.recipes import recipe_names
 
-    made = {name: [(f"{name}.yaml", command) for command in head_of(name)] for name in PUBLISHED}
-    for model in (name for name in recipe_names("model") if name not in DEFAULTS):
-        own = [command.replace("qwen3_vl_8b", model).replace("prepared/gqa", model) for command in head_of("sayo")]
-        made[model] = [("sayo.yaml", command) for command in own]
+    published = [name for name in recipe_names() if "toy" not in name]
+    heads = {name: (ROOT / f"recipes/{name}.yaml").read_text("utf-8").replace("\n#  ", "\n   ") for name in published}
+    made = {name: [(f"{name}.yaml", command) for command in commands_of(text)] for name, text in heads.items()}
+    for model in (name for name in recipe_names("model") if name not in ALWAYS):
+        own = {"qwen3_vl_8b": model, "prepared/gqa": f"prepared/{model}"}
+        made[model] = [(where, re.sub("|".join(own), lambda m: own[m[0]], text)) for where, text in made["sayo"]]  # noqa: B023
     pages = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs").glob("*.md"))]
     made["docs"] = [(page.name, command) for page in dict.fromkeys(pages) for command in commands_of(page.read_text())]
     return made
 
 
-def why_not(command: str) -> str | None:
-    """Why a command cannot be run here; None if it can."""
-    return next((reason for words, reason in CANNOT.items() if words in command), None)
-
-
 def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """Run the commands of a part, each once, and a recipe's launch with the rest of its road."""
+    from sayo.recipes import recipe_names
+
     data, done = "prepared/gqa", set()
     try:
-        for model in {*DEFAULTS, *({part} - {*PUBLISHED, "docs"})}:
+        for model in {*ALWAYS, part} & set(recipe_names("model")):
             stand_in(model)
     except ImportError as error:
         yield {"part": part, "written_in": "", "command": "", "seconds": 0.0, "result": f"not run: {error}"}
@@ -99,8 +96,8 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     os.chdir(f"../{part}")
     for where, command in written:
         row = {"part": part, "written_in": where, "command": command, "seconds": 0.0}
-        if reason := why_not(command):
-            yield {**row, "result": f"not run: {reason}"}
+        if reasons := [reason for words, reason in CANNOT.items() if words in command]:
+            yield {**row, "result": f"not run: {reasons[0]}"}
             continue
         words = shlex.split(command.replace(" ... ", f" {FILES} "), comments=True)
         if words[:2] == ["sayo", "prepare"]:
@@ -113,13 +110,13 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
 
 def road_of(launch: list[str], data: str) -> list[list[str]]:
     """The launch of a recipe between the steps that the quickstart puts around it."""
-    recipe, folder = launch[launch.index("--config-name") :], Path(recipe_of(launch).trainer["output_dir"])
-    model, results = f"models/{folder.name}", f"results/{folder.name}"
+    recipe, folder = launch[launch.index("--config-name") :], recipe_of(launch).trainer["output_dir"]
+    model, results = folder.replace("runs/", "models/"), folder.replace("runs/", "results/")
     return [
         ["sayo", "train", *recipe, "--dry-run"],
         ["sayo", "preflight", *recipe],
         launch,
-        ["sayo", "export", str(folder), "--out", model],
+        ["sayo", "export", folder, "--out", model],
         ["sayo", "evaluate", model, "--data", data, "--split", "train", "--out", results],
         ["sayo", "look", model, "picture.jpg", "What is this?", "--box", "8,8,40,40", "--out", f"{results}.html"],
     ]
@@ -137,16 +134,17 @@ def run(words: list[str]) -> dict[str, Any]:
     """Run a command on this CPU, with few and small steps: its seconds, and `ran` or what went wrong."""
     print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
     start, log = time.monotonic(), Path("log.txt")
-    small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SIZES.get(words[1], [])
+    small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SIZES.get(words[1], "").split()
     if words[1] in ("train", "launch", "scripts/train.py") and "--show" not in words:
         recipe = recipe_of(words)
-        small += [f"trainer.{size}" for size in (*TRAINING, *(GRPO if recipe.rewards else ()))]
+        small += [f"trainer.{size}" for size in (TRAINING + GRPO * bool(recipe.rewards)).split()]
     if words[0] == "accelerate":
-        small[2:2] = ["--num_processes", "2", "--main_process_port", "0"]
+        small[:2] = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2", "--main_process_port=0"]
         problem = killed_and_resumed(small, Path(recipe.trainer["output_dir"]), log)
     else:
         status = in_fork(small, log) if words[0] == "sayo" else in_process([sys.executable, *small[1:]], log)
-        problem = f"exit status {status}" if status else ""
+        is_unpriced = status == 2 and UNPRICED in log.read_text(encoding="utf-8", errors="replace")
+        problem = f"exit status {status}" if status and not is_unpriced else ""
     if problem:
         print(log.read_text(encoding="utf-8", errors="replace")[-3000:], file=sys.stderr, flush=True)
     return {"seconds": round(time.monotonic() - start, 1), "result": f"FAILED: {problem}" if problem else "ran"}
@@ -156,7 +154,7 @@ def killed_and_resumed(words: list[str], folder: Path, log: Path) -> str:
     """Launch, kill after the first checkpoint, launch again: what went wrong, or an empty text."""
     from sayo.training.checkpoints import checkpoints, is_complete
 
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     with log.open("w") as file:
         launcher = subprocess.Popen(words, stdout=file, stderr=file)
     while launcher.poll() is None and time.monotonic() < deadline and not any(map(is_complete, checkpoints(folder))):
@@ -180,19 +178,18 @@ def in_process(words: list[str], log: Path) -> int:
 
 def in_fork(words: list[str], log: Path) -> int | None:
     """A `sayo` command in a fork of this process, which need not import everything again."""
-    child = multiprocessing.get_context("fork").Process(target=_sayo, args=(words[1:], log))
+    from sayo.cli import app
+
+    def run_app() -> None:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            app(words[1:])
+
+    child = multiprocessing.get_context("fork").Process(target=run_app)
     child.start()
     child.join()
     return child.exitcode
-
-
-def _sayo(words: list[str], log: Path) -> None:
-    from sayo.cli import app
-
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        app(words)
 
 
 def stand_in(model: str) -> Path:
@@ -212,27 +209,23 @@ def stand_in(model: str) -> Path:
 
 def furnish() -> None:
     """Make what the commands take for granted: recipes, GQA's files, pictures, a policy to start RL from, the toys."""
-    world, gqa = "world", "sayo prepare gqa --images images --processor runs/demo/cold_start --questions"
-    for link, target in {
-        "scripts": ROOT / "scripts",
-        "recipes": ROOT / "recipes",
-        "images": f"{world}/images",
-    }.items():
+    gqa = "sayo prepare gqa --images images --processor runs/demo/cold_start --questions"
+    links = {"scripts": ROOT / "scripts", "recipes": ROOT / "recipes", "images": "world/images"}
+    links |= {f"{split}_balanced_questions.json": f"world/{split}_questions.json" for split in ("train", "val")}
+    links |= {name: f"world/{name}" for name in ("train_sceneGraphs.json", "val_sceneGraphs.json")}
+    for link, target in links.items():
         Path(link).symlink_to(target)
-    for split in ("train", "val"):
-        Path(f"{split}_balanced_questions.json").symlink_to(f"{world}/{split}_questions.json")
-        Path(f"{split}_sceneGraphs.json").symlink_to(f"{world}/{split}_sceneGraphs.json")
     for command in (
-        f"sayo toy world --out {world} --num-images 60",
+        "sayo toy world --out world --num-images 60",
         "sayo toy policy --out runs/demo/cold_start",
         f"{gqa} train_balanced_questions.json --scene-graphs train_sceneGraphs.json --out runs/demo/prepared",
         f"{gqa} val_balanced_questions.json --scene-graphs val_sceneGraphs.json --out data/refocus",
-        f"sayo toy cold-start --world {world} --num-rows 32 --out prepared/anchors/data/train-00000-of-00001.parquet",
+        "sayo toy cold-start --world world --num-rows 32 --out prepared/anchors/data/train-00000-of-00001.parquet",
     ):
         if status := in_fork(shlex.split(command), Path("log.txt")):
             sys.exit(f"{command}: exit status {status}\n{Path('log.txt').read_text()}")
     Path("data/gqa").symlink_to(Path("runs/demo/prepared").resolve())
-    Image.open(next(Path("images").iterdir())).resize((320, 240)).save("picture.jpg")
+    Image.open(next(Path("images").iterdir())).convert("RGB").resize((320, 240)).save("picture.jpg")
     Path("my-sft-model").symlink_to(stand_in("qwen2_5_vl_7b"))
 
 
@@ -244,17 +237,12 @@ def main() -> None:
     folder, options.out = options.folder.resolve(), options.out and options.out.resolve()
     os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    import sayo.evaluation.local
-    import sayo.export.package
-    import sayo.preflight.estimate
-    import sayo.training.run
-    import sayo.viz.report  # noqa: F401 (what the forks share)
-
+    for shared in ("evaluation.local", "export.package", "preflight.estimate", "training.run", "viz.report"):
+        importlib.import_module(f"sayo.{shared}")  # once, for all forks
     (folder / "start").mkdir(parents=True)
     os.chdir(folder / "start")
     furnish()
-    chosen = options.only or (["sayo"] if options.quick else list(parts()))
+    chosen = options.only or (["sayo"] if options.quick else parts())
     rows = collect(options, (row for part in chosen for row in walk(part, parts()[part])))
     missed = [f"{row['written_in']}: {row['command']}" for row in rows if row["result"].startswith("FAILED")]
     finish(options, "rehearsal", rows, missed)

@@ -39,9 +39,6 @@ def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
     config = make_config(family, entry, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.dim() > 1 and not parameter.any():  # Gemma3's projection would let no picture through
-            torch.nn.init.normal_(parameter, std=config.get_text_config().initializer_range)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(**ends, do_sample=True)
     model.save_pretrained(folder)

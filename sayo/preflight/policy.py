@@ -33,7 +33,7 @@ class MetaPolicy:
             self.base = freeze_vision(model.train()) if section.freeze_vision else model.train()
             lora = lora_config(section, model)
             self.model = get_peft_model(model, lora, low_cpu_mem_usage=True) if lora is not None else model
-        self.decoder, self.tower = model.model.language_model, getattr(model.model, "visual", None)
+        self.decoder, self.tower = model.get_decoder(), getattr(model.model, "visual", None)
         self.mergers = 1 + len(getattr(self.vision, "deepstack_visual_indexes", None) or ())
         named = list(self.model.named_parameters())
         self.parameters = sum(p.numel() for _, p in named)

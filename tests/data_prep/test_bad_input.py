@@ -222,6 +222,7 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
         (["--num-proc", "0"], "--num-proc"),
         (["--split", "a/b"], "--split"),
         (["--hard"], "give --processor as well"),
+        (["--size", "longest_edge=9000"], "give --processor as well"),
         (["--threshold", "0.2"], "give --processor as well"),
     ],
 )

@@ -17,9 +17,9 @@ FAMILIES = {
     "internvl": None,
     "smolvlm": {"longest_edge": 1024},  # two by two tiles
     "idefics3": {"longest_edge": 728},
-    "gemma3": None,
 }
-"""Beside Qwen3-VL, below, with limits. vLLM 0.30 cannot import its LLaVA and Mistral models with transformers 5.23."""
+"""Beside Qwen3-VL, below. With transformers 5.23, vLLM 0.30 cannot import its LLaVA and Mistral models, and does not
+know the names of Gemma 3's parameters."""
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 

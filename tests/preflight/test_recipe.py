@@ -90,7 +90,7 @@ def test_four_bits_shrink_the_layers_only():
     assert 0.5625 / 2 <= size(packed, "language_model.layers") / size(plain, "language_model.layers") < 0.29
 
 
-@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe", "qwen3_5", "glm4v"])
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe", "qwen3_5", "glm4v", "smolvlm"])
 def test_other_families_get_a_clear_word(family, toy, tmp_path):
     from tiny_models import build
 

@@ -38,7 +38,9 @@ def test_auto_classes_load_the_checkpoint_and_logits_are_the_same(loaded):
     assert type(processor) is type(make_processor(family)) and model.config.model_type == family
     inputs = make_inputs(processor)
     fresh = make_inputs(make_processor(family))
-    assert inputs.keys() == fresh.keys() and all(torch.equal(inputs[k], fresh[k]) for k in inputs)
+    assert inputs.keys() == fresh.keys()
+    for key in inputs:  # torchvision, where it is installed, rounds pixels in another way
+        torch.testing.assert_close(inputs[key], fresh[key])
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, make_policy(family).eval()(**inputs).logits)
 

@@ -7,13 +7,17 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import transformers as tf
 import yaml
-from toy_runs import recipe_values
+from toy_runs import FAMILIES, recipe_values
+from transformers.utils import is_torchvision_available
 
 from sayo.evaluation.local import LocalModel
 from sayo.geometry import VisualLayout
-from sayo.recipes import DataSection, RecipeError, load_recipe, model_section, recipe_names, recipes_dir
-from sayo.training.setup import load_data
+from sayo.processors import load_auto_processor
+from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe, model_section, recipe_names, recipes_dir
+from sayo.rollout import processor_inputs
+from sayo.training.setup import load_data, load_processor
 from sayo.viz.look import look_at
 
 LARGER = {"shortest_edge": 112 * 112}
@@ -86,6 +90,21 @@ def test_data_training_checkpoint_evaluation_and_look_agree(road, sayo_command, 
     with pytest.warns(UserWarning, match="prepared for other visual tokens .*--size gives the model") as warned:
         sayo_command("evaluate", road.policy, *words, "", "--out", tmp_path / "smaller")
     assert len([each for each in warned if "other visual tokens" in str(each.message)]) == 1
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="Qwen's own processor needs torchvision (for videos)")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_published_processor_takes_limits_as_its_files_do(family, toys, tmp_path):
+    toy, row = load_auto_processor(toys.policy[family]), row_of(toys.data[family])
+    stock = type(toy).__mro__[2](toy.image_processor, toy.tokenizer, tf.Qwen3VLVideoProcessor(), toy.chat_template)
+    stock.save_pretrained(tmp_path)
+    config = tf.AutoConfig.from_pretrained(toys.policy[family])
+    config.save_pretrained(tmp_path)
+    processor = load_processor(ModelSection(name_or_path=str(tmp_path), size=LARGER))
+    assert type(processor).__name__.startswith("Qwen") and processor.image_processor.backend == "torchvision"
+    assert VisualLayout.from_processor(processor, config) == VisualLayout.from_pretrained(tmp_path, size=LARGER)
+    inputs = processor_inputs(processor, [row], "cpu")
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == 49
 
 
 @pytest.mark.parametrize("name", recipe_names("model"))

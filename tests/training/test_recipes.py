@@ -10,16 +10,28 @@ from peft import get_peft_model
 from tiny_models import VISION_MODELS, build
 from toy_runs import recipe_values, write_recipe
 
-from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe, parse_recipe, recipe_names, recipes_dir
+from sayo.processors import load_auto_processor
+from sayo.recipes import (
+    DataSection,
+    ModelSection,
+    RecipeError,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    recipes_dir,
+    size_words,
+)
 from sayo.toyworld.cold_start import write_cold_start
 from sayo.training.setup import (
     bound_function,
     check_recipe,
     freeze_vision,
     load_data,
+    load_processor,
     lora_config,
     trainer_config_class,
 )
+from scripts.stand_ins import make_stand_in
 
 RUNS = sorted(recipes_dir().glob("*.yaml"))  # the folders hold groups, which recipes are composed of
 REWARDS = sorted(
@@ -60,6 +72,18 @@ def test_recipe_takes_every_model_each_in_a_folder_of_its_own(name):
     assert len({recipe.trainer["output_dir"] for recipe in recipes}) == len(models)
     own = load_recipe(name, [DATA, "model.name_or_path=my/own-model/"])
     assert own.trainer["output_dir"] == f"runs/{name}_own-model"
+
+
+@pytest.mark.parametrize("model", recipe_names("model"))
+def test_size_is_in_the_words_of_the_models_own_processor(model, tmp_path):
+    try:
+        folder = make_stand_in(model, tmp_path)
+    except ImportError as error:
+        pytest.skip(str(error))
+    section = load_recipe("sayo", [DATA, f"model={model}", f"model.name_or_path={folder}"]).model
+    own = {key for key, value in dict(load_auto_processor(folder).image_processor.size).items() if value}
+    assert set(section.size or own) == own
+    assert {key for key, value in dict(load_processor(section).image_processor.size).items() if value} == own
 
 
 def test_avar_is_paid_for_what_was_published():
@@ -175,7 +199,11 @@ def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     recipe = load_recipe(name, ["data.path=prepared/somewhere"])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
     data = toys.data[family] if recipe.rewards else answers
-    stand_in = [f"model.name_or_path={toys.policy[family]}", "model.size=null", f"data.path={data}"]
+    if recipe.rewards and recipe.model.size:  # other pixel limits than the stand-in's own
+        limits = ("--processor", toys.policy[family], "--size", size_words(recipe.model.size))
+        assert sayo_command("map", data, *limits, "--out", tmp_path / "mapped").exit_code == 0
+        data = tmp_path / "mapped"
+    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}"]
     on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
     done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output
