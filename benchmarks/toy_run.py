@@ -152,11 +152,12 @@ def _evaluate(
 ) -> dict[str, Any]:
     from sayo.evaluation.evaluate import evaluate
     from sayo.evaluation.local import LocalModel
-    from sayo.recipes import DataSection
+    from sayo.recipes import DataSection, model_section
     from sayo.training.setup import load_data
 
     reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"], "seed": seed}
-    answerer = LocalModel.from_pretrained(str(policy_dir), num_samples=settings.samples, temperature=1.0, **reading)
+    reading |= {"num_samples": settings.samples, "temperature": 1.0}
+    answerer = LocalModel.from_pretrained(model_section(str(policy_dir)), **reading)
     rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
     with _steering(arm, answerer.model, answerer.processor):
         summary = evaluate(answerer, rows, folder / "evaluation" / "after", overwrite=True)

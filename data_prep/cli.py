@@ -89,11 +89,16 @@ def _prepare(
 
 
 def _mapper(processor: str, size: str | None, threshold: float | None, soft: bool) -> Any:
+    from data_prep.examples import PrepareError
     from data_prep.tokens import TokenMapper
+    from sayo.geometry import VisualLayout
     from sayo.recipes import model_section
 
     model = model_section(processor, size)
-    return TokenMapper.load(model.name_or_path, model.size, threshold, soft)
+    try:
+        return TokenMapper(VisualLayout.from_pretrained(model.name_or_path, size=model.size), threshold, soft)
+    except (ValueError, OSError) as error:
+        raise PrepareError(f"--processor: {error}") from None
 
 
 def report_counts(counts: dict[str, Any], out: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from data_prep.examples import PrepareError, RejectedError
+from data_prep.examples import RejectedError
 from sayo.geometry import Region, VisualCells, VisualLayout, region_tokens
 
 COLUMNS = ("region_tokens", "region_weights", "num_visual_tokens", "processor_fingerprint")
@@ -24,17 +24,6 @@ class TokenMapper:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenMapper, (self.layout, self.threshold, self.soft)  # workers start with an empty cache
-
-    @classmethod
-    def load(
-        cls, processor: str, size: Mapping[str, int] | None, threshold: float | None, soft: bool
-    ) -> "TokenMapper":
-        """The mapper of a model folder or hub id with these pixel limits; PrepareError where no layout can be read."""
-        try:
-            layout = VisualLayout.from_pretrained(processor, size=size)
-        except (ValueError, OSError) as error:
-            raise PrepareError(f"--processor: {error}") from None
-        return cls(layout, threshold, soft)
 
     def settings(self) -> dict[str, Any]:
         """Option -> value, for the account of a shard."""

@@ -217,7 +217,7 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--processor", "/no/such/model"], "--processor"),
+        (["--processor", "/no/such/model"], "no model '/no/such/model'"),
         (["--limit", "0"], "--limit"),
         (["--num-proc", "0"], "--num-proc"),
         (["--split", "a/b"], "--split"),
