@@ -218,6 +218,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         args = (model, input_ids, attention_mask, logits_to_keep, *args)
+        kwargs.pop("batch_num_images", None)  # LLaVA-OneVision's, which TRL does not know: one image a prompt, then
         scored = self._scoring
         if scored is None or scored.traces is not None:
             # The loss's own forward, or another one after the policy has been read.
