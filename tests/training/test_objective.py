@@ -52,7 +52,7 @@ def test_one_step_raises_the_score(make_trainer, rows, tuning):
     before, gradients = loss_of(trainer, inputs)
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
     assert gradients and all(("lora_" in name) == (tuning == "lora") for name in gradients)
-    torch.optim.SGD(trainable, lr=0.05).step()
+    torch.optim.SGD(trainable, lr=0.01).step()
     assert loss_of(trainer, inputs)[0] < before - 1e-4
     assert trainer._metrics["train"]["objective/region"][0] == pytest.approx(-before, abs=1e-6)
 
