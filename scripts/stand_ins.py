@@ -23,8 +23,8 @@ from sayo import processors
 
 _ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 FAMILIES: dict[str, dict[str, Any]] = _ENTRIES["families"]
-MODELS: dict[str, str] = {name: entry["family"] for name, entry in _ENTRIES["models"].items()}
-"""Names of recipes/model -> family."""
+MODELS: dict[str, dict[str, Any]] = _ENTRIES["models"]
+"""Names of recipes/model -> `family`, and what differs from its entry."""
 
 
 def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
@@ -33,8 +33,9 @@ def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
     Without torchvision the processors that also take videos cannot be made: Qwen's are then written as the toy's
     (`sayo.processors`), and the others are an ImportError.
     """
-    family = MODELS.get(name, name)
-    entry = FAMILIES[family]
+    own = MODELS.get(name, {"family": name})
+    family = own["family"]
+    entry = {**FAMILIES[family], **own}
     tokenizer = make_tokenizer(entry)
     config = make_config(family, entry, tokenizer)
     torch.manual_seed(seed)

@@ -12,6 +12,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import torch
 from trl.generation import vllm_generation
 from trl.import_utils import is_vllm_available
 from trl.trainer import grpo_trainer
@@ -124,11 +125,25 @@ def unexpanded_prompts(processor: Any, prompts: Sequence[Any], **template_option
     return [tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"] for text in texts]
 
 
-def check_agreement(mean: float, largest: float, limit: float | None) -> None:
-    """EngineMismatch where sampled and scored log-probabilities differ by more than `limit` nats a token (mean)."""
+def check_agreement(trainer: Any, output: dict[str, Any], scored: torch.Tensor) -> None:
+    """Compare the log-probabilities that the engine sampled with and those of the scoring pass, `(B, T)` each.
+
+    The first step prints the difference; TRL logs it.
+
+    Raises:
+        EngineMismatch: it is above `max_sampling_difference` on average.
+    """
+    is_sampled = (output["completion_mask"] * output.get("tool_mask", 1)).bool()
+    differences = (output["sampling_per_token_logps"] - scored)[is_sampled].abs()
+    differences = differences[~differences.isnan()]  # vLLM could not score them
+    sums = torch.stack([differences.sum(), differences.new_tensor(len(differences))])
+    total, count = trainer.accelerator.reduce(sums).tolist()
+    mean, limit = total / max(count, 1), trainer.args.max_sampling_difference
+    if trainer.state.global_step == 0 and trainer.accelerator.is_main_process:
+        print(f"sampled and scored log-probabilities differ by {mean:.2g} nats a token")
     if limit is not None and not mean <= limit:
         raise EngineMismatch(
-            f"Sampled and scored log-probabilities differ by {mean:.3g} nats a token (largest {largest:.3g}), more "
-            f"than trainer.max_sampling_difference={limit:g}. {_USUAL}; or top_p, top_k or min_p cut the distribution "
+            f"Sampled and scored log-probabilities differ by {mean:.3g} nats a token, more than "
+            f"trainer.max_sampling_difference={limit:g}. {_USUAL}; or top_p, top_k or min_p cut the distribution "
             "that is sampled and not the one that is scored; or the engine computes in another precision."
         )

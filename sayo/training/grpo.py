@@ -126,7 +126,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
                 output = super()._generate_and_score_completions(inputs)
             plain_prompts(self._logs["prompt"])
             if "sampling_per_token_logps" in output:
-                self._check_engine(output, scored)
+                check_agreement(self, output, scored.logps)
             if forced:
                 # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
                 output.pop("old_per_token_logps")
@@ -138,21 +138,6 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         finally:
             self._scoring = None
         return output
-
-    def _check_engine(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
-        """EngineMismatch where the engine did not sample from the distribution that is scored; printed once."""
-        differences = (output["sampling_per_token_logps"] - scored.logps).abs()
-        differences = differences[
-            (output["completion_mask"] * output.get("tool_mask", 1)).bool() & ~differences.isnan()
-        ]
-        mean, largest = differences.mean().nan_to_num(), differences.max() if len(differences) else differences.sum()
-        gathered = self.accelerator.gather(torch.stack([mean, largest])).view(-1, 2)
-        mean, largest = gathered[:, 0].mean().item(), gathered[:, 1].max().item()
-        if not self.vllm_importance_sampling_correction:  # else TRL logs it
-            self._log_metric("sampling/sampling_logp_difference/mean", mean)
-        if self.state.global_step == 0 and self.accelerator.is_main_process:
-            print(f"sampled and scored log-probabilities differ by {mean:.2g} nats a token (largest {largest:.2g})")
-        check_agreement(mean, largest, self.args.max_sampling_difference)
 
     def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
         """Apply floor and shaper to `output["advantages"]`; log `zero_std_share` and what `shape_advantages` says."""
@@ -218,7 +203,10 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         args = (model, input_ids, attention_mask, logits_to_keep, *args)
-        kwargs.pop("batch_num_images", None)  # LLaVA-OneVision's, which TRL does not know: one image a prompt, then
+        if (kwargs.pop("batch_num_images", torch.ones(())) > 1).any():  # LLaVA-OneVision's; TRL does not know it
+            raise RecipeError(
+                "TRL cannot train LLaVA-OneVision on several images a prompt: prepare rows of one image."
+            )
         scored = self._scoring
         if scored is None or scored.traces is not None:
             # The loss's own forward, or another one after the policy has been read.
