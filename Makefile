@@ -37,8 +37,8 @@ test-all: install ## every test, the slow ones too
 test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed
 
-rehearse: install ## every published recipe and documented command, with stand-ins of the models
-	$(BIN)/python -m scripts.rehearse --check
+rehearse: $(ENGINES)/.installed ## every published recipe and documented command, with stand-ins of the models
+	$(ENGINES)/bin/python -m scripts.rehearse --check
 
 test-torchvision: $(ENGINES)/.installed ## geometry and pixel limits with torchvision's image processors
 	$(ENGINES)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' tests/geometry \

@@ -32,7 +32,7 @@ CANNOT = {  # what stands in a command -> why it is not run here
     "sayo synthesize": "asks a server of large models; tests/synthesize asks a stub",
     "--server ": "asks a server; tests/evaluation/test_server.py starts one",
     "results/bench/": "compares results of lmms-eval, which has an environment of its own",
-    "use_vllm=": "needs vLLM",
+    "use_vllm=": "needs GPUs; `make test-vllm` trains with vLLM on a CPU",
     "--num_machines": "needs two machines; tests/distributed/test_machines.py starts two launchers",
     "python -m benchmarks.": "measures for minutes to hours",
     "python -m sayo.preflight.scale": "writes the page itself; tests/preflight/test_scale.py compares it",
