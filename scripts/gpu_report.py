@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -205,9 +205,12 @@ def main() -> None:
     if device == "cpu" and not options.quick:
         sys.exit("There is no CUDA device here. `--quick` runs the same code on the CPU, at tiny shapes.")
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    out = options.out or ROOT / f"benchmarks/results/gpu_{name.replace(' ', '_').lower()}.json"
+    folder = Path(tempfile.gettempdir()) if options.quick else ROOT / "benchmarks/results"
+    out = options.out or folder / f"gpu_{name.replace(' ', '_').lower()}.json"
     more = {"quick": options.quick, "cuda": torch.version.cuda}
-    more["optional"] = {name: version(name) for name in ("flash_attn", "kernels", "vllm") if find_spec(name)}
+    installed = packages_distributions()
+    optional = [package for name in ("flash_attn", "kernels", "vllm") for package in installed.get(name, ())]
+    more["optional"] = {package: version(package) for package in optional}
     stored = json.loads(out.read_text()) if out.exists() else {}
     rows = stored["rows"] if stored.get("quick") == options.quick else []
     rows = [row for row in rows if row["case"] != WHOLE]  # a part that was cut off is run again
