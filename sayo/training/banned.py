@@ -23,7 +23,8 @@ def ban_tokens(model: nn.Module, token_ids: Sequence[int]) -> None:
     head = model.get_output_embeddings()
     head = getattr(head, "base_layer", head)  # of an adapter
     head.banned_ids, head.made_ban = list(token_ids), None
-    head.__class__ = type(type(head).__name__, (_WithBan, type(head)), {})
+    if not isinstance(head, _WithBan):  # as it is where a second trainer takes the same model
+        head.__class__ = type(type(head).__name__, (_WithBan, type(head)), {})
 
 
 class _WithBan:

@@ -143,6 +143,7 @@ def test_a_cut_prompt_is_detected(make_trainer):
 def test_vision_tokens_are_neither_sampled_nor_scored(make_trainer, peft_config):
     """The distribution that is scored has no mass on them, as the one that is sampled; nothing of it is saved."""
     trainer = make_trainer(Probe(), peft_config=peft_config, beta=0.1)
+    trainer._ban_vision_tokens()  # as a second trainer of the same model would
     config, before = trainer.model.config, trainer.model.state_dict().keys()
     banned = [getattr(config, f"{name}_token_id") for name in ("image", "video", "vision_start", "vision_end")]
     words = torch.arange(len(trainer.processing_class.tokenizer))
