@@ -194,10 +194,10 @@ def in_fork(words: list[str], log: Path) -> int | None:
 
 def stand_in(model: str) -> Path:
     """The stand-in of a model of recipes/model in the hub cache, made if it is not there; ImportError: see there."""
-    from sayo.recipes import load_recipe
+    from sayo.recipes import model_section
     from scripts.stand_ins import make_stand_in
 
-    hub_id = load_recipe("sayo", [f"model={model}", "data.path=none"]).model.name_or_path
+    hub_id = model_section(model).name_or_path
     cache = Path(os.environ["HF_HUB_CACHE"], f"models--{hub_id.replace('/', '--')}")
     snapshot = cache / "snapshots" / ("0" * 40)
     if not snapshot.is_dir():

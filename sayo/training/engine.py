@@ -92,10 +92,7 @@ class SamePrompts(vllm_generation.VLLMGeneration):
 
 def changed_size(processor: Any, name_or_path: str) -> dict[str, int] | None:
     """The image processor's `size` where it is not the one saved with the model, which vLLM would take; else None."""
-    live, saved = (
-        {key: value for key, value in dict(one.image_processor.size).items() if value is not None}
-        for one in (processor, load_auto_processor(name_or_path))
-    )
+    live, saved = (dict(one.image_processor.size) for one in (processor, load_auto_processor(name_or_path)))
     return None if live == saved else live
 
 

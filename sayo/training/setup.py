@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from peft import LoraConfig
+from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from sayo.processors import load_auto_processor, set_limits
@@ -87,12 +88,16 @@ def torch_dtype(section: ModelSection) -> torch.dtype:
 
 def freeze_vision(policy: PreTrainedModel) -> PreTrainedModel:
     """Freeze all but the language model: families name their towers, projectors and separators differently."""
-    kept = [part for part in (policy.get_decoder(), policy.get_output_embeddings()) if part is not None]
-    language = {id(parameter) for part in kept for parameter in part.parameters()}
+    language = {id(parameter) for part in _language_parts(policy) for parameter in part.parameters()}
     for parameter in policy.parameters():
         if id(parameter) not in language:
             parameter.requires_grad_(False)
     return policy
+
+
+def _language_parts(policy: PreTrainedModel) -> list[nn.Module]:
+    """The decoder and the head: what is not vision."""
+    return [part for part in (policy.get_decoder(), policy.get_output_embeddings()) if part is not None]
 
 
 def with_plain_key_names(trainer: Any) -> Any:
@@ -115,7 +120,7 @@ def lora_config(section: ModelSection, policy: PreTrainedModel) -> LoraConfig | 
         return None
     settings = dict(section.lora)
     if section.freeze_vision:
-        kept = (policy.get_decoder(), policy.get_output_embeddings())
+        kept = _language_parts(policy)
         names = [re.escape(name) for name, module in policy.named_modules() if any(module is part for part in kept)]
         settings.setdefault("exclude_modules", rf"(?!({'|'.join(names)})(\.|$)).*")
     return LoraConfig(task_type="CAUSAL_LM", **settings)

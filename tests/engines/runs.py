@@ -16,9 +16,14 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from sayo.recipes import size_words
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(__file__).with_name("command.py")
 SIZES = ((100, 60), (40, 30), (260, 200), (18, 190))  # (W, H): two below Qwen3-VL's minimum, one thin
+LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
+"""Pixel limits unlike those saved with the stand-ins: pictures of `SIZES` lie above and below them."""
+DIFFERENCE = "sampling/sampling_logp_difference/max"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -32,7 +37,7 @@ def sayo(*words: Any, without: str | None = None, expect: int = 0) -> str:
     return output
 
 
-def make_data(folder: Path, policy: Path, *options: str) -> Path:
+def make_data(folder: Path, policy: Path, limits: dict[str, int] | None) -> Path:
     """Four questions with boxes, about one or two pictures of `SIZES` each, mapped for the policy's processor."""
     (folder / "images").mkdir()
     random, lines = np.random.default_rng(0), []
@@ -45,7 +50,8 @@ def make_data(folder: Path, policy: Path, *options: str) -> Path:
         lines.append({"images": images, "question": f"What is it? {index}", "answer": "a", "regions": [{"box": box}]})
     (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = ("--questions", folder / "questions.jsonl", "--images", folder / "images")
-    sayo("prepare", "jsonl", *files, "--processor", policy, *options, "--out", folder / "data")
+    size = ("--size", size_words(limits)) if limits else ()
+    sayo("prepare", "jsonl", *files, "--processor", policy, *size, "--out", folder / "data")
     return folder / "data"
 
 

@@ -3,15 +3,10 @@
 import re
 
 import pytest
-from engines.runs import logged, make_data, sayo, write_recipe
-
-from sayo.recipes import size_words
+from engines.runs import DIFFERENCE, LIMITS, logged, make_data, sayo, write_recipe
 
 pytestmark = pytest.mark.slow
 
-DIFFERENCE = "sampling/sampling_logp_difference/max"
-LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
-SIZE = ("--size", size_words(LIMITS))
 FAMILIES = {
     "qwen2_5_vl": LIMITS,
     "internvl": None,
@@ -27,7 +22,7 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 def test_every_family_agrees(stand_in, tmp_path, family):
     """One and two pictures a prompt, of awkward sizes; after the first step the engine has new weights."""
     policy, limits = stand_in(family), FAMILIES[family]
-    data = make_data(tmp_path, policy, *(("--size", size_words(limits)) if limits else ()))
+    data = make_data(tmp_path, policy, limits)
     sayo("train", "--config-name", write_recipe(tmp_path, policy, data, model={"size": limits}))
     assert len(differences := logged(tmp_path / "run", DIFFERENCE)) == 3
     assert max(differences) <= 1e-3
@@ -37,7 +32,7 @@ def test_every_family_agrees(stand_in, tmp_path, family):
 def test_limits_of_the_recipe(stand_in, tmp_path, lora):
     """Pixel limits unlike those saved with the model: pictures above the largest and below the smallest size."""
     policy = stand_in("qwen3_vl")
-    data = make_data(tmp_path, policy, *SIZE)
+    data = make_data(tmp_path, policy, LIMITS)
     sayo("train", "--config-name", write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}))
     assert max(logged(tmp_path / "run", DIFFERENCE)) <= 1e-3
 
@@ -53,7 +48,7 @@ def test_limits_of_the_recipe(stand_in, tmp_path, lora):
 )
 def test_a_fault_stops_the_run(stand_in, tmp_path, without, stopped_by):
     policy = stand_in("qwen3_vl")
-    data = make_data(tmp_path, policy, *SIZE)
+    data = make_data(tmp_path, policy, LIMITS)
     recipe = write_recipe(tmp_path, policy, data, model={"size": LIMITS}, max_sampling_difference=1e-3)
     output = sayo("train", "--config-name", recipe, without=without, expect=1)
     assert re.search(stopped_by, " ".join(output.split()))

@@ -8,13 +8,12 @@ import time
 
 import pytest
 import torch
-from engines.runs import COMMAND, ENVIRONMENT, logged, make_data, sayo, served, write_recipe
+from engines.runs import COMMAND, DIFFERENCE, ENVIRONMENT, LIMITS, logged, make_data, sayo, served, write_recipe
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from sayo.training.checkpoints import is_complete
+
 pytestmark = pytest.mark.slow
-LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
-SIZE = ("--size", "shortest_edge=4096,longest_edge=32768")
-DIFFERENCE = "sampling/sampling_logp_difference/max"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def policy(stand_in):
 @pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["full", "LoRA"])
 def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
     """Training with vLLM goes on after a kill; its export answers behind a server what it answers here."""
-    data = make_data(tmp_path, policy, *SIZE)
+    data = make_data(tmp_path, policy, LIMITS)
     recipe = write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}, max_steps=4)
     run = tmp_path / "run"
     command = [sys.executable, str(COMMAND), "train", "--config-name", str(recipe)]
@@ -40,7 +39,7 @@ def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
         (tmp_path / "killed.log").open("w") as log,
         subprocess.Popen(command, env=ENVIRONMENT, stderr=log) as training,
     ):
-        while not (run / "checkpoint-1/COMPLETE").is_file() and training.poll() is None:
+        while not is_complete(run / "checkpoint-1") and training.poll() is None:
             time.sleep(0.1)
         training.kill()
     assert not (run / "checkpoint-4").is_dir(), (tmp_path / "killed.log").read_text()[-4000:]
@@ -65,7 +64,7 @@ def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
 
 def test_server_mode_sees_the_same_prompts(policy, tmp_path):
     """With the recipe's limits the prompts agree; without them the run stops and says what the server lacks."""
-    data = make_data(tmp_path, policy, *SIZE)
+    data = make_data(tmp_path, policy, LIMITS)
     options = ("--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1")
     told = ("--mm-processor-kwargs", json.dumps({"size": LIMITS}))
     for limits, status in ((told, 0), ((), 1)):
