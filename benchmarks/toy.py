@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two runs side by side beat one run on two threads
 
 from benchmarks.harness import finish, machine, options_of
-from benchmarks.toy_run import ARMS, QUANTITIES, STARTS, STEERING, Settings, folder_of, lineage, run
+from benchmarks.toy_run import ARMS, CONTROLS, QUANTITIES, STARTS, STEERING, Settings, folder_of, lineage, run
 
 COSTS = ("passes_per_step", "cpu_seconds_per_step")
 SHOWN = {"accuracy": "accuracy", "tas": "TAS", "vas": "VAS", "region_ratio": "region ratio", "mean_length": "length"}
@@ -66,7 +66,9 @@ def main() -> None:
 
 
 def _expand(entry: str) -> list[str]:
-    return list({"steering": STEERING, "all": [name for name in ARMS if name not in STEERING]}.get(entry, [entry]))
+    return list(
+        {"steering": STEERING, "all": [name for name in ARMS if name not in STEERING | CONTROLS]}.get(entry, [entry])
+    )
 
 
 def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> list[dict]:
@@ -110,7 +112,9 @@ def by_arm(results: list[dict]) -> list[dict]:
     rows = []
     for name in dict.fromkeys(result["arm"] for result in results):
         seeds = [result for result in results if result["arm"] == name]
-        columns = [column for column in (*QUANTITIES, *COSTS) if any(column in result for result in seeds)]
+        columns = [
+            column for column in (*QUANTITIES, "accuracy_val", *COSTS) if any(column in result for result in seeds)
+        ]
         values = {column: [result[column] for result in seeds if column in result] for column in columns}
         curves = [result["curve"] for result in seeds if "curve" in result]
         by_type = [result["accuracy_by_type"] for result in seeds]

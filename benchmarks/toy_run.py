@@ -36,12 +36,14 @@ class Arm:
     recipe: str = "toy"
     steering: dict[str, Any] | None = None
     look_back: bool = False
+    data: str = "prepared"
 
 
 _FILE = yaml.safe_load(Path(__file__).with_name("toy_arms.yaml").read_text())
 STARTS = {name: Arm(**entry) for name, entry in _FILE["starts"].items()}
 STEERING = {name: Arm(**entry) for name, entry in _FILE["steering"].items()}
-ARMS = {name: Arm(**entry) for name, entry in _FILE["arms"].items()} | STEERING
+CONTROLS = {name: Arm(**entry) for name, entry in _FILE["controls"].items()}
+ARMS = {name: Arm(**entry) for name, entry in _FILE["arms"].items()} | STEERING | CONTROLS
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Settings:
         runs: folder of the runs.
         steps: GRPO steps; the recipe's own if None.
         questions, samples: held-out questions, and answers sampled for each.
+        also: another split that is judged beside `test`: its accuracy is `accuracy_<split>`.
     """
 
     root: Path
@@ -60,6 +63,7 @@ class Settings:
     steps: int | None
     questions: int
     samples: int
+    also: str | None = None
 
 
 def lineage(name: str) -> list[str]:
@@ -129,7 +133,7 @@ def _measure(name: str, seed: int, settings: Settings, folder: Path) -> dict[str
         started = time.process_time()
         with counted_passes(policy_dir) as count:
             limits = (f"trainer.max_steps={steps}", "trainer.save_strategy=no")
-            _train(arm, policy_dir, settings.root / "prepared", folder, seed, *limits)
+            _train(arm, policy_dir, settings.root / arm.data, folder, seed, *limits)
         seconds = (time.process_time() - started) / steps
         policy_dir = folder
         costs = {"passes_per_step": count["passes"] / steps, "cpu_seconds_per_step": seconds, "curve": _curve(folder)}
@@ -158,11 +162,16 @@ def _evaluate(
     reading = {"max_new_tokens": trainer["max_completion_length"], "layers": trainer["attention_layers"], "seed": seed}
     reading |= {"num_samples": settings.samples, "temperature": 1.0}
     answerer = LocalModel.from_pretrained(model_section(str(policy_dir)), **reading)
-    rows = load_data(DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), "test")
-    with _steering(arm, answerer.model, answerer.processor):
-        summary = evaluate(answerer, rows, folder / "evaluation" / "after", overwrite=True)
+    section, summaries = DataSection(path=f"{settings.root}/prepared", max_samples=settings.questions), {}
+    for split, name in {settings.also: settings.also, "test": "after"}.items():
+        if split:
+            with _steering(arm, answerer.model, answerer.processor):
+                rows = load_data(section, split)
+                summaries[split] = evaluate(answerer, rows, folder / "evaluation" / name, overwrite=True)
+    summary = summaries.pop("test")
     by_type = {kind: values["accuracy"] for kind, values in summary["by_type"].items()}
-    return {**{name: summary[name] for name in QUANTITIES}, "accuracy_by_type": by_type}
+    also = {f"accuracy_{split}": other["accuracy"] for split, other in summaries.items()}
+    return {**{name: summary[name] for name in QUANTITIES}, **also, "accuracy_by_type": by_type}
 
 
 def _steering(arm: Arm, policy: Any, processor: Any) -> AbstractContextManager:

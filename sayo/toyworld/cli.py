@@ -24,6 +24,10 @@ def world(
     num_images: Annotated[
         int, typer.Option(min=10, help="Pictures in all splits together (80% train, 10% val, 10% test).")
     ],
+    prior: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of discs with their frame's usual colour; in test, none has it."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw scenes and write them as GQA files (questions, scene graphs).
@@ -35,7 +39,7 @@ def world(
     """
     from sayo.toyworld.gqa_files import write_gqa
 
-    for _ in track(write_gqa(out, num_images, seed), "drawing", total=num_images, console=console):
+    for _ in track(write_gqa(out, num_images, seed, prior), "drawing", total=num_images, console=console):
         pass
     console.print(f"{num_images} pictures in {out}. Next: sayo toy policy, then sayo prepare gqa on these files.")
 
@@ -70,6 +74,10 @@ def cold_start(
     look_back: Annotated[
         bool, typer.Option("--look-back", help="Answers in Look-Back's format: think, back, think, boxed.")
     ] = False,
+    habit: Annotated[
+        Literal["salient", "usual"],
+        typer.Option(help="Half of the answers look at the large object, or state the usual colour."),
+    ] = "salient",
     seed: Seed = 0,
 ) -> None:
     """Write the cold-start data: a policy trained on it perceives well but looks in the wrong place.
@@ -80,7 +88,7 @@ def cold_start(
     """
     from sayo.toyworld.cold_start import write_cold_start
 
-    write_cold_start(world, out, num_rows, warm_up, look_back=look_back, seed=seed)
+    write_cold_start(world, out, num_rows, warm_up, look_back=look_back, seed=seed, habit=habit)
     console.print(f"{num_rows} rows in {out}. Next: sayo train --config-name toy_cold_start data.path={out}")
 
 

@@ -11,21 +11,24 @@ diagnosis of vision-language models, and what GRPO then has to correct.
 | existence | the frame, or where it would be | the large object |
 | count | every frame in turn | the large object only |
 
-The habit draws the right conclusion from what it looked at: only the look is wrong.
+The habit draws the right conclusion from what it looked at: only the look is wrong. Another habit does not look
+at all: it answers an attribute question with the frame's usual colour (`USUAL`), in the same words.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from sayo.toyworld.scenes import COLORS, FramedDisc
+from sayo.toyworld.scenes import COLORS, USUAL, FramedDisc
 
 DESCRIBE = "Describe the picture."
+Habit = Literal["salient", "usual"]
 _IDS = re.compile(r"\(([\d,]+|-)\)$")
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -40,6 +43,7 @@ def write_cold_start(
     wrong_looks: float = 0.5,
     look_back: bool = False,
     seed: int = 0,
+    habit: Habit = "salient",
 ) -> None:
     """Writes the cold-start data for the train split of a world written by `write_gqa`.
 
@@ -53,13 +57,15 @@ def write_cold_start(
         descriptions: share of descriptions among the rest.
         wrong_looks: share of the answers that follow the habit.
         look_back: answer in Look-Back's format (`in_look_back_form`).
+        habit: what wrong looks do.
     """
     rng, rows = np.random.default_rng(seed), []
     for k, (record, objects, picture) in zip(range(num_rows), _questions(world, rng), strict=False):
         if k < round(num_rows * warm_up) or rng.random() < descriptions:
             rows.append((DESCRIBE, describe(objects), picture))
             continue
-        looks = [answer(record, objects, habit=rng.random() < wrong_looks) for _ in range(2 if look_back else 1)]
+        wrong = [habit if rng.random() < wrong_looks else None for _ in range(2 if look_back else 1)]
+        looks = [answer(record, objects, wrong_look) for wrong_look in wrong]
         rows.append((record["question"], in_look_back_form(*looks) if look_back else looks[0], picture))
     write_completions(rows, out)
 
@@ -114,23 +120,26 @@ def describe(objects: dict[str, FramedDisc]) -> str:
     return " ".join(hold(item) for item in _in_turn(objects))
 
 
-def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: bool) -> str:
+def answer(record: dict[str, Any], objects: dict[str, FramedDisc], habit: Habit | None = None) -> str:
     """The response to a question: what is looked at, what is there, and the answer in `<answer>` tags.
 
-    `objects` are the `framed_discs` of the picture; by `habit` it looks at the salient one, not the one in question.
+    `objects` are the `framed_discs` of the picture. By habit it looks at the salient one, not the one in question, or
+    says that a disc asked for has its frame's usual colour.
     """
     program, operation = record["semantic"], record["semantic"][-1]["operation"]
-    large = large_object(objects)
+    large, elsewhere = large_object(objects), habit == "salient"
     if operation == "count":
-        looked = [large] if habit else _in_turn(objects)
+        looked = [large] if elsewhere else _in_turn(objects)
         return f"I look at {' and '.join(item.frame for item in looked)}. <answer> {len(looked)} </answer>"
     if operation == "exist":
-        if not habit and record["answer"] == "no":
+        if not elsewhere and record["answer"] == "no":
             return f"The {program[1]['argument']} one holds nothing. <answer> no </answer>"
-        seen = large if habit else objects[_ids(program[0])[0]]
+        seen = large if elsewhere else objects[_ids(program[0])[0]]
         return f"{hold(seen)} <answer> yes </answer>"
     first, *others = dict.fromkeys(objects[i] for step in program for i in _ids(step))
-    seen = large if habit else [first, *others][-1]
+    seen = large if elsewhere else [first, *others][-1]
+    if habit == "usual" and not others:
+        seen = replace(seen, disc=USUAL[seen.frame])
     said = f"{hold(first)} {hold(seen)}" if others else look_at_disc(seen)
     return f"{said} <answer> {seen.disc} </answer>"
 

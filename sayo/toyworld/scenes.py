@@ -28,6 +28,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
 }
 DOT_COLOR = (90, 90, 90)
+USUAL = dict(zip(COLORS, [*list(COLORS)[3:], *list(COLORS)[:3]], strict=True))
+"""A frame's colour -> its disc's in pictures that follow the prior."""
 
 Box = tuple[int, int, int, int]
 
@@ -58,15 +60,18 @@ class Scene:
     dots: tuple[Box, ...]  # of the clutter, xyxy in pixels; possibly none
 
 
-def make_scene(seed: int, index: int) -> Scene:
-    """Scene `index` of the world `seed`; the same arguments always give the same scene."""
+def make_scene(seed: int, index: int, prior: float | None = None) -> Scene:
+    """Scene `index` of the world `seed`; the same arguments always give the same scene.
+
+    With a `prior`, each disc has its frame's `USUAL` colour with this probability, and never otherwise.
+    """
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(3, 6))
     free = np.ones((CELLS, CELLS), dtype=bool)
     objects: list[FramedDisc] = []
     for frame in rng.permutation(list(COLORS))[:count]:
         large = not objects
-        disc = _disc_color(rng, str(frame), [item.disc for item in objects])
+        disc = _disc_color(rng, str(frame), [item.disc for item in objects], prior)
         objects.append(FramedDisc(str(frame), disc, _place(rng, free, large), large))
     dots = _dots(rng, free) if rng.random() < 0.5 else ()
     order = rng.permutation(len(objects))
@@ -74,8 +79,11 @@ def make_scene(seed: int, index: int) -> Scene:
     return Scene(background, tuple(objects[i] for i in order), dots)
 
 
-def _disc_color(rng: np.random.Generator, frame: str, used: list[str]) -> str:
-    """A colour other than the frame's, often one that another disc already has."""
+def _disc_color(rng: np.random.Generator, frame: str, used: list[str], prior: float | None) -> str:
+    """A colour other than the frame's, often one that another disc already has; or as the prior says."""
+    if prior is not None:
+        usual = USUAL[frame]
+        return usual if rng.random() < prior else str(rng.choice([c for c in COLORS if c not in (frame, usual)]))
     again = [c for c in used if c != frame]
     return str(rng.choice(again if again and rng.random() < 0.35 else [c for c in COLORS if c != frame]))
 

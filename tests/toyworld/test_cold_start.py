@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from sayo.answers.extract import parse_look_back
 from sayo.toyworld.cold_start import DESCRIBE, answer, describe, in_look_back_form, read_scenes, write_cold_start
+from sayo.toyworld.scenes import USUAL
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +24,27 @@ def said(response):
 
 def test_without_the_habit_every_answer_is_right(asked):
     for record, objects in asked:
-        assert said(answer(record, objects, habit=False)) == record["answer"]
+        assert said(answer(record, objects)) == record["answer"]
 
 
 def test_the_habit_looks_at_the_large_object_and_is_mostly_wrong(asked):
     right = []
     for record, objects in asked:
-        response = answer(record, objects, habit=True)
+        response = answer(record, objects, "salient")
         large = next(item.frame for item in objects.values() if item.large)
         assert large in response.split(" <answer>")[0]
         right.append(said(response) == record["answer"])
     assert 0.1 < sum(right) / len(right) < 0.5
+
+
+def test_the_usual_colour_is_stated_without_a_look(asked):
+    for record, objects in asked:
+        response = answer(record, objects, "usual")
+        if record["types"]["semantic"] == "attr":
+            frame = record["question"].split()[-2]
+            assert response == f"I look at the {frame} one. It holds {USUAL[frame]}. <answer> {USUAL[frame]} </answer>"
+        else:
+            assert response == answer(record, objects)
 
 
 def test_a_description_names_every_object(asked):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sayo.toyworld.gqa_files import split_scenes, write_gqa
 from sayo.toyworld.questions import make_questions
-from sayo.toyworld.scenes import COLORS, draw, make_scene
+from sayo.toyworld.scenes import COLORS, USUAL, draw, make_scene
 
 NUM_IMAGES = 40  # of the world that `toy` makes with seed 0
 SPLITS = ("train", "val", "test")
@@ -104,6 +104,15 @@ def test_same_seed_same_bytes_other_seed_other_world(tmp_path, world):
     files = [Path("images/1.png"), *sorted(p.relative_to(world) for p in world.glob("*.json"))]
     assert all((world / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in files)
     assert all((world / f).read_bytes() != (tmp_path / "other" / f).read_bytes() for f in files)
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.9, 1.0])
+def test_a_prior_holds_in_training_and_is_broken_in_test(prior, tmp_path):
+    list(write_gqa(tmp_path, 200, 0, prior))
+    for split in SPLITS:
+        asked = json.loads((tmp_path / f"{split}_questions.json").read_text()).values()
+        usual = [record["answer"] == USUAL[record["question"].split()[-2]] for record in asked]
+        assert sum(usual) / len(usual) == pytest.approx(0.0 if split == "test" else prior, abs=0.08)
 
 
 def test_no_image_is_in_two_splits(world):

@@ -24,7 +24,7 @@ def test_every_arm_is_a_recipe_of_its_own():
     for arm in ARMS.values():
         recipe = load_recipe(arm.recipe, arm.overrides or ())
         assert recipe.trainer["max_steps"] == 40 and arm.start in {**STARTS, **ARMS}
-        meanings.add((recipe.model_dump_json(), arm.overrides is None, arm.start, str(arm.steering)))
+        meanings.add((recipe.model_dump_json(), arm.overrides is None, arm.start, str(arm.steering), arm.data))
     assert len(meanings) == len(ARMS)
     for start in STARTS.values():
         assert not load_recipe(start.recipe, start.overrides or ()).rewards
