@@ -5,8 +5,8 @@
     python -m benchmarks.prior --priors 0.98 --arms "cold start,accuracy,both" --seeds 2
 
 In training pictures a disc has its frame's usual colour with probability p (98 %, say); in held-out pictures never.
-The cold start sees well, and answers half of the questions with the usual colour without looking. Arms and their runs are
-those of `benchmarks.toy`; a run that was measured is not run again.
+The cold start sees well, and answers half of the questions with the usual colour without looking. Arms and their runs
+are those of `benchmarks.toy`; a run that was measured is not run again.
 """
 
 import json
