@@ -12,12 +12,11 @@ are those of `benchmarks.toy`; a run that was measured is not run again.
 import json
 import random
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.stats import t as student
 
 from benchmarks.harness import finish, options_of, sayo
 from benchmarks.toy import by_arm, run_all, spread
@@ -29,6 +28,7 @@ EVERYWHERE = ("cold start", "accuracy", "attention", "both")
 AT_98 = ("gated", "both objective", "accuracy objective", *CONTROLS, "both credit", "vppo", "at-rl")
 LONG = {"arms": ("accuracy", "both"), "steps": 160}
 GAIN, LEARNT = 0.2, 0.95  # PLAN.md, 1a
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # .975 quantiles for 2, 3, ... 10 seeds
 
 
 def words_reward(completions: list, **_: Any) -> list[float]:
@@ -96,7 +96,7 @@ def difference(rows: list[dict], prior: float, arm: str, other: str = "accuracy"
     gains = [values[arm][i] - values[other][i] for i in values.get(arm, {}) if i in values.get(other, {})]
     if len(gains) < 2:
         return None
-    half = student.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5
+    half = STUDENT[len(gains) - 2] * stdev(gains) / len(gains) ** 0.5
     return mean(gains) - half, mean(gains) + half
 
 
