@@ -36,13 +36,13 @@ def words_reward(completions: list, **_: Any) -> list[float]:
     return [float(completion[0]["content"].strip().startswith("I look at")) for completion in completions]
 
 
-def make_start(demo: Path, root: Path) -> None:
+def make_start(demo: Path, root: Path, *more: str) -> None:
     """The policy that the prior's arms start from, with the habit of stating the usual colour."""
     if not (root / "cold_start" / "config.json").is_file():
         data = root / "cold_start.parquet"
         sayo("toy", "cold-start", "--world", demo / "world", "--out", data, "--habit", "usual")
         where = (f"data.path={data}", f"model.name_or_path={demo / 'policy'}")
-        sayo("train", "--config-name", "toy_cold_start", *where, f"trainer.output_dir={root / 'cold_start'}")
+        sayo("train", "--config-name", "toy_cold_start", *where, f"trainer.output_dir={root / 'cold_start'}", *more)
 
 
 def make_world(root: Path, start: Path, prior: float, num_images: int) -> None:
@@ -126,7 +126,7 @@ def main() -> None:
     if options.quick:
         options.priors, options.arms, options.seeds = [0.98], "cold start,both", 1
         size = {"questions": 20, "samples": 1, "images": 100}
-    make_start(options.demo, options.runs)
+    make_start(options.demo, options.runs, *(["trainer.max_steps=4"] if options.quick else []))
     rows: list[dict] = []
     for prior in options.priors:
         root = options.runs / f"{prior:g}"
