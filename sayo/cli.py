@@ -25,6 +25,8 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has left, as in `sayo ls | head`: click ends quietly
+            raise
         except (SayoError, OSError) as error:
             line = " ".join(f"{getattr(error, 'label', 'error')}: {error}".split())
             typer.secho(line.encode("utf-8", "backslashreplace").decode(), fg="red", err=True)

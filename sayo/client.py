@@ -114,7 +114,7 @@ def _server(timeout: float, **kwargs: Any) -> Any:
         import httpx2
         import openai
     except ImportError:
-        raise SayoError("a server is asked by the openai package: pip install 'sayo[client]'") from None
+        raise SayoError("a server is asked by the openai package: pip install openai") from None
 
     class HttpClient(openai.DefaultAsyncHttpxClient):
         async def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:

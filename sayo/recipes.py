@@ -5,6 +5,7 @@ and the gates are checked by `sayo.training.setup.check_recipe`.
 """
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -194,6 +195,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     file = Path(name) if name.endswith((".yaml", ".yml")) else recipes_dir() / f"{name}.yaml"
     if not file.is_file():
         raise RecipeError(f"There is no recipe {name!r}.{did_you_mean(name, recipe_names())} `sayo ls` lists them.")
+    for folder in map(str, (file.resolve().parent, Path.cwd())):  # your own rewards lie beside your recipe, or here
+        if folder not in sys.path:
+            sys.path.append(folder)
     OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)  # for output_dir
     search = f"hydra.searchpath=[file://{recipes_dir()}]"
     try:

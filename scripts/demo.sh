@@ -37,3 +37,11 @@ run sayo report "$DEMO/ablation/both_0" "$DEMO/ablation/accuracy_0" "$DEMO/ablat
     --ablation "$DEMO/ablation.json" --out "$DEMO/report.html"
 
 printf '\nDone in %d seconds. Open %s\n' $((SECONDS - start)) "$(realpath "$DEMO/report.html")"
+cat <<END
+
+Next, from this folder:
+    source .venv/bin/activate                            # so that \`sayo\` is found
+    sayo look $DEMO/export $DEMO/world/images/3601.png "How many frames are there?"    # writes look.html
+    sayo evaluate $DEMO/export --data $DEMO/prepared --split test --limit 50 --out results/demo
+    sayo train --config-name toy --show                  # the recipe that was trained; \`sayo ls\` lists the others
+END

@@ -55,7 +55,8 @@ def import_function(dotted: str, key: str) -> Callable:
     try:
         return pkgutil.resolve_name(dotted)
     except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"`{key}: {dotted}` cannot be imported: {error}") from None
+        searched = "installed packages, the recipe's folder and the current one"
+        raise RecipeError(f"`{key}: {dotted}` cannot be imported from {searched}: {error}") from None
 
 
 def load_processor(section: ModelSection) -> Any:

@@ -28,7 +28,7 @@ def test_without_bitsandbytes_the_message_says_what_to_install(toys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_bitsandbytes, reason="needs bitsandbytes (pip install 'sayo[quantization]'); runs on CPU")
+@pytest.mark.skipif(not has_bitsandbytes, reason="needs bitsandbytes (pip install bitsandbytes); runs on CPU")
 def test_trains_resumes_exactly_and_exports(toys, tmp_path):
     from sayo.export.package import export_checkpoint
 

@@ -172,6 +172,18 @@ def test_the_command_line_says_it_in_one_line(sayo_command, tmp_path):
     assert wrong.stderr == "error: Unknown recipe key `trainer.sead`. Did you mean `seed`?\n"
 
 
+def test_a_reward_beside_the_recipe_is_found(sayo_command, tmp_path):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def always(completions, **kwargs):\n    return [1.0] * len(completions)\n"
+    )
+    shown = sayo_command("train", "--show", "rewards=toy/accuracy")
+    for name, status in (("rewards_of_mine.always", 0), ("rewards_of_nobody.always", 2)):
+        (tmp_path / "own.yaml").write_text(shown.output.replace("sayo.rewards.accuracy_reward", name))
+        result = sayo_command("train", "--show", "--config-name", tmp_path / "own.yaml")
+        assert result.exit_code == status
+    assert "cannot be imported from installed packages, the recipe's folder and the current one" in result.stderr
+
+
 @pytest.mark.parametrize("path", sorted((recipes_dir() / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_file_is_read_by_accelerate(path: Path):
     from accelerate.commands.config.config_args import load_config_from_file
