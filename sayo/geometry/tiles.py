@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from sayo.geometry.cells import VisualCells, mosaic, one_view, single_grid, two_views, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, square, vision_setting
 
@@ -65,9 +67,15 @@ class InternGrid:
     max_tiles: int
 
     processor_settings: ClassVar[Json] = {"crop_to_patches": True}
+    thumbnail_first: ClassVar[bool] = False
+
+    @staticmethod
+    def side_of(patches: int, config: Json) -> int:
+        """Columns of tokens of a tile with so many columns of patches."""
+        return int(patches * float(first(config.get("downsample_ratio"), 0.5)))
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> "InternGrid":
+    def read(cls, image_processor: Json, config: Json, **more: bool) -> "InternGrid":
         patches = vision_setting(config, "image_size") // vision_setting(config, "patch_size")
         tile = square(edges_of(image_processor, "size", {"height": 448, "width": 448}))
         tiles = [
@@ -75,14 +83,18 @@ class InternGrid:
         ]
         if not image_processor["crop_to_patches"]:
             tiles = [1, 1]
-        return cls(int(patches * float(first(config.get("downsample_ratio"), 0.5))), tile, *tiles)
+        return cls(cls.side_of(patches, config), tile, *tiles, **more)
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         columns, rows = self.canvas(width, height)
         if columns * rows == 1:
             return single_grid(width, height, self.side, self.side)
-        thumbnail = uniform_grid(self.side, self.side, (0, 0, width, height))
-        return two_views(width, height, [(1, mosaic(columns, rows, self.side, (width, height))), (0, thumbnail)])
+        return self.with_thumbnail(width, height, mosaic(columns, rows, self.side, (width, height)))
+
+    def with_thumbnail(self, width: int, height: int, tiles: np.ndarray) -> VisualCells:
+        """Cells of tiles and of the whole image stretched to one tile, in the family's order."""
+        parts = [(1, tiles), (0, uniform_grid(self.side, self.side, (0, 0, width, height)))]
+        return two_views(width, height, parts[::-1] if self.thumbnail_first else parts)
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:
         """(columns, rows) of tiles; of equal aspects the larger one while below twice the image's area."""
