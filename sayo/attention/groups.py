@@ -73,8 +73,8 @@ def _check_sizes(sample: Mapping, row: int) -> None:
     prepared = [list(size) for size in sample.get("image_sizes") or ()]
     if shown and prepared and shown != prepared:
         raise AttentionNotCaptured(
-            f"Sample {sample.get('id', row)!r}: its images are {shown} pixels (W, H), but its regions were prepared for "
-            f"{prepared}, in this order. Give the images as they were prepared, or prepare the changed ones."
+            f"Sample {sample.get('id', row)!r}: its images are {shown} pixels (W, H), but its regions were "
+            f"prepared for {prepared}, in this order. Give the images as prepared, or prepare the changed ones."
         )
 
 
@@ -95,8 +95,8 @@ def check_grids(samples: Sequence[Mapping], grids: torch.Tensor) -> None:
         columns, rows = VisualLayout.from_fingerprint(fingerprint).cells(*size, num_images).grid
         if columns * height != rows * width:
             raise AttentionNotCaptured(
-                f"An image was prepared as {columns} x {rows} visual tokens (from {size[0]} x {size[1]} pixels), but the "
-                f"processor made {width} x {height} patches: give it the images of the rows, in their order."
+                f"An image was prepared as {columns} x {rows} visual tokens (from {size[0]} x {size[1]} pixels), but "
+                f"the processor made {width} x {height} patches: give it the images of the rows, in their order."
             )
 
 

@@ -152,7 +152,7 @@ class PerceptionGrid:
 
 @dataclass(frozen=True)
 class LlamaGrid:
-    """Llama4: aspect kept, at the top left of a canvas of tiles, the rest padding; then the stretched whole picture."""
+    """Llama4: aspect kept, at the top left of a canvas of tiles that padding fills; then the stretched whole."""
 
     side: int
     tile: int
@@ -198,7 +198,7 @@ class LlamaGrid:
 
 @dataclass(frozen=True)
 class MolmoGrid:
-    """Molmo2: the stretched whole picture, then one grid over a canvas that overlapping crops cover; pooled patches."""
+    """Molmo2: the stretched whole picture, then one grid over a canvas of overlapping crops; patches are pooled."""
 
     crop: int  # patches along a side of a crop
     margins: int  # of them, those that the neighbouring crops have too

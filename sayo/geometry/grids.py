@@ -118,6 +118,8 @@ class BudgetGrid:
 
     @classmethod
     def read(cls, image_processor: Json, config: Json) -> "BudgetGrid":
+        if image_processor.get("size"):
+            raise LayoutError("Gemma4's image processor has no size: save it with another max_soft_tokens")
         patch, pooled = (
             first(image_processor.get("patch_size"), 16),
             first(image_processor.get("pooling_kernel_size"), 3),

@@ -70,9 +70,18 @@ def check_dataset(dataset: Any, processor: Any, model_config: Any, data: str = "
     expected = VisualLayout.from_processor(processor, model_config).fingerprint
     if others := prepared - {expected}:
         model = getattr(model_config, "_name_or_path", "") or "MODEL"
-        size = size_words(dict(getattr(processor, "image_processor", processor).size))
+        size = size_words(dict(getattr(processor, "image_processor", processor).size or {}))
         data = data.rstrip("/") if Path(data).is_dir() else "DATA"
-        command = ["sayo", "map", data, "--out", f"{data}-mapped", "--processor", model, "--size", size]
+        command = [
+            "sayo",
+            "map",
+            data,
+            "--out",
+            f"{data}-mapped",
+            "--processor",
+            model,
+            *(["--size", size] if size else []),
+        ]
         raise RecipeError(
             f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
             f"({expected}). Map them, and give the new folder as the data: {shlex.join(command)}"

@@ -27,10 +27,10 @@ def silenced_model(family):
     torch.manual_seed(0)
     model = AutoModel.from_config(family.make_config(), dtype=torch.float32).eval()
     model.set_attn_implementation("silent")
+    if hasattr(model.config, "adapter_config"):  # Molmo2 pools the patches of a token by attention
+        model.config.adapter_config._attn_implementation = "sdpa"
     for name, module in model.named_modules():
-        if "multi_modal_projector" in name and hasattr(module, "config"):  # Molmo2 pools patches by attention
-            module.config._attn_implementation = "sdpa"
-        elif type(module).__module__.startswith("timm") and name.endswith(".attn"):
+        if type(module).__module__.startswith("timm") and name.endswith(".attn"):
             module.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
     for parameter in model.parameters():  # tiny initial weights would hide a change behind rounding
         if parameter.ndim > 1:
