@@ -76,16 +76,21 @@ def build(
     model = factory.from_config(
         config, attn_implementation=kernel or KERNELS.get(name, ("sdpa",))[0], dtype=torch.float32
     ).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "q_proj" in parameter_name or "k_proj" in parameter_name:
-                parameter.mul_(sharpness)
-            if parameter_name.endswith("q_norm.weight"):  # a norm undoes the projections' scale
-                parameter.add_(sharpness / 5 - 1)
-            if parameter_name.endswith("sinks"):
-                parameter.normal_()
+    sharpen(model, sharpness)
     model.generation_config.pad_token_id = PAD
     return model
+
+
+@torch.no_grad()
+def sharpen(model: PreTrainedModel, sharpness: float = 10.0) -> None:
+    """Attention as initialised would be nearly uniform."""
+    for parameter_name, parameter in model.named_parameters():
+        if "q_proj" in parameter_name or "k_proj" in parameter_name:
+            parameter.mul_(sharpness)
+        if parameter_name.endswith("q_norm.weight"):  # a norm undoes the projections' scale
+            parameter.add_(sharpness / 5 - 1)
+        if parameter_name.endswith("sinks"):
+            parameter.normal_()
 
 
 def batch(

@@ -9,7 +9,7 @@ tests/geometry/families.yaml. Sources are the image processors of transformers 5
 from typing import Any
 
 from sayo.geometry.anyres import AnyresGrid, OneVisionGrid
-from sayo.geometry.canvases import AyaGrid, CohereGrid, LlamaGrid, MolmoGrid, OvisGrid, PerceptionGrid
+from sayo.geometry.canvases import CohereGrid, LlamaGrid, MolmoGrid, OvisGrid, PerceptionGrid
 from sayo.geometry.grids import (
     BudgetGrid,
     ClipGrid,
@@ -41,7 +41,7 @@ FAMILIES: dict[str, Any] = {
     "smolvlm": IdeficsGrid,
     "paligemma": StretchedGrid,
     "mistral3": PixtralGrid,
-    "aya_vision": AyaGrid,
+    "aya_vision": InternGrid,
     "cohere2_vision": CohereGrid,
     "ovis2": OvisGrid,
     "perception_lm": PerceptionGrid,

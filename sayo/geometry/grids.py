@@ -120,11 +120,9 @@ class BudgetGrid:
     def read(cls, image_processor: Json, config: Json) -> "BudgetGrid":
         if image_processor.get("size"):
             raise LayoutError("Gemma4's image processor has no size: save it with another max_soft_tokens")
-        patch, pooled = (
-            first(image_processor.get("patch_size"), 16),
-            first(image_processor.get("pooling_kernel_size"), 3),
-        )
-        return cls(int(patch) * int(pooled), int(first(image_processor.get("max_soft_tokens"), 280)))
+        names = {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 280}
+        patch, pooled, most = (int(first(image_processor.get(name), value)) for name, value in names.items())
+        return cls(patch * pooled, most)
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         factor = math.sqrt(self.max_tokens * self.cell**2 / (height * width))

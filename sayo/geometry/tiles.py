@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from sayo.geometry.cells import VisualCells, mosaic, one_view, single_grid, two_views, uniform_grid
 from sayo.geometry.settings import Json, edges_of, first, square, vision_setting
 
@@ -59,7 +57,7 @@ class GemmaGrid:
 
 @dataclass(frozen=True)
 class InternGrid:
-    """InternVL: stretched to the tile canvas of closest aspect; then, with more than one tile, a thumbnail."""
+    """InternVL, Aya Vision: stretched to the tile canvas of closest aspect; with more than one tile, a thumbnail."""
 
     side: int
     tile: int
@@ -67,33 +65,24 @@ class InternGrid:
     max_tiles: int
 
     processor_settings: ClassVar[Json] = {"crop_to_patches": True}
+    defaults: ClassVar[Json] = {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12}
     thumbnail_first: ClassVar[bool] = False
-
-    @staticmethod
-    def side_of(patches: int, config: Json) -> int:
-        """Columns of tokens of a tile with so many columns of patches."""
-        return int(patches * float(first(config.get("downsample_ratio"), 0.5)))
 
     @classmethod
     def read(cls, image_processor: Json, config: Json, **more: bool) -> "InternGrid":
+        settings = {**cls.defaults, **image_processor}
         patches = vision_setting(config, "image_size") // vision_setting(config, "patch_size")
-        tile = square(edges_of(image_processor, "size", {"height": 448, "width": 448}))
-        tiles = [
-            int(first(image_processor.get(f"{name}_patches"), value)) for name, value in (("min", 1), ("max", 12))
-        ]
-        if not image_processor["crop_to_patches"]:
-            tiles = [1, 1]
-        return cls(cls.side_of(patches, config), tile, *tiles, **more)
+        stride = first(config.get("downsample_factor"), (config.get("vision_config") or {}).get("hidden_stride"), 0)
+        side = patches // int(stride) if stride else int(patches * float(first(config.get("downsample_ratio"), 0.5)))
+        tiles = [int(settings["min_patches"]), int(settings["max_patches"])] if settings["crop_to_patches"] else [1, 1]
+        return cls(side, square(edges_of(settings, "size", {})), *tiles, **more)
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         columns, rows = self.canvas(width, height)
         if columns * rows == 1:
             return single_grid(width, height, self.side, self.side)
-        return self.with_thumbnail(width, height, mosaic(columns, rows, self.side, (width, height)))
-
-    def with_thumbnail(self, width: int, height: int, tiles: np.ndarray) -> VisualCells:
-        """Cells of tiles and of the whole image stretched to one tile, in the family's order."""
-        parts = [(1, tiles), (0, uniform_grid(self.side, self.side, (0, 0, width, height)))]
+        thumbnail = uniform_grid(self.side, self.side, (0, 0, width, height))
+        parts = [(1, mosaic(columns, rows, self.side, (width, height))), (0, thumbnail)]
         return two_views(width, height, parts[::-1] if self.thumbnail_first else parts)
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:

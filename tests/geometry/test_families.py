@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import image_processor_class
@@ -81,13 +83,6 @@ SMOL = ("SmolVLMImageProcessor", "smolvlm.SmolVLMProcessor")
 PALI = ("SiglipImageProcessor", "paligemma.PaliGemmaProcessor")
 PIXTRAL = ("PixtralImageProcessor", None)
 
-AYA = ("GotOcr2ImageProcessor", "aya_vision.AyaVisionProcessor")
-COHERE = ("Cohere2VisionImageProcessor", "cohere2_vision.Cohere2VisionProcessor")
-OVIS = ("Ovis2ImageProcessor", "ovis2.Ovis2Processor")
-PERCEPTION = ("PerceptionLMImageProcessor", "perception_lm.PerceptionLMProcessor")
-LLAMA = ("Llama4ImageProcessor", "llama4.Llama4Processor")
-MOLMO = ("Molmo2ImageProcessor", "molmo2.Molmo2Processor")
-
 LIMITS, LIMITS3 = pixels(3136, 12845056), {**pixels(65536, 16777216), "patch_size": 16}
 LIMITS_GLM = pixels(12544, 9633792)
 CROP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
@@ -114,15 +109,6 @@ def of_idefics(tokens):
     return {"fake_image_token": "+", "global_image_tag": "g", "global_image_token": "g", "image_seq_len": tokens}
 
 
-OF_AYA = {"patch_size": 28, "img_size": 364, "img_patch_token": "@", "start_of_img_token": "<"}
-OF_AYA |= {"end_of_img_token": ">", "tile_token": "T", "tile_global_token": "G"}
-OF_COHERE = {"patch_size": 16, "boi_token": "<", "eoi_token": ">", "img_line_break_token": "-"}
-OF_OVIS, OF_PERCEPTION = {"image_seq_length": 256}, {"patch_size": 14, "pooling_ratio": 2}
-OF_LLAMA, OF_GEMMA4 = {"patch_size": 14, "downsample_ratio": 4}, {"boi_token": "<", "eoi_token": ">"}
-OF_MOLMO = {"image_use_col_tokens": True, "use_single_crop_col_tokens": None, "use_single_crop_start_token": True}
-OVIS_VIT = {"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}}
-PERCEPTION_VIT = {"vision_config": {"architecture": "vit_pe_core_large_patch14_336"}, "projector_pooling_ratio": 2}
-LLAMA_VIT = {"vision_config": {"image_size": 336, "patch_size": 14}}
 FULL = {"vision_feature_select_strategy": "full"}  # the class token stays
 ONE_GRID, SCAN, WHOLE = {"crop_to_patches": False}, {"do_pan_and_scan": True}, {"do_image_splitting": False}
 PUBLISHED = [
@@ -149,45 +135,9 @@ PUBLISHED = [
     Published("SmolVLM whole", "smolvlm", SMOL, tiles(2048, 512), 64, "whole", of_idefics(64), SMOL_VIT, WHOLE),
     Published("PaliGemma-448", "paligemma", PALI, square(448), 1024, "whole", OF_PALI, vision(SIGLIP, 448, 14)),
     Published("Mistral3", "mistral3", PIXTRAL, MISTRAL, 23 * 18),
-    Published(
-        "Aya Vision",
-        "aya_vision",
-        AYA,
-        {**square(364), "max_patches": 12},
-        2197,
-        "whole",
-        OF_AYA,
-        vision(SIGLIP, 364, 14),
-    ),
-    Published(
-        "Command A Vision", "cohere2_vision", COHERE, square(512), 1280, "whole", OF_COHERE, vision(SIGLIP, 512, 16)
-    ),
-    Published(
-        "Ovis2",
-        "ovis2",
-        OVIS,
-        {**square(448), "max_patches": 9, "crop_to_patches": True},
-        1,
-        "whole",
-        OF_OVIS,
-        OVIS_VIT,
-    ),
-    Published("PerceptionLM", "perception_lm", PERCEPTION, {}, 1, "whole", OF_PERCEPTION, PERCEPTION_VIT),
-    Published("Llama4", "llama4", LLAMA, {}, 1, "whole", OF_LLAMA, LLAMA_VIT),
-    Published("Molmo2", "molmo2", MOLMO, {}, 1, "whole", OF_MOLMO),
-    Published(
-        "Gemma3n",
-        "gemma3n",
-        ("SiglipImageProcessor", "gemma3n.Gemma3nProcessor"),
-        square(768),
-        256,
-        attributes=OF_GEMMA,
-    ),
-    Published("Gemma4", "gemma4", ("Gemma4ImageProcessor", "gemma4.Gemma4Processor"), {}, 1, attributes=OF_GEMMA4),
     Published("Pixtral-12B", "llava", PIXTRAL, PIXTRAL12, 40 * 30, model=vision("pixtral", 1024, 16)),
+    *(Published(**row) for row in yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())),
 ]
-
-
 IMAGE_TOKENS = ("@", "<IMG_ATOM>", "<|patch|>", "<im_patch>")  # some processors do not let choose
 
 
@@ -231,8 +181,7 @@ def placeholders(row: Published, processor, width: int, height: int) -> int:
     if row.classes[1] is None:
         cell = image_processor.patch_size["height"]
         return (inputs["image_sizes"][0][0] // cell) * (inputs["image_sizes"][0][1] // cell)
-    text = processor.replace_image_token(inputs, 0)
-    return max(map(text.count, IMAGE_TOKENS))
+    return max(map(processor.replace_image_token(inputs, 0).count, IMAGE_TOKENS))
 
 
 side = st.integers(20, 4000)
