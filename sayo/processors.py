@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoProcessor, PretrainedConfig, ProcessorMixin, Qwen2_5_VLProcessor, Qwen3VLProcessor
 
-from sayo.geometry import with_limits
+from sayo.geometry import LayoutError, with_limits
 
 
 class _WithoutVideo:
@@ -49,5 +49,7 @@ def load_auto_processor(name_or_path: str | Path) -> Any:
 
 def set_limits(image_processor: Any, limits: Mapping[str, int]) -> None:
     """`with_limits` on the object: `from_pretrained` silently ignores limits where the saved config has a `size`."""
+    if image_processor.size is None:
+        raise LayoutError(f"{type(image_processor).__name__} has no size; set what it has instead (max_soft_tokens)")
     size = with_limits(image_processor.to_dict(), limits)["size"]
     image_processor.size = type(image_processor.size)(**size)

@@ -41,7 +41,7 @@ if "--vllm" in sys.argv:
 else:
     venv.EnvBuilder(clear=True, symlinks=True).create(folder)
     (site / "packages.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    install("--no-deps", "torchvision==0.28.0")
-    install("num2words")  # of SmolVLM's processor
+    install("--no-deps", "torchvision==0.28.0", "timm>=1.0")  # timm: Perception LM's and Gemma3n's vision towers
+    install("num2words", "scipy")  # of SmolVLM's processor, of Inkling
     with (site / "torchvision/extension.py").open("a") as extension:
         extension.write(SCHEMAS)

@@ -5,6 +5,7 @@ Their configs are in `tiny_models.yaml`. Everything else (inputs, number of visu
 
 import copy
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.utils import is_torchvision_available
 
+OF_PROCESSORS = {"num_patches", "num_crops", "rows", "cols", "grids", "aspect_ratios", "num_soft_tokens_per_image"}
 PAD, EOS, IMAGE, VIDEO, VISION_START, VISION_END = 0, 1, 90, 91, 92, 93
 
 
@@ -35,7 +37,7 @@ def _families(entries: dict[str, dict]) -> dict[str, Family]:
 
 CONFIGS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 FAMILIES = _families(CONFIGS["families"])
-VISION_MODELS = FAMILIES | _families(CONFIGS["hybrid"])
+VISION_MODELS = FAMILIES | _families(CONFIGS["hybrid"]) | _families(CONFIGS["tiled"])
 TEXT_MODELS: dict[str, dict[str, Any]] = CONFIGS["text_models"]
 KERNELS = dict.fromkeys((*FAMILIES, *TEXT_MODELS), ("sdpa", "eager"))
 KERNELS |= dict.fromkeys(("gemma2", "paligemma2", "gpt_oss"), ("eager",))  # transformers has no sdpa for these
@@ -74,16 +76,21 @@ def build(
     model = factory.from_config(
         config, attn_implementation=kernel or KERNELS.get(name, ("sdpa",))[0], dtype=torch.float32
     ).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if "q_proj" in parameter_name or "k_proj" in parameter_name:
-                parameter.mul_(sharpness)
-            if parameter_name.endswith("q_norm.weight"):  # a norm undoes the projections' scale
-                parameter.add_(sharpness / 5 - 1)
-            if parameter_name.endswith("sinks"):
-                parameter.normal_()
+    sharpen(model, sharpness)
     model.generation_config.pad_token_id = PAD
     return model
+
+
+@torch.no_grad()
+def sharpen(model: PreTrainedModel, sharpness: float = 10.0) -> None:
+    """Attention as initialised would be nearly uniform."""
+    for parameter_name, parameter in model.named_parameters():
+        if "q_proj" in parameter_name or "k_proj" in parameter_name:
+            parameter.mul_(sharpness)
+        if parameter_name.endswith("q_norm.weight"):  # a norm undoes the projections' scale
+            parameter.add_(sharpness / 5 - 1)
+        if parameter_name.endswith("sinks"):
+            parameter.normal_()
 
 
 def batch(
@@ -141,7 +148,8 @@ def visual_ids(name: str, pictures: list[np.ndarray]) -> list[int]:
 def _visual_lengths(name: str, shapes: tuple[tuple[int, int], ...]) -> list[int]:
     pictures = [np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
     with torch.no_grad():
-        features = build(name).get_image_features(**pixels(name, [pictures]), return_dict=True).pooler_output
+        output = build(name).base_model.get_image_features(**pixels(name, [pictures]), return_dict=True)
+    features = visual_features(output)
     if isinstance(features, torch.Tensor):
         features = features.reshape(-1, features.shape[-1]).chunk(len(shapes))
     return [len(feature) for feature in features]
@@ -151,7 +159,18 @@ def pixels(name: str, pictures: list[list[np.ndarray]]) -> dict[str, torch.Tenso
     """What the family's own image processor makes of the pictures of each sample."""
     family = VISION_MODELS[name]
     output = image_processor_class(family.processor)(**family.settings)(pictures, return_tensors="pt")
-    return {key: value for key, value in output.items() if key not in ("num_patches", "num_crops", "rows", "cols")}
+    return for_model(output)
+
+
+def for_model(output: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An image processor's output without what is for the processor alone, in float32 (Llama4's is bfloat16)."""
+    kept = {key: value for key, value in output.items() if key not in OF_PROCESSORS}
+    return {key: value.float() if value.is_floating_point() else value for key, value in kept.items()}
+
+
+def visual_features(output: Any) -> Any:
+    """Of `get_image_features`: what replaces the image tokens (Llama4 projects it later)."""
+    return output.last_hidden_state if output.get("pooler_output") is None else output.pooler_output
 
 
 def image_processor_class(name: str, backend: str | None = None) -> type:

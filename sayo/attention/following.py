@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
-from sayo.attention.groups import key_groups
+from sayo.attention.groups import check_grids, key_groups
 from sayo.attention.kernel import Listener, tapped
 from sayo.attention.layers import inner_model
 
@@ -38,6 +38,8 @@ class Prompt:
             real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
         rows = [{}] * len(ids) if samples is None else per_row(samples, len(ids), "samples")
         image_token_id = getattr(config, "image_token_id", None)
+        if isinstance(grids := inputs.get("image_grid_thw"), torch.Tensor):
+            check_grids(rows, grids)
         groups, index = key_groups(ids, 0, rows, -1 if image_token_id is None else image_token_id)
         return cls(ids, real, groups["image"] > 0, index, groups["region"], inputs)
 

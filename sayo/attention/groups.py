@@ -7,6 +7,7 @@ import torch
 
 from sayo.attention.captured import AttentionNotCaptured, CapturedMasses
 from sayo.attention.trace import AttentionTrace
+from sayo.geometry import VisualLayout
 
 VISION_TOKEN_KEYS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
@@ -28,7 +29,8 @@ def key_groups(
     Args:
         input_ids: `(B, S)` int64, prompts (left-padded) followed by `completion_length` completion positions.
         samples: one mapping per row with `region_tokens` and `region_weights` (indices among the sample's visual
-            tokens, and their coverage) and `num_visual_tokens` (per image); each may be absent or None.
+            tokens, and their coverage), `num_visual_tokens` (per image), `images` (pictures) and `image_sizes` (W, H
+            of each, as prepared); each may be absent or None.
         image_token_id: `model.config.image_token_id`.
 
     Returns:
@@ -36,7 +38,7 @@ def key_groups(
         padded with 0 where a sample has fewer than the longest.
 
     Raises:
-        AttentionNotCaptured: a prompt holds another number of visual tokens than its row was prepared for.
+        AttentionNotCaptured: a prompt holds another number of visual tokens, or a row other images, than prepared.
     """
     image = input_ids == image_token_id
     image[:, input_ids.shape[1] - completion_length :] = False
@@ -46,6 +48,7 @@ def key_groups(
     for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
         positions = image[row].nonzero()[:, 0]
         index[row, :count] = positions
+        _check_sizes(sample, row)
         expected = sample.get("num_visual_tokens")
         if expected is not None and sum(expected) != count:
             raise AttentionNotCaptured(
@@ -62,6 +65,39 @@ def key_groups(
             weights = torch.tensor(sample["region_weights"], dtype=torch.float32, device=region.device)
             region[row, positions[torch.tensor(tokens, device=positions.device)]] = weights
     return {"image": image.float(), "region": region}, index
+
+
+def _check_sizes(sample: Mapping, row: int) -> None:
+    """Images that were swapped or reshaped after preparing may have as many tokens; their regions lie elsewhere."""
+    shown = [list(image.size) for image in sample.get("images") or () if hasattr(image, "size")]
+    prepared = [list(size) for size in sample.get("image_sizes") or ()]
+    if shown and prepared and shown != prepared:
+        raise AttentionNotCaptured(
+            f"Sample {sample.get('id', row)!r}: its images are {shown} pixels (W, H), but its regions were "
+            f"prepared for {prepared}, in this order. Give the images as prepared, or prepare the changed ones."
+        )
+
+
+def check_grids(samples: Sequence[Mapping], grids: torch.Tensor) -> None:
+    """AttentionNotCaptured if Qwen's or GLM's `image_grid_thw` `(images, 3)` has other shapes than the rows' images.
+
+    Rows without `image_sizes` or `processor_fingerprint` pass.
+    """
+    prepared = [
+        (sample["processor_fingerprint"], tuple(size), len(sample["image_sizes"]))
+        for sample in samples
+        if sample.get("processor_fingerprint")
+        for size in sample.get("image_sizes") or ()
+    ]
+    if len(prepared) != len(grids):
+        return
+    for (fingerprint, size, num_images), (_, height, width) in zip(prepared, grids.tolist(), strict=True):
+        columns, rows = VisualLayout.from_fingerprint(fingerprint).cells(*size, num_images).grid
+        if columns * height != rows * width:
+            raise AttentionNotCaptured(
+                f"An image was prepared as {columns} x {rows} visual tokens (from {size[0]} x {size[1]} pixels), but "
+                f"the processor made {width} x {height} patches: give it the images of the rows, in their order."
+            )
 
 
 def prefix_weights(image: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

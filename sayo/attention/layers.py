@@ -35,7 +35,11 @@ def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
         ValueError: no decoder layer with a `self_attn` was found.
     """
     inner = inner_model(model)
-    layers = getattr(inner.get_decoder(), "layers", None) or ()
+    decoder = inner.get_decoder()
+    if not hasattr(decoder, "layers") and hasattr(decoder, "get_decoder"):  # a *ForCausalLM: BLIP-2's, Llama4's
+        inside = decoder.get_decoder()
+        decoder = getattr(decoder, "model", decoder) if inside is decoder else inside
+    layers = getattr(decoder, "layers", None) or ()
     modules = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
     if not modules:
         raise LayerError(

@@ -9,7 +9,16 @@ tests/geometry/families.yaml. Sources are the image processors of transformers 5
 from typing import Any
 
 from sayo.geometry.anyres import AnyresGrid, OneVisionGrid
-from sayo.geometry.grids import ClipGrid, FrameResizeGrid, PixtralGrid, SmartResizeGrid, StretchedGrid
+from sayo.geometry.canvases import CohereGrid, LlamaGrid, MolmoGrid, OvisGrid, PerceptionGrid
+from sayo.geometry.grids import (
+    BudgetGrid,
+    ClipGrid,
+    FrameResizeGrid,
+    PixtralGrid,
+    SmartResizeGrid,
+    SoftTokenGrid,
+    StretchedGrid,
+)
 from sayo.geometry.tiles import GemmaGrid, IdeficsGrid, InternGrid
 
 # transformers' `config.model_type` -> builder.
@@ -32,4 +41,13 @@ FAMILIES: dict[str, Any] = {
     "smolvlm": IdeficsGrid,
     "paligemma": StretchedGrid,
     "mistral3": PixtralGrid,
+    "aya_vision": InternGrid,
+    "cohere2_vision": CohereGrid,
+    "ovis2": OvisGrid,
+    "perception_lm": PerceptionGrid,
+    "llama4": LlamaGrid,
+    "molmo2": MolmoGrid,
+    "gemma3n": SoftTokenGrid,
+    "gemma4": BudgetGrid,
+    "gemma4_unified": BudgetGrid,
 }

@@ -1,4 +1,4 @@
-"""Builders of one grid per image: Qwen-VL, GLM-4V, PaliGemma, Pixtral / Mistral3, LLaVA-1.5."""
+"""Builders of one grid per image: Qwen-VL, GLM-4V, PaliGemma, Gemma3n, Gemma4, Pixtral / Mistral3, LLaVA-1.5."""
 
 import math
 from dataclasses import dataclass
@@ -97,6 +97,41 @@ class StretchedGrid:
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         return single_grid(width, height, self.columns, self.rows)
+
+
+@dataclass(frozen=True)
+class SoftTokenGrid(StretchedGrid):
+    """Gemma3n: stretched; the vision tower's map is pooled to a square of soft tokens."""
+
+    @classmethod
+    def read(cls, image_processor: Json, config: Json) -> "SoftTokenGrid":
+        side = math.isqrt(int(first(config.get("vision_soft_tokens_per_image"), 256)))
+        return cls(side, side)
+
+
+@dataclass(frozen=True)
+class BudgetGrid:
+    """Gemma4: as large as `max_tokens` cells allow, each side down to a multiple of `cell` pixels."""
+
+    cell: int
+    max_tokens: int
+
+    @classmethod
+    def read(cls, image_processor: Json, config: Json) -> "BudgetGrid":
+        if image_processor.get("size"):
+            raise LayoutError("Gemma4's image processor has no size: save it with another max_soft_tokens")
+        names = {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 280}
+        patch, pooled, most = (int(first(image_processor.get(name), value)) for name, value in names.items())
+        return cls(patch * pooled, most)
+
+    def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
+        factor = math.sqrt(self.max_tokens * self.cell**2 / (height * width))
+        columns, rows = math.floor(factor * width / self.cell), math.floor(factor * height / self.cell)
+        if rows == 0:
+            columns, rows = min(width // height, self.max_tokens), 1
+        elif columns == 0:
+            columns, rows = 1, min(height // width, self.max_tokens)
+        return single_grid(width, height, columns, rows)
 
 
 @dataclass(frozen=True)

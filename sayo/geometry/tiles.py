@@ -57,7 +57,7 @@ class GemmaGrid:
 
 @dataclass(frozen=True)
 class InternGrid:
-    """InternVL: stretched to the tile canvas of closest aspect; then, with more than one tile, a thumbnail."""
+    """InternVL, Aya Vision: stretched to the tile canvas of closest aspect; with more than one tile, a thumbnail."""
 
     side: int
     tile: int
@@ -65,24 +65,25 @@ class InternGrid:
     max_tiles: int
 
     processor_settings: ClassVar[Json] = {"crop_to_patches": True}
+    defaults: ClassVar[Json] = {"size": {"height": 448, "width": 448}, "min_patches": 1, "max_patches": 12}
+    thumbnail_first: ClassVar[bool] = False
 
     @classmethod
-    def read(cls, image_processor: Json, config: Json) -> "InternGrid":
+    def read(cls, image_processor: Json, config: Json, **more: bool) -> "InternGrid":
+        settings = {**cls.defaults, **image_processor}
         patches = vision_setting(config, "image_size") // vision_setting(config, "patch_size")
-        tile = square(edges_of(image_processor, "size", {"height": 448, "width": 448}))
-        tiles = [
-            int(first(image_processor.get(f"{name}_patches"), value)) for name, value in (("min", 1), ("max", 12))
-        ]
-        if not image_processor["crop_to_patches"]:
-            tiles = [1, 1]
-        return cls(int(patches * float(first(config.get("downsample_ratio"), 0.5))), tile, *tiles)
+        stride = first(config.get("downsample_factor"), (config.get("vision_config") or {}).get("hidden_stride"), 0)
+        side = patches // int(stride) if stride else int(patches * float(first(config.get("downsample_ratio"), 0.5)))
+        tiles = [int(settings["min_patches"]), int(settings["max_patches"])] if settings["crop_to_patches"] else [1, 1]
+        return cls(side, square(edges_of(settings, "size", {})), *tiles, **more)
 
     def cells(self, width: int, height: int, num_images: int = 1) -> VisualCells:
         columns, rows = self.canvas(width, height)
         if columns * rows == 1:
             return single_grid(width, height, self.side, self.side)
         thumbnail = uniform_grid(self.side, self.side, (0, 0, width, height))
-        return two_views(width, height, [(1, mosaic(columns, rows, self.side, (width, height))), (0, thumbnail)])
+        parts = [(1, mosaic(columns, rows, self.side, (width, height))), (0, thumbnail)]
+        return two_views(width, height, parts[::-1] if self.thumbnail_first else parts)
 
     def canvas(self, width: int, height: int) -> tuple[int, int]:
         """(columns, rows) of tiles; of equal aspects the larger one while below twice the image's area."""

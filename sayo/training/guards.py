@@ -5,12 +5,13 @@ import inspect
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from torch import nn
 
 from sayo.errors import SayoError
@@ -51,18 +52,36 @@ def out_of_memory_named(num_processes: int, sharding: str) -> Iterator[None]:
 def check_dataset(dataset: Any, processor: Any, model_config: Any, data: str = "DATA") -> None:
     """RecipeError for data whose region tokens were computed for another processor, with the command that maps them.
 
-    `data` is the folder that they were read from. A data set without the column (plain TRL data) passes: it has no
-    region tokens that could be wrong.
+    `data` is the folder that they were read from. Of data sets by name each is checked, of a stream the first row. A
+    data set without the column (plain TRL data) passes: it has no region tokens that could be wrong.
     """
-    if dataset is None or "processor_fingerprint" not in (getattr(dataset, "column_names", None) or ()):
+    if isinstance(dataset, Mapping):
+        for one in dataset.values():
+            check_dataset(one, processor, model_config, data)
         return
-    prepared = set(dataset.unique("processor_fingerprint"))
+    column = "processor_fingerprint"
+    if isinstance(dataset, IterableDataset):  # it need not know its columns
+        prepared = {row[column] for row in dataset.take(1) if column in row}
+    else:
+        known = column in (getattr(dataset, "column_names", None) or ())
+        prepared = set(dataset.unique(column)) if known else set()
+    if not prepared:
+        return
     expected = VisualLayout.from_processor(processor, model_config).fingerprint
     if others := prepared - {expected}:
         model = getattr(model_config, "_name_or_path", "") or "MODEL"
-        size = size_words(dict(getattr(processor, "image_processor", processor).size))
+        size = size_words(dict(getattr(processor, "image_processor", processor).size or {}))
         data = data.rstrip("/") if Path(data).is_dir() else "DATA"
-        command = ["sayo", "map", data, "--out", f"{data}-mapped", "--processor", model, "--size", size]
+        command = [
+            "sayo",
+            "map",
+            data,
+            "--out",
+            f"{data}-mapped",
+            "--processor",
+            model,
+            *(["--size", size] if size else []),
+        ]
         raise RecipeError(
             f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
             f"({expected}). Map them, and give the new folder as the data: {shlex.join(command)}"

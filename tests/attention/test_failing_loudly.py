@@ -1,13 +1,19 @@
 """Attention that was not captured is an error with the way out, never a zero."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from tiny_models import IMAGE, batch, build
+from PIL import Image
+from tiny_models import FAMILIES, IMAGE, VISION_MODELS, batch, build, image_processor_class
 from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
 from sayo.attention.groups import key_groups
+from sayo.attention.layers import attention_layers
+from sayo.geometry import VisualLayout
 
 
 def capturing(model, groups=None, **options):
@@ -48,6 +54,20 @@ def test_models_without_layers_to_read():
         AttentionCapture(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llama4", VISION_MODELS["llama4"].text),
+        ("blip-2", {"hidden_size": 16, "ffn_dim": 16, "word_embed_proj_dim": 16, "num_attention_heads": 2}),
+    ],
+)
+def test_layers_behind_a_causal_model_inside(name, text):
+    """`get_decoder` of these ends at a `*ForCausalLM`, which holds the decoder."""
+    config = AutoConfig.for_model(name, text_config={**text, "num_hidden_layers": 3})
+    with torch.device("meta"):
+        assert sorted(attention_layers(AutoModelForImageTextToText.from_config(config))) == [0, 1, 2]
+
+
 def test_no_groups():
     with pytest.raises(ValueError, match="at least one key group"):
         with AttentionCapture(build("qwen3_vl")).reading(torch.tensor([0]), {}):
@@ -85,11 +105,31 @@ def test_the_kernel_is_given_back_and_the_output_untouched():
     [
         ({"id": "a", "num_visual_tokens": [4]}, "holds 2 visual tokens, but the data were prepared for 4"),
         ({"region_tokens": [2], "region_weights": [1.0]}, "region token 2 lies outside"),
+        (
+            {"images": [Image.new("RGB", (4, 2))], "image_sizes": [[2, 4]]},
+            r"\[\[4, 2\]\] .* prepared for \[\[2, 4\]\]",
+        ),
+        (
+            {"images": [Image.new("RGB", (2, 4)), Image.new("RGB", (4, 2))], "image_sizes": [[4, 2], [2, 4]]},
+            "in this order",
+        ),
     ],
 )
 def test_prompts_that_are_not_the_prepared_ones(sample, message):
     with pytest.raises(AttentionNotCaptured, match=message):
         key_groups(torch.tensor([[5, IMAGE, IMAGE, 6, 7]]), 2, [sample], IMAGE)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_images_given_in_another_order_than_prepared(swapped):
+    """As many tokens, but other shapes: seen in the grids where the rows themselves are unchanged."""
+    model, inputs = build("qwen3_vl"), batch("qwen3_vl", sizes=((32, 16), (16, 32)))
+    *_, processor, settings = FAMILIES["qwen3_vl"]
+    fingerprint = VisualLayout.from_processor(image_processor_class(processor)(**settings), model.config).fingerprint
+    samples = [{"processor_fingerprint": fingerprint, "image_sizes": [size]} for size in ([32, 16], [16, 32])]
+    expected = pytest.raises(AttentionNotCaptured, match="8 x 4 patches") if swapped else nullcontext()
+    with torch.no_grad(), expected, AttentionCapture(model, samples=samples[::-1] if swapped else samples):
+        model(**inputs)
 
 
 def test_vision_ids_in_a_completion_are_no_image():

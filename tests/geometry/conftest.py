@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,15 @@ class Family:
             **tiny.more | self.more,
         )
 
-    def make_image_processor(self, backend: str | None = None):
+    def image_processor_class(self, backend: str | None = None):
         name = f"{self.processor}ImageProcessor" if self.processor else VISION_MODELS[self.family].processor
-        return image_processor_class(name, backend)(**self.settings)
+        return image_processor_class(name, backend)
+
+    def make_image_processor(self, backend: str | None = None):
+        found = self.image_processor_class(backend)
+        if found is None:
+            pytest.skip(f"{self.name} has no image processor of this back-end")
+        return found(**self.settings)
 
     def layout(self) -> VisualLayout:
         return VisualLayout.from_processor(self.make_image_processor(), self.make_config(), self.changed or None)
@@ -53,7 +60,12 @@ ROWS = yaml.safe_load(Path(__file__).with_name("families.yaml").read_text())["ro
 
 @pytest.fixture(params=ROWS)
 def family(request) -> Family:
-    return Family(request.param, **ROWS[request.param])
+    row = Family(request.param, **ROWS[request.param])
+    if row.image_processor_class() is None:
+        pytest.skip(f"the image processor of {row.name} needs torchvision")
+    if "architecture" in row.vision and not find_spec("timm"):
+        pytest.skip(f"the vision tower of {row.name} needs timm")
+    return row
 
 
 @pytest.fixture(scope="session", autouse=True)

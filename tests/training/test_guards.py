@@ -2,15 +2,20 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, IterableDataset
 from toy_runs import recipe_values, write_recipe
+from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 
+from sayo.geometry import VisualLayout
+from sayo.recipes import RecipeError
 from sayo.rewards import format_reward
 from sayo.training.callbacks import WINDOW, WarnWhenFading, fading
-from sayo.training.guards import NonFiniteError, OutOfMemory, out_of_memory_named
+from sayo.training.guards import NonFiniteError, OutOfMemory, check_dataset, out_of_memory_named
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -77,6 +82,24 @@ def test_other_errors_are_not_out_of_memory():
     with pytest.raises(OutOfMemory) as caught, out_of_memory_named(2, "ZeRO-2"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     assert (caught.value.num_processes, caught.value.sharding) == (2, "ZeRO-2")
+
+
+@pytest.mark.parametrize("kind", ["rows", "dict of data sets", "stream", "stream without columns"])
+def test_data_of_another_processor(kind):
+    """Whatever the trainer takes as a data set; the model's own data pass."""
+    processor, config = Qwen2VLImageProcessor(), Qwen2_5_VLConfig()
+    own = VisualLayout.from_processor(processor, config).fingerprint
+    for fingerprint in (own, own.replace("14", "28")):
+        rows = [{"processor_fingerprint": fingerprint}] * 2
+        data = {
+            "rows": Dataset.from_list(rows),
+            "dict of data sets": {"fine": Dataset.from_list([{"prompt": "x"}]), "other": Dataset.from_list(rows)},
+            "stream": Dataset.from_list(rows).to_iterable_dataset(),
+            "stream without columns": IterableDataset.from_generator(lambda rows=rows: iter(rows)),
+        }[kind]
+        expected = nullcontext() if fingerprint == own else pytest.raises(RecipeError, match="belong to another")
+        with expected:
+            check_dataset(data, processor, config)
 
 
 FINE = {
