@@ -35,8 +35,20 @@ def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
         ValueError: no decoder layer with a `self_attn` was found.
     """
     inner = inner_model(model)
-    layers = getattr(inner.get_decoder(), "layers", None) or ()
-    modules = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
+    decoder = inner.get_decoder()
+    layers = getattr(decoder, "layers", None) or ()
+    crosses = hasattr(decoder, "gated_cross_attn_layers") or any(hasattr(layer, "cross_attn") for layer in layers)
+    if inner.config.is_encoder_decoder or crosses:
+        raise LayerError(
+            f"{type(inner).__name__} looks at images in cross-attention: they are no tokens among the keys of its "
+            "self-attention, which is what sayo reads. Use a model whose prompts hold visual tokens."
+        )
+    types = getattr(inner.config.get_text_config(), "layer_types", None) or ["full_attention"] * len(layers)
+    modules = {
+        index: layer.self_attn
+        for index, (layer, kind) in enumerate(zip(layers, types, strict=False))
+        if getattr(layer, "self_attn", None) and kind != "linear_attention"
+    }
     if not modules:
         raise LayerError(
             f"{type(inner).__name__}: `get_decoder().layers` holds no layer with a `self_attn`. sayo reads attention "
