@@ -133,7 +133,7 @@ def rollout_groups(
     length = completions.ids.shape[1]
     input_ids = torch.cat([inputs["input_ids"], completions.ids], dim=1)
     attention_mask = torch.cat([inputs["attention_mask"], completions.mask], dim=1)
-    groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
+    groups, image_index = key_groups(input_ids, length, rows, model.config)
     groups["prefix"] = prefix_weights(groups["image"], attention_mask)
     try:
         if isinstance(rows[0]["prompt"], str):
@@ -198,7 +198,7 @@ def read_traces(
 
 
 def _forward_arguments(inputs: Mapping, completions: Completions) -> tuple[dict[str, Any], torch.Tensor]:
-    """Arguments of the forward pass, and the rows to read on its query axis (last prompt token, then the response).
+    """Arguments of the forward pass, and the positions of the rows to read (last prompt token, then the response).
 
     The cache of generation already holds the keys of the prompt: only the last prompt token and the response run
     again. Everything runs without a cache that can be cut: a batch, a given response, sliding windows, linear
@@ -206,19 +206,20 @@ def _forward_arguments(inputs: Mapping, completions: Completions) -> tuple[dict[
     """
     ids, cache = completions.ids, completions.cache
     length, prompt_length = ids.shape[1], inputs["input_ids"].shape[1]
+    rows = torch.arange(prompt_length - 1, prompt_length + length)
     can_cut = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
     if len(ids) == 1 and can_cut and "token_type_ids" not in inputs:
         cache.crop(prompt_length - 1 - cache.get_seq_length())
         last = torch.cat([inputs["input_ids"][:, -1:], ids], dim=1)
         # No attention mask: nothing is padded, and Qwen's rotary positions follow from the length of the cache.
-        return {"input_ids": last, "past_key_values": cache}, torch.arange(length + 1)
+        return {"input_ids": last, "past_key_values": cache}, rows
     arguments = dict(inputs)
     arguments["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
     arguments["attention_mask"] = torch.cat([inputs["attention_mask"], completions.mask], dim=1)
     for name in ("mm_token_type_ids", "token_type_ids"):
         if name in arguments:  # the response is text
             arguments[name] = nn.functional.pad(arguments[name], (0, length))
-    return {**arguments, "use_cache": False}, torch.arange(prompt_length - 1, prompt_length + length)
+    return {**arguments, "use_cache": False}, rows
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

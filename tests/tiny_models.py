@@ -40,7 +40,9 @@ FAMILIES = _families(CONFIGS["families"])
 VISION_MODELS = FAMILIES | _families(CONFIGS["hybrid"]) | _families(CONFIGS["tiled"])
 TEXT_MODELS: dict[str, dict[str, Any]] = CONFIGS["text_models"]
 KERNELS = dict.fromkeys((*FAMILIES, *TEXT_MODELS), ("sdpa", "eager"))
-KERNELS |= dict.fromkeys(("gemma2", "paligemma2", "gpt_oss"), ("eager",))  # transformers has no sdpa for these
+KERNELS |= dict.fromkeys(
+    ("gemma2", "paligemma2", "gpt_oss", "inkling2_text"), ("eager",)
+)  # transformers has no sdpa for these
 
 
 def build(

@@ -75,7 +75,8 @@ class AttentionCapture:
         """Read while the body runs the model once over the batch (whole, or in consecutive chunks).
 
         Args:
-            rows: query rows to read: a slice of the sequence, or `(R,)` / `(B, R)` int64 indices.
+            rows: query rows to read: a slice of the sequence, or `(R,)` / `(B, R)` int64 positions in it (also where
+                a cache already holds its first tokens).
             groups: key group -> `(B, S)` bool or float weights over the padded sequence.
             image_index: `(B, N)` int64 key positions whose attention is kept one by one.
             gradients: keep the graph, for a loss on the masses. Under (non-reentrant) gradient checkpointing, call

@@ -3,26 +3,26 @@
 import torch
 from torch import nn
 
-from sayo.attention.kernel import Listener
+from sayo.attention.kernel import AttentionNotCaptured, Listener
 from sayo.attention.masks import kernel_mask
 from sayo.attention.read import read_masses
-from sayo.errors import SayoError
-
-
-class AttentionNotCaptured(SayoError, RuntimeError):
-    """The attention that was asked for could not be read; the message says why and what to do."""
 
 
 def read_layer(
     module: nn.Module, query, key, attention_mask, kernel: str, rows, weights, image_index=None, *, options, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`read_masses` of what a kernel received: `kwargs` are the kernel's own keyword arguments."""
+    if rows.numel() and int(rows.min()) < 0:
+        raise AttentionNotCaptured(
+            f"{type(module).__name__} computes only the last {query.shape[2]} rows (Gemma 4 cuts the layers that "
+            "share keys to `logits_to_keep`): read no earlier rows, run the model without logits_to_keep, or read "
+            "other layers."
+        )
+    sinks = kwargs.get("sinks") if kwargs.get("s_aux") is None else kwargs["s_aux"]
     mask = kernel_mask(module, query, key, attention_mask, kernel, kwargs)
     with torch.autocast(query.device.type, enabled=False):  # it would round the scores
         options = {"scaling": kwargs.get("scaling"), "softcap": kwargs.get("softcap"), **options}
-        return read_masses(
-            query, key, rows, weights, mask, sinks=kwargs.get("s_aux"), image_index=image_index, **options
-        )
+        return read_masses(query, key, rows, weights, mask, sinks=sinks, image_index=image_index, **options)
 
 
 def is_recomputation() -> bool:
@@ -102,6 +102,11 @@ class CapturedMasses(Listener):
                 "gradients=True with gradient checkpointing needs the batch in one piece: open one capture per piece."
             )
         start = 0 if runs_again else sum(len(chunk) for chunk in self._masses[layer])
+        if start >= len(self.weights):
+            raise AttentionNotCaptured(
+                f"Layer {layer} calls its kernel again after the whole batch was read: open one capture per pass. If "
+                "this was one pass, its attention is a difference of several (DiffLlama), which sayo does not read."
+            )
         batch = slice(start, start + query.shape[0])
         weights = self.weights[batch]
         if weights.shape[0] != query.shape[0] or weights.shape[1] != key.shape[2]:
@@ -109,7 +114,7 @@ class CapturedMasses(Listener):
                 f"Layer {layer} attends over {tuple(key.shape[:3:2])} (samples, keys), but the key groups describe "
                 f"{tuple(weights.shape[:2])}: pass groups of the whole sequence, and one capture per pass."
             )
-        rows = self.rows if self.rows.dim() == 1 else self.rows[batch]
+        rows = (self.rows if self.rows.dim() == 1 else self.rows[batch]) - key.shape[2] + query.shape[2]
         index = None if self.image_index is None else self.image_index[batch]
         with torch.set_grad_enabled(self.gradients):
             masses, maps = read_layer(

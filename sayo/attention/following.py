@@ -1,8 +1,9 @@
 """Whole model calls (a forward, or `generate`), forward by forward: what the notebook API and steering share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from sayo.attention.captured import AttentionNotCaptured, no_kernel_call
 from sayo.attention.groups import check_grids, key_groups
-from sayo.attention.kernel import Listener, tapped
+from sayo.attention.kernel import Listener, shared_patch, tapped
 from sayo.attention.layers import inner_model
 
 
@@ -31,16 +32,15 @@ class Prompt:
     ) -> "Prompt":
         """The prompts `ids` of a forward with these arguments; `samples` as for `key_groups`, one per prompt."""
         mask = inputs.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:
             real = mask.bool()
         else:  # static caches get their masks ready-made: what is left padding shows in the ids
             pad = config.get_text_config().pad_token_id
             real = (ids != (-1 if pad is None else pad)).cumsum(dim=1) > 0
         rows = [{}] * len(ids) if samples is None else per_row(samples, len(ids), "samples")
-        image_token_id = getattr(config, "image_token_id", None)
         if isinstance(grids := inputs.get("image_grid_thw"), torch.Tensor):
             check_grids(rows, grids)
-        groups, index = key_groups(ids, 0, rows, -1 if image_token_id is None else image_token_id)
+        groups, index = key_groups(ids, 0, rows, config)
         return cls(ids, real, groups["image"] > 0, index, groups["region"], inputs)
 
 
@@ -65,10 +65,16 @@ class CallListener(Listener):
     def following(self, model: nn.Module) -> Iterator[None]:
         """Follow the calls of a model, wrapped or not, while the body runs."""
         inner = inner_model(model)
-        with tapped(model, self), ExitStack() as hooks:
+        announced = shared_patch(("generate", id(inner)), partial(_announce_generate, inner))
+        with tapped(model, self), announced, ExitStack() as hooks:
+            _FOLLOWERS.setdefault(id(inner), []).append(self)
+            hooks.callback(lambda: _FOLLOWERS[id(inner)].remove(self))
             hooks.callback(inner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             hooks.callback(inner.register_forward_hook(self._after).remove)
             yield
+
+    def generates(self, ids: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+        """Called when `model.generate` starts, with its prompts and attention mask, and with None when it ends."""
 
     def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         """Called before a forward over `ids`, `(B, S)`, with `past` tokens in its cache and all its arguments."""
@@ -92,3 +98,28 @@ class CallListener(Listener):
             if layer not in self.seen:
                 raise no_kernel_call(layer, model.config.get_text_config()._attn_implementation)
         self.after(output)
+
+
+_FOLLOWERS: dict[int, list[CallListener]] = {}  # id of a model -> who follows its calls
+
+
+def _announce_generate(model: nn.Module) -> Callable[[], object]:
+    """Tell who follows the model of each call of its `generate`: forwards alone do not show where a call starts."""
+    own, stock = vars(model).get("generate"), getattr(model, "generate", None)
+    if stock is None:  # a model without its head
+        return lambda: None
+
+    @wraps(stock)
+    def generate(inputs=None, *args, **kwargs):
+        followers = tuple(_FOLLOWERS[id(model)])
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        try:
+            for follower in followers:
+                follower.generates(ids, kwargs.get("attention_mask"))
+            return stock(inputs, *args, **kwargs)
+        finally:
+            for follower in followers:
+                follower.generates(None, None)
+
+    model.generate = generate
+    return partial(vars(model).pop, "generate") if own is None else partial(setattr, model, "generate", own)

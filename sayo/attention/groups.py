@@ -18,8 +18,15 @@ def vision_token_ids(config: Any) -> list[int]:
     return sorted({token_id for token_id in ids if token_id is not None})
 
 
+def is_visual(input_ids: torch.Tensor, config: Any) -> torch.Tensor:
+    """Where the ids stand for visual tokens, of pictures and of videos; nowhere for a text model."""
+    ids = [getattr(config, key, None) for key in ("image_token_id", "video_token_id")]
+    ids = [token_id for token_id in ids if token_id is not None]
+    return torch.isin(input_ids, torch.tensor(ids, dtype=input_ids.dtype, device=input_ids.device))
+
+
 def key_groups(
-    input_ids: torch.Tensor, completion_length: int, samples: Sequence[Mapping], image_token_id: int
+    input_ids: torch.Tensor, completion_length: int, samples: Sequence[Mapping], config: Any
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Key groups of a batch of padded prompts and completions.
 
@@ -31,7 +38,7 @@ def key_groups(
         samples: one mapping per row with `region_tokens` and `region_weights` (indices among the sample's visual
             tokens, and their coverage), `num_visual_tokens` (per image), `images` (pictures) and `image_sizes` (W, H
             of each, as prepared); each may be absent or None.
-        image_token_id: `model.config.image_token_id`.
+        config: the model's, which names the ids of visual tokens.
 
     Returns:
         groups `{"image", "region"}`, each `(B, S)` float32; and `(B, N)` int64 positions of the visual tokens,
@@ -40,7 +47,7 @@ def key_groups(
     Raises:
         AttentionNotCaptured: a prompt holds another number of visual tokens, or a row other images, than prepared.
     """
-    image = input_ids == image_token_id
+    image = is_visual(input_ids, config)
     image[:, input_ids.shape[1] - completion_length :] = False
     counts = image.sum(dim=1).tolist()
     index = torch.zeros(len(counts), max(counts, default=0), dtype=torch.long, device=input_ids.device)

@@ -40,7 +40,18 @@ def attention_layers(model: nn.Module) -> dict[int, nn.Module]:
         inside = decoder.get_decoder()
         decoder = getattr(decoder, "model", decoder) if inside is decoder else inside
     layers = getattr(decoder, "layers", None) or ()
-    modules = {index: layer.self_attn for index, layer in enumerate(layers) if getattr(layer, "self_attn", None)}
+    crosses = hasattr(decoder, "gated_cross_attn_layers") or any(hasattr(layer, "cross_attn") for layer in layers)
+    if inner.config.is_encoder_decoder or crosses:
+        raise LayerError(
+            f"{type(inner).__name__} looks at images in cross-attention: they are no tokens among the keys of its "
+            "self-attention, which is what sayo reads. Use a model whose prompts hold visual tokens."
+        )
+    types = getattr(inner.config.get_text_config(), "layer_types", None) or ["full_attention"] * len(layers)
+    modules = {
+        index: layer.self_attn
+        for index, (layer, kind) in enumerate(zip(layers, types, strict=False))
+        if getattr(layer, "self_attn", None) and kind != "linear_attention"
+    }
     if not modules:
         raise LayerError(
             f"{type(inner).__name__}: `get_decoder().layers` holds no layer with a `self_attn`. sayo reads attention "

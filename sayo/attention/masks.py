@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from sayo.attention.kernel import AttentionNotCaptured
+
 Visible = tuple[int, int, int, "torch.Tensor | None"]
 """`(start, partial, stop, mask)`: keys before `start` and from `stop` on are seen by none of the rows, keys in
 `start:partial` by all of them; `mask`, `(1 or H, r, stop - partial)`, is bool (True = seen) or additive, or None."""
@@ -27,9 +29,10 @@ class RowMask:
         sliding_window: keys a row sees, itself included; None or an inactive window changes nothing. Formats with an
             explicit mask have it in there.
         documents: `(1, key_length)` int, for flash kernels that take a packed row: keys of other documents are unseen.
+        bias: `(1 or B, H, query_length, key_length)` added to the scores of what is seen (Inkling).
 
     Raises:
-        TypeError: a format that is none of these.
+        AttentionNotCaptured: a format that is none of these.
     """
 
     def __init__(
@@ -42,10 +45,11 @@ class RowMask:
         is_causal: bool = True,
         sliding_window: int | None = None,
         documents: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
     ):
         dim = attention_mask.dim() if isinstance(attention_mask, torch.Tensor) else None
         if not (attention_mask is None or dim in (2, 4) or hasattr(attention_mask, "mask_mod")):
-            raise TypeError(
+            raise AttentionNotCaptured(
                 f"sayo does not know the attention mask format {type(attention_mask).__name__} "
                 f"{tuple(getattr(attention_mask, 'shape', ()))} of kernel {kernel!r}: use sdpa, eager, flex_attention "
                 "or flash_attention_2/3."
@@ -57,11 +61,16 @@ class RowMask:
         self.is_causal = is_causal
         self.window = sliding_window
         self.documents = documents
+        self.bias = bias
         top_left = kernel == "sdpa" and query_length > 1
         self.offset = 0 if top_left else key_length - query_length
 
     def block(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
         """What some query rows of one sample of the batch see; `rows`, `(r,)` int64, are on the CPU."""
+        visible = self._visible(sample, rows, device)
+        return visible if self.bias is None else self._biased(sample, rows, *visible)
+
+    def _visible(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
         if self.has_rule:
             return self._rule(sample, rows, device)
         if self.mask is None:
@@ -75,12 +84,21 @@ class RowMask:
 
     def count(self, sample: int, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
         """`(r,)` number of keys that each of the rows sees; arguments as for `block`."""
-        start, partial, _, mask = self.block(sample, rows, device)
+        start, partial, _, mask = self._visible(sample, rows, device)
         seen = torch.full((len(rows),), partial - start, device=device)
         if mask is not None:
             visible = mask[0] if mask.dtype == torch.bool else mask[0] > torch.finfo(mask.dtype).min / 2
             seen = seen + visible.sum(dim=-1)
         return seen
+
+    def _biased(self, sample: int, rows: torch.Tensor, start: int, partial: int, stop: int, mask) -> Visible:
+        bias = self.bias[sample if self.bias.shape[0] > 1 else 0][:, as_slice(rows), start:stop].float()
+        if mask is None:
+            return start, start, stop, bias
+        fill = True if mask.dtype == torch.bool else 0.0
+        mask = nn.functional.pad(mask, (partial - start, 0), value=fill)
+        hidden = torch.finfo(torch.float32).min
+        return start, start, stop, torch.where(mask, bias, hidden) if mask.dtype == torch.bool else bias + mask
 
     def _rule(self, sample: int, rows: torch.Tensor, device: torch.device) -> Visible:
         first, last = int(rows.min()) + self.offset, int(rows.max()) + self.offset
@@ -121,6 +139,7 @@ def kernel_mask(module: nn.Module, query, key, attention_mask: object, kernel: s
         is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
         sliding_window=kwargs.get("sliding_window"),
         documents=packed_documents(kernel, key.shape[2], kwargs) if attention_mask is None else None,
+        bias=kwargs.get("position_bias"),
     )
 
 

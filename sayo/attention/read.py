@@ -39,7 +39,7 @@ def read_masses(
         mask: what each row sees.
         scaling: factor of the scores; None means `1 / sqrt(D)`.
         softcap: scores become `softcap * tanh(scores / softcap)` before the mask (Gemma2).
-        sinks: `(Hq,)` learnable sink scores that take part in the softmax only (gpt-oss).
+        sinks: `(Hq,)` (gpt-oss) or `(B, Hq, Q, 1)` (Inkling) sink scores that take part in the softmax only.
         image_index: `(B, N)` key positions whose attention is wanted one by one (for heat maps); positions outside
             the keys, as after a sliding cache moved on, get 0.
         per_head: keep heads apart instead of averaging them.
@@ -105,6 +105,8 @@ class _BlockReader:
     def __init__(self, query, key, num_rows: int, scaling: float, softcap: float | None, sinks, byte_budget: int):
         self.query = query
         self.scaling, self.softcap, self.sinks = scaling, softcap, sinks
+        if sinks is not None and sinks.dim() == 1:
+            self.sinks = sinks[None, :, None, None].expand(*query.shape[:3], 1)
         self.kv_heads = key.shape[1]
         self.shared = query.shape[1] // self.kv_heads  # query heads per key/value head
         budget = min(byte_budget, CPU_BLOCK) if query.device.type == "cpu" else byte_budget
@@ -118,19 +120,20 @@ class _BlockReader:
 
     def read(self, sample, keys, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         start, partial, stop, mask = visible
-        picked = self.query[sample][:, as_slice(rows)]
+        rows = as_slice(rows)
+        picked = self.query[sample][:, rows]
         for first in range(0, self.kv_heads, self.num_heads):
             last = min(first + self.num_heads, self.kv_heads)
             heads = slice(first * self.shared, last * self.shared)
             head_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
+            sinks = None if self.sinks is None else self.sinks[sample, heads, rows].float()
             numerators, peak = self._numerators(
-                picked[heads], keys[first:last, :, start:stop], partial - start, head_mask
+                picked[heads], keys[first:last, :, start:stop], partial - start, head_mask, sinks
             )
             denominator = numerators.sum(dim=-1, keepdim=True)
-            if self.sinks is not None:
-                denominator = denominator + torch.exp(self.sinks[heads].float()[:, None, None] - peak)
-            if stop == start:  # these rows see nothing
-                denominator = torch.ones_like(denominator)
+            if sinks is not None:
+                denominator = denominator + torch.exp(sinks - peak)
+            denominator = denominator.clamp(min=1)  # the peak alone makes 1; less where a row sees nothing
             row_map = None
             if index is not None:
                 inside = (index >= start) & (index < stop)
@@ -138,7 +141,7 @@ class _BlockReader:
                 row_map = row_map * inside / denominator
             yield groups.sums(numerators, start) / denominator, row_map
 
-    def _numerators(self, query, keys, partial: int, mask) -> tuple[torch.Tensor, torch.Tensor]:
+    def _numerators(self, query, keys, partial: int, mask, sinks) -> tuple[torch.Tensor, torch.Tensor]:
         """`exp(score - peak)`, `(h, r, k)`, and the peaks, `(h, r, 1)`; `keys` is `(h / shared, D, k)`, `mask` of the
         keys from `partial` on."""
         num_heads, num_rows, dim = query.shape
@@ -157,5 +160,8 @@ class _BlockReader:
                 part.masked_fill_(~mask, torch.finfo(torch.float32).min)
             else:
                 part.add_(mask)
-        peak = scores.detach().amax(dim=-1, keepdim=True)
+        # A row that an additive mask hides fully has no peak: without a floor it would be NaN, and so would gradients.
+        peak = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        if sinks is not None:
+            peak = torch.maximum(peak, sinks.detach())
         return scores.sub_(peak).exp_(), peak

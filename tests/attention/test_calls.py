@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from attention.reference import eager_weights
-from tiny_models import EOS, FAMILIES, IMAGE, PAD, batch, build, prompts, teacher_forced
+from tiny_models import EOS, FAMILIES, IMAGE, PAD, VIDEO, VISION_END, batch, build, prompts, teacher_forced
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
 
@@ -197,3 +197,125 @@ def test_captures_that_cannot_work():
         cache = model(**inputs).past_key_values
         with pytest.raises(AttentionNotCaptured, match="open it before the prompt is run"), AttentionCapture(model):
             model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+
+
+# Several calls inside one block
+
+
+def restarted(model, capture):
+    """A forward over the prompts, then one over prompts and completions."""
+    inputs = batch("llava", completion=NEW)
+    prompt = inputs["input_ids"].shape[1] - NEW
+    with torch.no_grad():
+        model(**{name: x[:, :prompt] if x.dim() == 2 else x for name, x in inputs.items()})
+        model(**inputs)
+    return capture.trace(prompt_length=prompt), inputs, prompt
+
+
+def continued(model, capture, **options):
+    """`generate` goes on from what it returned."""
+    options |= {"eos_token_id": None, "pad_token_id": PAD}
+    begun = sample(model, prompts("llava"), **options)
+    inputs = teacher_forced("llava", prompts("llava"), begun)
+    sequences = sample(model, inputs, **options)
+    return capture.trace(sequences), teacher_forced("llava", inputs, sequences), begun.shape[1]
+
+
+def continued_without_cache(model, capture):
+    return continued(model, capture, use_cache=False)
+
+
+def second_turn(model, capture):
+    """A conversation with a second picture."""
+    both = prompts("llava", images=2, text_lengths=(4, 4))
+    cut = int((both["input_ids"][0] == VISION_END).nonzero()[0]) + 1
+    first = {name: both[name][:, :cut] for name in ("input_ids", "attention_mask")}
+    sample(model, {**first, "pixel_values": both["pixel_values"][::2]})
+    sequences = sample(model, both, eos_token_id=None, pad_token_id=PAD)
+    return capture.trace(sequences), teacher_forced("llava", both, sequences), both["input_ids"].shape[1]
+
+
+def prefix_cache(model, capture):
+    """The cache holds all but the last token of the prompts."""
+    inputs = prompts("llava", text_lengths=(4, 4))
+    with torch.no_grad():
+        cache = model(**{name: x[:, :-1] if x.dim() == 2 else x for name, x in inputs.items()}).past_key_values
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    sequences = sample(model, words, eos_token_id=None, pad_token_id=PAD, past_key_values=cache)
+    return capture.trace(sequences), teacher_forced("llava", inputs, sequences), words["input_ids"].shape[1]
+
+
+def own_loop(model, capture):
+    """A loop with a cache, without `generate`."""
+    inputs = prompts("llava")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad():
+        output = model(**inputs)
+        for _ in range(NEW):
+            new = output.logits[:, -1:, 2:IMAGE].argmax(-1) + 2
+            ids, mask = torch.cat([ids, new], 1), torch.nn.functional.pad(mask, (0, 1), value=1)
+            output = model(input_ids=new, attention_mask=mask, past_key_values=output.past_key_values)
+    prompt = inputs["input_ids"].shape[1]
+    return capture.trace(prompt_length=prompt), teacher_forced("llava", inputs, ids), prompt
+
+
+@pytest.mark.parametrize("calls", [restarted, continued, continued_without_cache, second_turn, prefix_cache, own_loop])
+def test_several_calls(calls):
+    """The last one counts, whole, whatever ran before it."""
+    model = build("llava")
+    with AttentionCapture(model, layers="all", maps=True) as capture:
+        traces, full, prompt = calls(model, capture)
+    weights = eager_weights("llava", full, capture.layers).mean(2)[:, :, prompt - 1 :]
+    for row, trace in enumerate(traces):
+        image = full["input_ids"][row] == IMAGE
+        own = weights[row, :, : trace.maps.shape[1]]
+        assert trace.sizes["image"] == image.sum() and len(trace) == NEW
+        assert np.abs(trace.maps - own[..., image].numpy()).max() <= 1e-5
+        if "response" in trace.masses:
+            assert trace.sizes["response"] == NEW
+            assert np.abs(trace.masses["response"] - own[..., prompt:].sum(-1).numpy()).max() <= 1e-5
+
+
+def test_prompt_in_pieces():
+    """A chunked prefill, here of text alone: transformers splits no raw pictures."""
+    model = build("mistral", sliding_window=None)
+    inputs = prompts("mistral", text_lengths=(9, 6))
+    traces = []
+    for options in ({}, {"prefill_chunk_size": 5}):
+        with AttentionCapture(model, layers="all", groups={"late": inputs["input_ids"] % 2}) as capture:
+            sequences = sample(model, inputs, suppress_tokens=None, do_sample=False, eos_token_id=None, **options)
+        traces.append(capture.trace(sequences))
+    for whole, pieces in zip(*traces, strict=True):
+        assert whole.sizes == pieces.sizes
+        for name, masses in whole.masses.items():
+            assert np.allclose(masses, pieces.masses[name], atol=1e-5), name
+
+
+def test_layers_cut_to_the_kept_rows():
+    """Gemma 4 runs the layers that share keys for the rows of `logits_to_keep` alone."""
+    model, inputs = build("gemma4_text"), prompts("gemma4_text")
+    with AttentionCapture(model, layers="all") as capture:
+        sequences = sample(model, inputs, suppress_tokens=None, eos_token_id=None, pad_token_id=PAD)
+    full = teacher_forced("gemma4_text", inputs, sequences)
+    prompt = inputs["input_ids"].shape[1]
+    late = (full["input_ids"] % 2).float()
+    weights = eager_weights("gemma4_text", full, capture.layers).mean(2)
+    for row, trace in enumerate(capture.trace(sequences)):
+        expected = weights[row, :, prompt - 1 : -1, prompt:].sum(-1).numpy()
+        assert np.abs(trace.mass("response", "deciding") - expected).max() <= 1e-5
+    with torch.no_grad(), capture.reading(slice(prompt - 1, None), {"late": late}) as reading:
+        model(**full, logits_to_keep=NEW + 1)
+    expected = torch.einsum("blqk,bk->blq", weights, late)[:, :, prompt - 1 :]
+    assert (reading.masses["late"] - expected).abs().max() <= 1e-5
+    with pytest.raises(AttentionNotCaptured, match=r"computes only the last 3 rows .* logits_to_keep"):
+        with torch.no_grad(), capture.reading(slice(prompt - 1, None), {"late": late}):
+            model(**full, logits_to_keep=3)
+
+
+def test_video_tokens_are_visual():
+    model, inputs = build("qwen3_vl"), batch("qwen3_vl", images=0)
+    inputs["input_ids"][:, 3:5] = VIDEO
+    with torch.no_grad(), AttentionCapture(model) as capture:
+        model.model.language_model.embed_tokens.weight.data[VIDEO] = 1.0
+        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    assert [trace.sizes["image"] for trace in capture.trace(prompt_length=6)] == [2, 2]

@@ -35,12 +35,12 @@ def test_equals_eager(family, situation):
             capture, reading = read(build(family, kernel), inputs, groups, rows, byte_budget=2000)
             expected = masses_of(eager_weights(family, inputs, capture.layers), groups)
             assert largest_difference(reading, expected, inputs, rows) <= 1e-5, kernel
-        if family != "gpt_oss":  # its sinks take a share of their own
+        if family not in ("gpt_oss", "inkling2_text"):  # their sinks take a share of their own
             everything = reading.masses["everything"].where(inputs["attention_mask"][:, None, None].bool(), 1)
             assert torch.allclose(everything, torch.ones_like(everything), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("family", [name for name in ALL if name != "inkling2_text"])  # its router stays in float32
 def test_bfloat16(family):
     # Eager rounds every score and weight to bfloat16 and the capture does not: the difference is eager's own error,
     # so attention is less sharp here and heads are averaged, as in every trace.

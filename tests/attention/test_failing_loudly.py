@@ -1,18 +1,20 @@
 """Attention that was not captured is an error with the way out, never a zero."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from tiny_models import FAMILIES, IMAGE, VISION_MODELS, batch, build, image_processor_class
+from tiny_models import CONFIGS, FAMILIES, IMAGE, VISION_MODELS, batch, build, image_processor_class
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
 from sayo.attention.groups import key_groups
-from sayo.attention.layers import attention_layers
+from sayo.attention.kernel import _eager_function
+from sayo.attention.layers import LayerError, attention_layers
 from sayo.geometry import VisualLayout
 
 
@@ -117,7 +119,7 @@ def test_the_kernel_is_given_back_and_the_output_untouched():
 )
 def test_prompts_that_are_not_the_prepared_ones(sample, message):
     with pytest.raises(AttentionNotCaptured, match=message):
-        key_groups(torch.tensor([[5, IMAGE, IMAGE, 6, 7]]), 2, [sample], IMAGE)
+        key_groups(torch.tensor([[5, IMAGE, IMAGE, 6, 7]]), 2, [sample], SimpleNamespace(image_token_id=IMAGE))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -133,6 +135,99 @@ def test_images_given_in_another_order_than_prepared(swapped):
 
 
 def test_vision_ids_in_a_completion_are_no_image():
-    groups, index = key_groups(torch.tensor([[5, IMAGE, 6, IMAGE]]), 2, [{}], IMAGE)
+    groups, index = key_groups(torch.tensor([[5, IMAGE, 6, IMAGE]]), 2, [{}], SimpleNamespace(image_token_id=IMAGE))
     assert groups["image"].tolist() == [[0.0, 1.0, 0.0, 0.0]]
     assert index.tolist() == [[1]]
+
+
+def tiny(model_type, **options):
+    """A model on the meta device: only its parts are looked at."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **options))
+
+
+SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [
+        ("mllama", {"text_config": {**SMALL, "cross_attention_layers": [1]}}),  # one marker a picture
+        ("idefics", {**SMALL, "vision_config": SMALL}),
+        ("t5gemma2", {}),
+        ("florence2", {}),
+    ],
+)
+def test_pictures_outside_of_the_prompt(model_type, options):
+    with pytest.raises(LayerError, match="looks at images in cross-attention"):
+        AttentionCapture(tiny(model_type, **options))
+
+
+def test_linear_layers_named_self_attn():
+    layers = [SimpleNamespace(self_attn=nn.Identity()) for _ in range(3)]
+    model = build("mistral")
+    model.get_decoder = lambda: SimpleNamespace(layers=layers)
+    model.config.layer_types = ["linear_attention", "full_attention", "linear_attention"]  # MiniMax, GLM 5
+    assert list(attention_layers(model)) == [1]
+
+
+def run(model, inputs, **options):
+    with torch.no_grad():
+        model(**inputs, **options)
+
+
+@pytest.mark.parametrize("context", [capturing, lambda model, _: AttentionCapture(model)], ids=["reading", "traces"])
+def test_attention_that_is_a_difference(context):
+    inputs = batch("mistral")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("diffllama", **CONFIGS["parts"]["text"]))
+    with pytest.raises(AttentionNotCaptured, match=r"calls its kernel .*DiffLlama"):
+        with context(model, {"even": inputs["input_ids"] % 2}):
+            run(model, inputs)
+
+
+def generate(model, inputs, **options):
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return model.generate(**words, max_new_tokens=3, do_sample=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        (lambda capture, model, inputs: run(model, inputs, return_dict=False), "leave return_dict=True"),
+        (lambda capture, model, inputs: generate(model, inputs, guidance_scale=2.0), "classifier-free guidance"),
+        (lambda capture, model, inputs: capture.trace({"request": generate(model, inputs)}), "`generate_batch` packs"),
+        (lambda capture, model, inputs: run(model, inputs, attention_bonus=torch.ones(1)), "'attention_bonus', which"),
+        (lambda capture, model, inputs: run(model, inputs) or capture.trace(inputs["input_ids"]), "start is unknown"),
+    ],
+    ids=["tuples", "guidance", "generate_batch", "unknown argument", "sequences of another maker"],
+)
+def test_calls_that_cannot_be_traced(calls, message):
+    model, inputs = build("mistral"), batch("mistral")
+    with pytest.raises(AttentionNotCaptured, match=message), AttentionCapture(model) as capture:
+        calls(capture, model, inputs)
+
+
+def test_model_without_a_head():
+    model, inputs = build("mistral").model, batch("mistral")
+    with pytest.raises(AttentionNotCaptured, match="load it with its head"), AttentionCapture(model):
+        run(model, inputs)
+
+
+def test_module_without_an_eager_function():
+    with pytest.raises(AttentionNotCaptured, match="attn_implementation='sdpa'"):
+        _eager_function(nn.Identity())
+
+
+def test_captures_end_in_any_order():
+    """As in two threads: what was opened second reads on when the first is closed."""
+    inputs, stock = batch("mistral"), ALL_ATTENTION_FUNCTIONS["sdpa"]
+    models = build("mistral"), build("mistral", seed=1)
+    models = *models, models[0]
+    captures = [AttentionCapture(model) for model in models]
+    for capture in captures:
+        capture.__enter__()
+    for model, capture in zip(models, captures, strict=True):
+        capture.trace(generate(model, inputs))
+        capture.__exit__(None)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is stock
+    assert not any("generate" in vars(model) for model in models)

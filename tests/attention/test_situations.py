@@ -93,11 +93,27 @@ def test_flash_mask_of_a_packed_row():
 
 
 def test_unknown_mask_format():
-    with pytest.raises(TypeError, match="does not know the attention mask format"):
+    with pytest.raises(AttentionNotCaptured, match="does not know the attention mask format"):
         RowMask(torch.ones(2, 3, 4), 4, 4)
 
 
 # Gradients
+
+
+def test_hidden_rows_leave_the_gradients_of_others_alone():
+    """A row that a mask of -inf hides fully, with and without sinks."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, heads, 4, 8, generator=generator, requires_grad=True) for heads in (4, 2))
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1, :] = -torch.inf
+    sinks = torch.zeros(4, requires_grad=True)
+    for options in ({}, {"s_aux": sinks}):
+        masses, _ = read_layer(
+            nn.Identity(), query, key, mask, "eager", torch.arange(4), torch.eye(4)[None], options={}, **options
+        )  # fmt: skip
+        assert masses[0, 1].eq(0).all() and torch.isfinite(masses).all()
+        wanted = [query, key, *options.values()]
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(masses.square().sum(), wanted))
 
 
 @pytest.mark.parametrize("checkpoints", [False, True], ids=["", "checkpointing"])
