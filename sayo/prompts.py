@@ -3,6 +3,8 @@ r"""What is written under a question in the user's turn, in supervised tuning, i
 Source: the formats of Look-Back (arXiv 2507.03019), whose prompts were not released; the words are ours.
 """
 
+from collections.abc import Sequence
+
 USER_SUFFIX = {
     "semantic-back": (
         "Think before you answer, as an inner monologue between <think> and </think>. Stop at the point where the "
@@ -23,9 +25,18 @@ USER_SUFFIX = {
         "second <think> and </think>, and correct what was wrong. Give the final answer after the tags as "
         "\\boxed{answer}."
     ),
+    "box-pixels": (
+        "The image is {width} pixels wide and {height} pixels high. Give the box in pixels of it, as [x1, y1, x2, y2] "
+        "between <answer> and </answer>."
+    ),
+    "box-thousand": (
+        "Give the box as [x1, y1, x2, y2] between <answer> and </answer>, where x runs from 0 at the left edge of the "
+        "image to 1000 at its right edge, and y from 0 at the top to 1000 at the bottom."
+    ),
 }
 """`semantic-back` checks in the midst of the reasoning, `solution-back` after a preliminary answer. Two controls:
-`cot` has no check; `text-back` has one of the same length that does not look at the image."""
+`cot` has no check; `text-back` has one of the same length that does not look at the image.
+The last two say how boxes count (`rewards.iou_reward`)."""
 
 
 def suffix_text(name_or_text: str) -> str:
@@ -35,8 +46,15 @@ def suffix_text(name_or_text: str) -> str:
     return USER_SUFFIX.get(name_or_text, name_or_text)
 
 
-def with_suffix(prompt: list[dict], suffix: str) -> list[dict]:
-    """The prompt with `suffix` under its last user turn (plain text content), unless that ends with it already."""
+def with_suffix(prompt: list[dict], suffix: str, size: Sequence[int] | None = None) -> list[dict]:
+    """The prompt with `suffix` under its last user turn (plain text content), unless that ends with it already.
+
+    `{width}` and `{height}` become those of the picture, in pixels; a suffix with them and no size is a ValueError.
+    """
+    if "{width}" in suffix or "{height}" in suffix:
+        if size is None:
+            raise ValueError("names the picture's size, which is in the column image_sizes of `sayo prepare`'s rows")
+        suffix = suffix.replace("{width}", str(size[0])).replace("{height}", str(size[1]))
     last = max(index for index, turn in enumerate(prompt) if turn["role"] == "user")
     if prompt[last]["content"].endswith(suffix):
         return prompt

@@ -83,7 +83,7 @@ class RefcocoSource(RecordSource):
             label = lookup(f"categories {annotation.get('category_id')}")
             region = region_of(box, label=label, mask=annotation.get("segmentation") or None)
             expression, file = text(as_record(record.get("sentence")), "sent"), text(image, "file_name")
-        question = f'Give the box of "{expression}" as [x1, y1, x2, y2] in pixels of the image.'
+        question = f'Give the box of "{expression}" as [x1, y1, x2, y2].'
         size = image_size(image.get("width"), image.get("height"))
         return self._example(row_id, question, [box_text(region.box)], file, [region], size, "refer")
 

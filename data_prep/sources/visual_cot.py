@@ -42,10 +42,7 @@ class VisualCotSource(RecordSource):
             question, answer, image, regions = _of_conversation(record)
         elif "expression" in record:
             box, image = pixel_box(record.get("bbox"), "bbox"), text(record, "img_path")
-            question = (
-                f'Give the box of what answers "{text(record, "expression")}" '
-                "as [x1, y1, x2, y2] in pixels of the image."
-            )
+            question = f'Give the box of what answers "{text(record, "expression")}" as [x1, y1, x2, y2].'
             return self._example(row_id, question, [box_text(box)], image, [region_of(box)], size, "locate")
         else:
             regions = [region_of(pixel_box(box, "bboxs")) for box in list_of(record, "bboxs", least=1)]

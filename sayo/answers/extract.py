@@ -1,11 +1,19 @@
-r"""The text of a completion and its markup: `<answer>`, `\boxed{}`, and Look-Back's `<think>` and `<back>`."""
+r"""The text of a completion and where its answer stands: `<answer>`, `\boxed{}`, "The answer is ...", and Look-Back's
+`<think>` and `<back>`."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+PATTERNS = yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(encoding="utf-8"))
+
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_STATED = re.compile(PATTERNS["stated"], re.VERBOSE | re.IGNORECASE | re.MULTILINE)
+_MARKED_END = re.compile(r"(?:</answer>|\})[\s.$\]]*$", re.IGNORECASE)
 _LOOK_BACK_TAG = re.compile(r"<(/?)(think|back)>")
 _LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
 
@@ -23,10 +31,19 @@ def completion_text(completion: Any) -> str:
 
     A message's content may be a string, a list of content blocks (`{"type": "text", "text": ...}`) or None.
     """
-    if isinstance(completion, str):
-        return completion
-    for message in reversed(completion or []):
-        if message.get("role", "assistant") == "assistant":
+    return _last_text(completion, "assistant")
+
+
+def question_text(prompt: Any) -> str:
+    """Text of a TRL prompt's last user turn, or the prompt itself if it is a string."""
+    return _last_text(prompt, "user")
+
+
+def _last_text(messages: Any, role: str) -> str:
+    if isinstance(messages, str):
+        return messages
+    for message in reversed(messages or []):
+        if message.get("role", role) == role:
             content = message.get("content")
             blocks = content if isinstance(content, list) else [{"text": content}]
             return "".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
@@ -67,16 +84,40 @@ def boxed_answer(text: str) -> str | None:
 
 
 def extract_answer(text: str, whole_text: bool = False) -> str | None:
-    r"""The stripped answer of a response: the last `<answer>...</answer>`, else the last `\boxed{...}`, else None.
+    """The first of `answer_readings`, None where there is none."""
+    return next(iter(answer_readings(text, whole_text)), None)
 
-    With `whole_text`, instead of None the whole text (for prompts that ask for the bare answer).
+
+def answer_readings(text: str, whole_text: bool = False) -> list[str]:
+    r"""What a response gives as its answer, the likeliest reading first; empty if it gives none.
+
+    Only what follows the reasoning counts (`</think>`). If it has a complete `<answer>...</answer>`: the last
+    `\boxed{...}` in the last one, then all of it. Else the last box and the last statement ("Answer: B", "the final
+    answer is ..."), the later one first. With `whole_text`, where there is none of these, the whole text (for prompts
+    that ask for the bare answer).
     """
+    text = _after_reasoning(text)
     tagged = tagged_answer(text).content
-    boxed = boxed_answer(text if tagged is None else tagged)
-    answer = tagged if boxed is None else boxed
-    if answer is None:
-        return text.strip() if whole_text else None
-    return answer.strip()
+    if tagged is not None:
+        boxed = boxed_answer(tagged)
+        return [tagged.strip()] if boxed is None else [boxed.strip(), tagged.strip()]
+    found = [(text.rfind("\\boxed{"), boxed_answer(text))]
+    *_, said = [None, *_STATED.finditer(text)]
+    if said:
+        found.append((said.start("said"), said["said"]))
+    readings = [reading.strip() for _, reading in sorted(found, key=lambda item: -item[0]) if reading is not None]
+    if text.count("\\boxed{") and found[0][1] is None:  # cut off in its box
+        return []
+    return readings or ([text.strip()] if whole_text else [])
+
+
+def _after_reasoning(text: str) -> str:
+    """The text behind `</think>`; reasoning that never ends counts only if an answer's markup ends the text."""
+    before, closed, after = text.rpartition("</think>")
+    text = after if after.strip() or not closed else before
+    if "<think>" in text and not _MARKED_END.search(text):
+        return "" if closed == "" or after.strip() else text
+    return text
 
 
 def accepted_answers(solution: Any, answers: Any = None) -> list[str]:

@@ -15,7 +15,7 @@ SIZE = "Pixel limits other than the model's, as model.size: longest_edge=1048576
 
 
 class SamplesFailed(SayoError):
-    """The evaluation is done, but some samples have no answer: `failed` is kind -> how many."""
+    """The evaluation is done, but too many samples have no answer: `failed` is kind -> how many."""
 
     exit_status = 1
 
@@ -47,6 +47,7 @@ def evaluate(
     concurrency: Annotated[int, typer.Option(min=1, help="Questions at once to the server.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 300.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    max_failed: Annotated[float, typer.Option(min=0, max=1, help="Share of failed samples that is no error.")] = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Forget the results that are in --out.")] = False,
 ) -> None:
     """Ask questions with known answers, and measure whether the model is right and where it looks.
@@ -85,7 +86,8 @@ def evaluate(
         options = {"attention": attention, "whole_text": whole_text, "num_maps": num_maps, "overwrite": overwrite}
         summary = ask_all(answerer, rows, out, settings, **options, progress=progress)
     print_summary(model, summary)
-    if summary["failed"]:
+    failed = sum(summary["failed"].values())
+    if failed > max_failed * (failed + summary["num_completions"]):
         raise SamplesFailed(summary["failed"])
 
 
@@ -104,6 +106,8 @@ def compare(
     results = compare_results(a, b)
     print_comparison(a, b, results)
     for name, values in results.items():
+        for warning in values["warnings"]:
+            typer.echo(f"{name}: not the same in both: {warning}")
         for key in ("only_in_a", "only_in_b", "not_scored_in_both"):
             if values[key]:
                 typer.echo(f"{name}: {values[key]} questions not compared: {key.replace('_', ' ')}")

@@ -1,22 +1,26 @@
 """Two results on the same questions: is the difference more than chance?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sayo.errors import SayoError
-from sayo.evaluation.intervals import mean_interval, sign_test
+from sayo.evaluation.intervals import clusters_of, difference_interval, sign_flip_test
 from sayo.evaluation.journal import read_records
 
 Results = dict[str, dict[Any, Mapping[str, Any]]]
-"""Data or task -> question -> a mapping with `accuracy` and, of `sayo evaluate`, `tas` and `question_type`."""
+"""Data or task -> question -> a mapping with `accuracy`, `links` (`intervals.clusters_of`), `asked` (what must be the
+same in both results) and, of `sayo evaluate`, `tas` and `question_type`."""
+
+_MODEL = ("model", "server_model", "model_files", "steer", "seed", "attention", "data", "data_files")  # may differ
+_LINKS = ("problem_index", "problem_id", "image", "image_id", "image_path", "image_name", "img_path", "file_name")
 
 
 class CompareError(SayoError):
-    """A folder holds no results, or two folders share nothing."""
+    """A folder holds no results, or two folders share nothing, or ask different things under the same names."""
 
 
 def compare_results(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
@@ -24,41 +28,51 @@ def compare_results(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
 
     Returns:
         data or task -> `paired_difference` of the `accuracy` and, where both were read, of the `tas`; of the accuracy
-        `by_type`; and how many questions were left out: `only_in_a`, `only_in_b`, `not_scored_in_both`.
+        `by_type`; how many questions were left out: `only_in_a`, `only_in_b`, `not_scored_in_both`; and `warnings`:
+        settings and prompts that differ, of which the difference may come.
 
     Raises:
-        CompareError: a folder holds no results, or they share no data or no question.
+        CompareError: a folder holds no results, they share no data or no question, or questions, pictures or solutions
+            of the same id differ.
     """
     first, second = load_results(Path(a)), load_results(Path(b))
     shared = [name for name in first if name in second]
     if not shared:
         raise CompareError(f"{a} holds {', '.join(first)}; {b} holds {', '.join(second)}: they share no task.")
-    return {name: _compare(name, first[name], second[name]) for name in shared}
+    settings = [load_settings(Path(folder)) for folder in (a, b)]
+    results = {name: _compare(name, first[name], second[name]) for name in shared}
+    for name, figures in results.items():
+        figures["warnings"] += _differing(*(found.get(name, {}) for found in settings))
+    return results
 
 
-def paired_difference(pairs: list[tuple[float, float]]) -> dict[str, Any] | None:
-    """B minus A over paired questions.
+def paired_difference(
+    pairs: Sequence[tuple[float, float]], clusters: Sequence[Hashable] | None = None
+) -> dict[str, Any] | None:
+    """B minus A over paired questions with scores in [0, 1], in independent clusters (default: each alone).
 
     Returns:
-        `mean_a`, `mean_b`, `difference` with its paired bootstrap `interval`, questions that got better and worse, and
-        the exact two-sided `p_value` of those counts: McNemar's test where every score is 0 or 1, else the sign test.
-        None without a pair.
+        `mean_a`, `mean_b`, `difference` with its `interval`, questions that got better and worse, and the two-sided
+        `p_value` of `intervals.sign_flip_test`, by its name: McNemar's where every question is a cluster and every
+        score 0 or 1. None without a pair.
     """
     if not pairs:
         return None
+    clusters = range(len(pairs)) if clusters is None else clusters
     scores = np.asarray(pairs, dtype=np.float64)
     difference = scores[:, 1] - scores[:, 0]
-    better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
+    is_mcnemar = len(set(clusters)) == len(pairs) and np.isin(scores, (0.0, 1.0)).all()
     return {
         "num_questions": len(pairs),
+        "num_clusters": len(set(clusters)),
         "mean_a": float(scores[:, 0].mean()),
         "mean_b": float(scores[:, 1].mean()),
         "difference": float(difference.mean()),
-        "interval": mean_interval(difference),
-        "better": better,
-        "worse": worse,
-        "p_value": sign_test(better, worse),
-        "test": "McNemar, exact" if np.isin(scores, (0.0, 1.0)).all() else "sign test, exact",
+        "interval": difference_interval(difference, clusters),
+        "better": int((difference > 1e-12).sum()),
+        "worse": int((difference < -1e-12).sum()),
+        "p_value": sign_flip_test(difference, clusters),
+        "test": "McNemar, exact" if is_mcnemar else "sign flips of clusters",
     }
 
 
@@ -67,7 +81,7 @@ def load_results(folder: Path) -> Results:
     results: Results = {}
     for path in sorted(folder.rglob("samples.jsonl")):
         name = "questions" if path.parent == folder else str(path.parent.relative_to(folder))
-        results[name] = {(record["index"], record["id"]): record for record in read_records(path)}
+        results[name] = {(record["index"], record["id"]): _asked(record) for record in read_records(path)}
     for path in sorted(folder.rglob("*_samples_*.jsonl")):  # named by their time: a later run replaces an earlier one
         results |= _lmms_eval_results(path)
     if not results:
@@ -80,9 +94,19 @@ def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> d
     if not shared:
         raise CompareError(f"{name}: the two results have no question in common; were the data the same?")
 
+    for key in shared:
+        for value in ("asked", "links"):
+            one, other = a[key].get(value), b[key].get(value)
+            if one and other and one != other:
+                raise CompareError(f"{name}: question {key[0]} is {one} in one result and {other} in the other.")
+    others = sum(a[key].get("prompt") != b[key].get("prompt") for key in shared)
+    links = [(*a[key].get("links", ()), *b[key].get("links", ())) for key in shared]
+    cluster = dict(zip(shared, clusters_of(links), strict=True))
+
     def difference(keys: list, value: str) -> dict[str, Any] | None:
-        both = [(a[key].get(value), b[key].get(value)) for key in keys]
-        return paired_difference([pair for pair in both if None not in pair])
+        known = [key for key in keys if None not in (a[key].get(value), b[key].get(value))]
+        pairs = [(a[key][value], b[key][value]) for key in known]
+        return paired_difference(pairs, [cluster[key] for key in known])
 
     types: dict[str, list] = {}
     for key in shared:
@@ -91,10 +115,36 @@ def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> d
         "accuracy": difference(shared, "accuracy"),
         "tas": difference(shared, "tas"),
         "by_type": {kind: difference(keys, "accuracy") for kind, keys in sorted(types.items())},
+        "warnings": [f"{others} questions were asked with other prompts"] if others else [],
         "only_in_a": len(a) - len(shared),
         "only_in_b": len(b) - len(shared),
         "not_scored_in_both": sum(a[k].get("accuracy") is None or b[k].get("accuracy") is None for k in shared),
     }
+
+
+def load_settings(folder: Path) -> dict[str, dict[str, Any]]:
+    """Data or task (as of `load_results`) -> what a result depends on beside the model."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("settings.json")):
+        name = "questions" if path.parent == folder else str(path.parent.relative_to(folder))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        found[name] = {key: value for key, value in settings.items() if key not in _MODEL}
+    for path in sorted(folder.rglob("*_results.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        for task, config in run.get("configs", {}).items():
+            kept = ("generation_kwargs", "lmms_eval_specific_kwargs", "num_fewshot", "repeats")
+            versions = {"version": run.get("versions", {}).get(task)}
+            found[task] = {key: config[key] for key in kept if key in config} | versions
+    return found
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return [f"{key}: {a.get(key)!r} in A, {b.get(key)!r} in B" for key in keys]
+
+
+def _asked(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "asked": [record.get("question"), record.get("solution")]}
 
 
 def _lmms_eval_results(path: Path) -> Results:
@@ -105,7 +155,10 @@ def _lmms_eval_results(path: Path) -> Results:
     results = {}
     for sample in read_records(path):
         scores = (_lmms_eval_score(sample[name]) for name in names if name in sample)
-        results[sample["doc_id"], str(sample["target"])] = {"accuracy": next(scores, None)}
+        doc = sample.get("doc") or {}
+        links = [f"{key} {doc[key]}" for key in _LINKS if isinstance(doc.get(key), (str, int))]
+        result = {"accuracy": next(scores, None), "links": links, "asked": sample.get("doc_hash")}
+        results[sample["doc_id"], str(sample["target"])] = {**result, "prompt": sample.get("prompt_hash")}
     return {task: results}
 
 

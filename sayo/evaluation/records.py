@@ -1,5 +1,6 @@
 """One question's line of `samples.jsonl`: what was answered, whether it was right, and where each response looked."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,11 +48,13 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
     Responses are judged as in training (`rewards.accuracy_reward`): `correct` holds scores in [0, 1], None where the
     row has no reference. A failed reply has `correct` None and is not a wrong answer; a response without an answer is
     wrong, and `answers` holds None for it. Attention values are means over the responses, None where nothing defines
-    them; the single ones are under `responses`.
+    them; the single ones are under `responses`. `links`: of `links_of`.
     """
     texts = [reply.text or "" for reply in replies]
-    references = ([row["solution"]] * len(texts), [row.get("answers")] * len(texts))
-    scores = accuracy_reward(texts, *references, whole_text)
+    columns = {"solution": row["solution"], "answers": row.get("answers"), "prompts": row.get("prompt")}
+    columns["image_sizes"] = [image.size for image in row.get("images", ())]
+    repeated = {name: [value] * len(texts) for name, value in columns.items()}
+    scores = accuracy_reward(texts, **repeated, whole_text=whole_text)
     correct = [None if reply.text is None else score for reply, score in zip(replies, scores, strict=True)]
     responses = [{**response_values(reply), "tas_by_layer": tas_by_layer(reply)} for reply in replies]
     means = {name: mean_of_known([values[name] for values in responses]) for name in ATTENTION}
@@ -60,6 +63,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
         "index": row.get("index"),
         "question": row["question"],
         "question_type": row["question_type"],
+        "links": links_of(row),
         "solution": row["solution"],
         "completions": [reply.text for reply in replies],
         "answers": [extract_answer(text, whole_text) or None for text in texts],
@@ -75,6 +79,13 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
         "image": None,
         "map": None,
     }
+
+
+def links_of(row: Mapping[str, Any]) -> list[str]:
+    """What makes questions one cluster (`intervals.clusters_of`): pixels of their pictures, their column `problem`."""
+    pictures = [hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()[:16] for image in row.get("images", ())]
+    problem = row.get("problem")
+    return [*pictures, *([] if problem is None else [f"problem {problem}"])]
 
 
 def response_values(reply: Reply) -> dict[str, float | None]:

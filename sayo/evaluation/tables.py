@@ -18,10 +18,15 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
     console = wide_console()
     kinds = summary["by_type"] if len(summary["by_type"]) > 1 else {}
     parts = {"all": summary, **{f"  {kind}": part for kind, part in kinds.items()}}
-    table = Table("questions", "n", "accuracy", "no answer", "failed", "length", title=model)
+    several = [name for name in ("pass_at", "majority_at") if summary[name]]
+    names = [f"{name.removesuffix('_at')}@{max(map(int, summary[name]))}" for name in several]
+    columns = ("questions", "n", "accuracy", *names, "no answer", "failed", "length")
+    table = Table(*columns, title=model, caption=_failures(summary))
     for name, part in parts.items():
         counts = (str(part["no_answer"]), str(sum(part["failed"].values())), _number(part["length"]))
-        table.add_row(name, str(part["num_questions"]), _number(part["accuracy"], part["accuracy_interval"]), *counts)
+        best = [_number(part[key] and list(part[key].values())[-1]) for key in several]
+        accuracy = _number(part["accuracy"], part["accuracy_interval"])
+        table.add_row(name, str(part["num_questions"]), accuracy, *best, *counts)
     console.print(table)
     names = {key: name for key, name in ATTENTION_NAMES.items() if summary[key] is not None}
     if names:
@@ -37,6 +42,12 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
             table.add_row(*row)
         console.print(table)
         console.print(advice(summary["tas_by_layer"]), highlight=False)
+
+
+def _failures(summary: Mapping[str, Any]) -> str | None:
+    failed = sum(summary["failed"].values())
+    samples = failed + summary["num_completions"]
+    return f"{failed} of {samples} samples failed; no figure but this one counts them" if failed else None
 
 
 def layer_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from sayo.rewards.accuracy import accuracy_reward
 from sayo.rewards.format import format_reward
+from sayo.rewards.iou import iou_reward
 from sayo.rewards.late_attention import late_attention_reward
 from sayo.rewards.look_back import look_back_reward
 from sayo.rewards.region_attention import region_attention_reward
@@ -10,6 +11,7 @@ from sayo.rewards.visual_share import visual_share_reward
 __all__ = [
     "accuracy_reward",
     "format_reward",
+    "iou_reward",
     "late_attention_reward",
     "look_back_reward",
     "region_attention_reward",

@@ -143,9 +143,10 @@ def load_data(section: DataSection, split: str) -> Dataset:
     if section.user_suffix:
         try:
             suffix = suffix_text(section.user_suffix)
+            size = lambda row: next(iter(row.get("image_sizes") or ()), None)  # noqa: E731
+            rows = rows.map(lambda row: {"prompt": with_suffix(row["prompt"], suffix, size(row))}, desc="user suffix")
         except ValueError as error:
             raise RecipeError(f"`data.user_suffix`: {error}") from None
-        rows = rows.map(lambda row: {"prompt": with_suffix(row["prompt"], suffix)}, desc="user suffix")
     return rows
 
 

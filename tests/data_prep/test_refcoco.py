@@ -48,7 +48,7 @@ def prepare(bench, *refs, split: str = "train", data: bytes | None = None, out: 
 def test_every_expression_is_a_row_with_box_and_mask(bench, protocol: int):
     assert prepare(bench, data=pickle.dumps(REFS, protocol=protocol)).exit_code == 0
     first, second, third = bench.rows()
-    assert first["question"] == 'Give the box of "dog on the left" as [x1, y1, x2, y2] in pixels of the image.'
+    assert first["question"] == 'Give the box of "dog on the left" as [x1, y1, x2, y2].'
     assert first["regions"] == second["regions"]
     (region,) = first["regions"]
     assert (region["box"], region["label"], region["role"]) == ([100, 40, 180, 120], "dog", "answer")
