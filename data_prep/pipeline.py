@@ -24,7 +24,8 @@ from data_prep.workers import progress_bar, run_jobs
 
 ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
-_FORMAT = 4  # raise it when the same input would give other bytes
+_MOST_PER_GROUP = 10 * ROWS_PER_GROUP
+_FORMAT = 5  # raise it when the same input would give other bytes
 
 
 def prepare(
@@ -98,7 +99,7 @@ def _shards(
 ) -> Iterator[tuple[Path, list[Example | Rejected]]]:
     """(file, its questions) of each shard to be made. The first question of an id stays; later ones are rejected."""
     with database() as connection:
-        seen, entries = SeenIds(connection), islice(source, total)
+        seen, entries = SeenIds(connection), source.examples(total)
         for path in paths:
             stretch = list(islice(entries, rows_per_shard))
             for index, entry in enumerate(stretch):
@@ -119,12 +120,15 @@ def write_shard(
             try:
                 if isinstance(entry, Rejected):
                     raise RejectedError(entry.reason, entry.detail)
-                rows.append(build_row(entry))
+                row = build_row(entry)
             except RejectedError as error:
                 writer.reject(entry.id, error)
-            if len(rows) == ROWS_PER_GROUP:
+                continue
+            # A row group stores its pictures once, so it ends where a picture does, unless too many rows show one.
+            if len(rows) >= ROWS_PER_GROUP and (row["images"] != rows[-1]["images"] or len(rows) >= _MOST_PER_GROUP):
                 writer.write(table_of(rows, schema), rows)
                 rows.clear()
+            rows.append(row)
         if rows:
             writer.write(table_of(rows, schema), rows)
         return writer.finish(settings)["read"]

@@ -74,7 +74,10 @@ class CocoSource(RecordSource):
     def _rows_of(self, table: str) -> int:
         return self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
-    def __iter__(self) -> Iterator[Example | Rejected]:
+    def examples(self, most: int | None = None) -> Iterator[Example | Rejected]:
+        return islice(self._examples(), most)
+
+    def _examples(self) -> Iterator[Example | Rejected]:
         for row in self._db.execute("SELECT id, reason, detail FROM rejected ORDER BY rowid"):
             yield Rejected(*row)
         for (pickled,) in self._db.execute("SELECT example FROM question ORDER BY rowid"):

@@ -97,6 +97,7 @@ class GqaSource(RecordSource):
     """
 
     name = "gqa"
+    picture_fields = ("imageId",)
 
     def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = "CC-BY-4.0"):
         self.question_files = self._files(questions, "GQA questions")

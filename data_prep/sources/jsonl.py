@@ -41,6 +41,7 @@ class JsonlSource(RecordSource):
     """
 
     name = "jsonl"
+    picture_fields = ("images", "image")
 
     def __init__(self, questions: str | Path, mask_folder: Path | None = None, license: str = "unknown"):
         self.files = self._files(questions, "questions", ".jsonl")

@@ -25,6 +25,7 @@ class RefcocoSource(RecordSource):
     """
 
     name, license = "refcoco", "CC-BY-4.0"
+    picture_fields = ("img_path", "image_id")
 
     def __init__(self, refs: Path, instances: Path | None, split: str):
         (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
