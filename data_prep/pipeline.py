@@ -24,6 +24,7 @@ from data_prep.workers import progress_bar, run_jobs
 
 ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
+_FIRST_ROWS = 100  # none of them usable: the input is not what the command says
 _MOST_PER_GROUP = 10 * ROWS_PER_GROUP
 _FORMAT = 5  # raise it when the same input would give other bytes
 
@@ -75,7 +76,7 @@ def prepare(
         if done:
             say(f"{len(done)} of {len(paths)} shards are there already; --overwrite would make them again")
         advance(sum(done.values()))
-        shards = _shards(source, total, paths, rows_per_shard, done)
+        shards = _checked(_shards(source, total, paths, rows_per_shard, done), builder)
         jobs = ((path, entries, builder, schema, settings) for path, entries in shards)
         for rows in run_jobs(write_shard, jobs, num_proc):
             advance(rows)
@@ -108,6 +109,25 @@ def _shards(
                     stretch[index] = Rejected(entry.id, "duplicate_id", detail)
             if path not in done:
                 yield path, stretch
+
+
+def _checked(
+    shards: Iterator[tuple[Path, list[Example | Rejected]]], build_row: RowBuilder
+) -> Iterator[tuple[Path, list[Example | Rejected]]]:
+    """The shards, once a row could be built; PrepareError if none of the first ones can (a wrong image folder)."""
+    for number, (path, entries) in enumerate(shards):
+        examples = [entry for entry in entries if isinstance(entry, Example)][:_FIRST_ROWS] if number == 0 else []
+        for tried, example in enumerate(examples, 1):
+            try:
+                build_row(example)
+                break
+            except RejectedError as error:
+                if tried == _FIRST_ROWS:
+                    raise PrepareError(
+                        f"none of the first {tried} questions can be used; nothing was written. The last: {error}. "
+                        "Are --images and the annotations those of one data set?"
+                    ) from None
+        yield path, entries
 
 
 def write_shard(

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import Box, EmbeddedImage, Example, Region, Rejected, RejectedError
+from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
 from data_prep.json_records import digest_of, iter_lines, list_files
 from data_prep.store import RecordStore, database, grouped
@@ -82,6 +82,15 @@ class RecordSource:
     def _files(self, spec: str | Path, what: str, suffix: str = ".json") -> list[Path]:
         command = self.name.replace("_", "-")
         return list_files(spec, what, f"`sayo prepare {command} --help` says which files are needed", suffix)
+
+    def _file(self, spec: str | Path, what: str, suffix: str = ".json") -> Path:
+        """The one file that `spec` names; PrepareError if it names several."""
+        file, *others = self._files(spec, what, suffix)
+        if others:
+            raise PrepareError(
+                f"{spec} names {1 + len(others)} files ({file.name}, {others[0].name}, ...); name one {what}"
+            )
+        return file
 
     def _example(
         self,

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep import images as image_files
+from data_prep.workers import only_writer
 
 
 def photo(size: tuple[int, int] = (320, 200)) -> Image.Image:
@@ -56,12 +57,24 @@ def bomb(gqa) -> None:
     (gqa.images / "1.jpg").write_bytes(header[:12] + body + zlib.crc32(body).to_bytes(4, "big") + header[33:])
 
 
+def too_few_pixels(gqa) -> None:
+    """A PNG whose chunks are all sound, but whose data end after a third of the lines."""
+    data, chunk = io.BytesIO(), lambda kind, body: len(body).to_bytes(4, "big") + kind + body + checksum(kind + body)
+    checksum = lambda body: zlib.crc32(body).to_bytes(4, "big")  # noqa: E731
+    data.write(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", (320).to_bytes(4, "big") + (200).to_bytes(4, "big") + b"\x08\x02\0\0\0")
+    )
+    data.write(chunk(b"IDAT", zlib.compress(bytes(961) * 70)) + chunk(b"IEND", b""))
+    (gqa.images / "1.jpg").write_bytes(data.getvalue())
+
+
 REJECTED = {
     "missing_image": lambda gqa: (gqa.images / "1.jpg").unlink(),
     "truncated_image": lambda gqa: truncate(gqa, "JPEG"),
     "truncated_image (two bytes)": lambda gqa: truncate(gqa, "JPEG", cut=2),
     "truncated_image (PNG)": lambda gqa: truncate(gqa, "PNG"),
     "truncated_image (PNG without its last chunk)": lambda gqa: truncate(gqa, "PNG", cut=12),
+    "truncated_image (PNG with too few pixels)": too_few_pixels,
     "truncated_image (BMP)": lambda gqa: truncate(gqa, "BMP"),
     "unreadable_image (cut WebP)": lambda gqa: truncate(gqa, "WEBP"),
     "unreadable_image (empty)": lambda gqa: (gqa.images / "1.jpg").write_bytes(b""),
@@ -72,6 +85,7 @@ REJECTED = {
     "object_not_in_graph": lambda gqa: gqa.graphs["1"]["objects"].clear(),
     "no_scene_graph": lambda gqa: gqa.graphs.pop("1"),
     "box_outside_image": lambda gqa: set_box(gqa, x=400),
+    "box_leaves_image (xyxy for xywh)": lambda gqa: set_box(gqa, x=250, w=300),
     "zero_area_box": lambda gqa: set_box(gqa, w=0),
     "reversed_box": lambda gqa: set_box(gqa, h=-50),
     "nan_box": lambda gqa: set_box(gqa, x=float("nan")),
@@ -189,6 +203,27 @@ def test_nothing_kept_is_an_error_and_leaves_the_reasons(make_gqa):
         path.rename(path.with_suffix(".jpg"))
     assert gqa.prepare().exit_code == 0  # the same command again, once the images are there
     assert gqa.summary()["kept"] == 2
+
+
+def test_a_wrong_image_folder_is_noticed_at_the_first_rows(make_gqa):
+    gqa = make_gqa(101)
+    for path in gqa.images.iterdir():
+        path.rename(path.with_suffix(".gone"))
+    result = gqa.prepare()
+    assert result.exit_code == 2 and "none of the first 100 questions" in result.output
+    assert not list((gqa.root / "out" / "data").iterdir())
+    (gqa.images / "99.gone").rename(gqa.images / "99.jpg")
+    assert gqa.prepare().exit_code == 0 and gqa.summary()["kept"] == 1
+
+
+def test_two_commands_do_not_write_into_one_folder(make_gqa):
+    gqa = make_gqa(1)
+    with only_writer(gqa.root / "out"):
+        result = gqa.prepare()
+        assert result.exit_code == 2 and "another command is writing into" in result.output
+        assert gqa.prepare(out="elsewhere").exit_code == 0
+    assert gqa.prepare().exit_code == 0
+    assert not list(gqa.root.glob(".*.lock"))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,16 @@ def test_the_sheet_draws_answer_and_evidence_where_there_are_any(toy, prepare, i
     assert not has_color(inspect(folder, "--num", 1, name="sheet.png"), "answer")
 
 
+def test_the_sheet_draws_masks(prepare, inspect):
+    """A mask turns what it covers green; a box is an outline."""
+    tinted = []
+    for region in (MASK, {"box": [40, 20, 80, 60]}):
+        sheet = inspect(prepare([{"regions": [region]}], "--overwrite"), "--num", 1, name="sheet.png")
+        pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+        tinted.append((np.abs(pixels - (37, 135, 129)).max(axis=-1) < 9).sum())  # 47% of the green over #2850a0
+    assert tinted[0] > 500 > 20 > tinted[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
