@@ -87,8 +87,10 @@ def only_writer(out: Path) -> Iterator[None]:
     lock = FileLock(out.absolute().with_name(f".{out.absolute().name}.lock"), timeout=0)
     try:
         with lock:
-            yield
-            os.unlink(lock.lock_file)
+            try:
+                yield
+            finally:
+                os.unlink(lock.lock_file)
     except Timeout:
         raise PrepareError(
             f"--out: another command is writing into {out}; wait for it, or choose another folder"

@@ -157,7 +157,7 @@ def test_questions_come_as_file_folder_glob_or_list(make_gqa, tmp_path: Path):
     (tmp_path / "list.json").write_text(json.dumps([{"questionId": qid, **record} for qid, record in records]))
     for spec in (tmp_path / "questions.json", folder, f"{folder}/part_*.json", tmp_path / "list.json"):
         source = GqaSource(spec, tmp_path / "graphs.json")
-        assert [example.id for example in source] == ["q0", "q1", "q2", "q3"]
+        assert [example.id for example in source.examples()] == ["q0", "q1", "q2", "q3"]
         assert len(source) == 4
 
 
