@@ -10,7 +10,7 @@ from PIL import Image
 
 SIZE = (500, 375)
 DIFFERENT = 300  # picture files with contents of their own
-PER_IMAGE = 10  # questions about one picture, one after the other
+PER_IMAGE = 10  # questions about one picture, anywhere in the file
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -49,7 +49,7 @@ def _graphs(images: int) -> Iterator[tuple[str, dict]]:
 
 
 def _questions(questions: int, images: int) -> Iterator[tuple[str, dict]]:
-    for index in range(questions):
+    for index in np.random.default_rng(3).permutation(questions).tolist():
         image = index // PER_IMAGE % images
         a, b, c = (str(image * 16 + (index + step) % 16) for step in (0, 3, 7))
         steps = [("select", f"thing ({a})"), ("relate", f"_,on,s ({b})"), ("relate", f"_,holding,o ({c})")]
