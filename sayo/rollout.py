@@ -133,7 +133,8 @@ def rollout_groups(
     length = completions.ids.shape[1]
     input_ids = torch.cat([inputs["input_ids"], completions.ids], dim=1)
     attention_mask = torch.cat([inputs["attention_mask"], completions.mask], dim=1)
-    groups, image_index = key_groups(input_ids, length, rows, model.config.image_token_id)
+    # A text-only policy has no image token, and none is found.
+    groups, image_index = key_groups(input_ids, length, rows, getattr(model.config, "image_token_id", -1))
     groups["prefix"] = prefix_weights(groups["image"], attention_mask)
     try:
         if isinstance(rows[0]["prompt"], str):
