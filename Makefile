@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 ENGINES := .venv-engines
+TRL_TESTS ?= ../shared/peers/trl
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo figures test test-all test-distributed test-torchvision test-vllm rehearse check format wheel clean
+.PHONY: install demo figures test test-all test-distributed test-torchvision test-trl test-vllm rehearse check format wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +34,10 @@ test: install ## fast tests, under ten minutes on two cores
 
 test-all: install ## every test, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
+	test ! -d $(TRL_TESTS) || $(BIN)/python -m scripts.trl_tests $(TRL_TESTS)
+
+test-trl: install ## TRL's own tests of its trainers with sayo's classes; TRL_TESTS=a checkout of TRL
+	$(BIN)/python -m scripts.trl_tests $(TRL_TESTS)
 
 test-distributed: install ## two real ranks: DDP, ZeRO-1/2/3, FSDP2
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/distributed

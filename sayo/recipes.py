@@ -57,6 +57,8 @@ class DataSection(Section):
     user_suffix: put under the question of every prompt: a format of `sayo.prompts.USER_SUFFIX` such as
         `semantic-back`, a text of your own, or None. Prompts that end with it already stay as they are.
     max_samples: use only the first so many rows, or None.
+    on_bad_image: what is done about a picture that is missing or broken: `stop` when it is met, or `skip`: look at
+        all rows before the start, leave those out and say how many.
     """
 
     path: str
@@ -65,6 +67,7 @@ class DataSection(Section):
     system_prompt: str | None = None
     user_suffix: str | None = None
     max_samples: int | None = Field(default=None, ge=1)
+    on_bad_image: Literal["stop", "skip"] = "stop"
 
 
 class ShaperSection(Section):

@@ -1,5 +1,6 @@
-"""Callbacks of every run: a warning when the learning signal fades, and a clean stop on Ctrl-C or SIGTERM."""
+"""Callbacks of every run: a warning when the learning signal fades, and a clean stop when it is asked to."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +74,10 @@ def _values(log: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
     return [line[metric] for line in log if isinstance(line.get(metric), (int, float))]
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+"""Windows has the first two."""
+
+
 class Interrupted(SayoError):
     """The run was asked to stop and has saved; the same command resumes it.
 
@@ -85,7 +90,11 @@ class Interrupted(SayoError):
 
 
 class StopOnSignal(TrainerCallback):
-    """Stops all ranks at the same step when any of them gets SIGINT or SIGTERM, and has that step saved.
+    """Stops all ranks at the same step when any of them gets one of `SIGNALS`, and has that step saved.
+
+    SIGUSR1 is what Slurm users ask for before their time limit (`--signal=USR1@300`): the job is about to end, so the
+    run saves and leaves as for SIGTERM. SIGHUP says that the terminal is gone (a lost ssh session), so whatever is
+    written there from now on goes nowhere; under nohup it stays ignored.
 
     A second signal has its usual effect, at once. Behind torch's launcher it has none: a scheduler signals launcher
     and ranks alike, and the launcher passes its own signal on, so that each rank gets two. The launcher kills its
@@ -96,13 +105,17 @@ class StopOnSignal(TrainerCallback):
         self._accelerator = accelerator
         self._received = False
         self._usual: dict[int, Any] = {}
+        self._terminals: list[int] = []
         self.stopped = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take both signals inside; however the body ends, they have their usual effect afterwards."""
+        """Take the signals inside; however the body ends, they have their usual effect afterwards."""
         if threading.current_thread() is threading.main_thread():
-            self._usual = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+            self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+            is_nohup = getattr(signal, "SIGHUP", None), signal.SIG_IGN
+            listened = [n for n in SIGNALS if (n, signal.getsignal(n)) != is_nohup]
+            self._usual = {n: signal.signal(n, self._receive) for n in listened}
         try:
             yield
         finally:
@@ -120,6 +133,10 @@ class StopOnSignal(TrainerCallback):
         self._received = True
         if not is_behind_launcher():
             self._restore_usual()
+        if signal.Signals(number).name == "SIGHUP":
+            self._usual[number] = signal.signal(number, signal.SIG_IGN)  # a shell and the kernel send one each
+            for stream in self._terminals:  # from now on every line would raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         console.print(f"\n{signal.Signals(number).name}: saving at the end of this step, then leaving.")
 
     def _restore_usual(self) -> None:

@@ -27,8 +27,8 @@ def train(
 
     Run the same command again after a crash: it resumes from the newest complete checkpoint of trainer.output_dir.
 
-    Exit status: 0 done; 2 the recipe, the data or the launch is wrong; 75 stopped by Ctrl-C or SIGTERM, the step is
-    saved; 1 anything else.
+    Exit status: 0 done; 2 the recipe, the data or the launch is wrong; 75 stopped by Ctrl-C, SIGTERM, SIGUSR1 or
+    SIGHUP, the step is saved; 1 anything else.
     """
     from sayo.training.launch import die_with_launcher
 

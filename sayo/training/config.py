@@ -28,6 +28,8 @@ class RegionGRPOConfig(GRPOConfig):
     reward_gates: when each reward is paid: `"always"`, `"correct"` (to completions that the accuracy reward pays) or
         `"group"` (in groups with such a completion); one for every reward function, or None for always.
     advantage_std_floor: the standard deviation that advantages are divided by counts as at least this; 0 is TRL's own.
+    reward_timeout: seconds that a reward function may take for one batch before the run stops with its name; None for
+        no limit.
     max_sampling_difference: a run with vLLM stops when sampled and scored log-probabilities differ by more than this
         many nats a token on average; None never stops it. bfloat16 alone makes some .01 to .03, top_p=.9 up to .1.
     """
@@ -43,6 +45,7 @@ class RegionGRPOConfig(GRPOConfig):
     objective_top_share: float = 0.3
     reward_gates: list[str] | None = None
     advantage_std_floor: float = 0.0
+    reward_timeout: float | None = 600.0
     max_sampling_difference: float | None = 0.2
 
     def __post_init__(self):

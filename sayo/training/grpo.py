@@ -34,10 +34,11 @@ from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patche
 from sayo.training.banned import ban_tokens
 from sayo.training.config import RegionGRPOConfig, check_graph
 from sayo.training.engine import check_agreement, same_prompts, unexpanded_prompts
-from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, require_finite_rewards, save_batch
+from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, save_batch
 from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
 from sayo.training.resume import ExactResume
+from sayo.training.reward_calls import RewardError, checked_rewards
 
 
 @dataclass
@@ -85,9 +86,13 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
     def __init__(
         self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, *, advantage_shaper=None, **kwargs
     ):
+        given = len(reward_funcs) if isinstance(reward_funcs, list) else int(reward_funcs is not None)
         with same_prompts():
-            super().__init__(model, reward_funcs, args, **kwargs)
-        self.reward_funcs = require_finite_rewards(self.reward_funcs, self.reward_func_names)
+            super().__init__(model, reward_funcs, args or RegionGRPOConfig(), **kwargs)
+        # An environment's own reward comes last, under the name that TRL gives it.
+        for index, function in enumerate(self.reward_funcs[:given]):  # a partial may have a name of its own
+            self.reward_func_names[index] = getattr(function, "__name__", self.reward_func_names[index])
+        self.reward_funcs = checked_rewards(self.reward_funcs, self.reward_func_names, self.args.reward_timeout)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_dataset(dataset, self.processing_class, self.model.config)
         self._ban_vision_tokens()
@@ -252,9 +257,9 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         inputs = [{**example, "attention": trace} for example, trace in zip(inputs, scored.traces, strict=True)]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        except NonFiniteError as error:
+        except (NonFiniteError, RewardError) as error:
             path = save_batch(self, {"samples": inputs, "completions": completions})
-            raise NonFiniteError(f"{error} The samples and completions are in {path}.") from None
+            raise type(error)(f"{error} The samples and completions are in {path}.") from None
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards

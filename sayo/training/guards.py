@@ -1,23 +1,23 @@
 """What stops a run: data of another processor, numbers that are not finite (and what they came from), no memory."""
 
-import functools
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import IterableDataset
-from torch import nn
-from trl.trainer.utils import is_async_callable
+from transformers import TrainerCallback
 
 from sayo.errors import SayoError
 from sayo.geometry import VisualLayout
 from sayo.recipes import RecipeError, size_words
 from sayo.training.checkpoints import plain_values
+from sayo.training.finite import all_finite, first_not_finite
 
 
 class NonFiniteError(SayoError, FloatingPointError):
@@ -88,6 +88,24 @@ def check_dataset(dataset: Any, processor: Any, model_config: Any, data: str = "
         )
 
 
+def check_enough_rows(count: int, args: Any) -> None:
+    """RecipeError where `count` rows do not fill one batch, so that no step would be taken and nothing said."""
+    group = getattr(args, "num_generations", None)
+    if group is not None:
+        needed, steps = args.generation_batch_size // group, args.steps_per_generation
+        terms = f"x {args.world_size} processes x steps_per_generation {steps} / num_generations {group}"
+        change = "steps_per_generation (or trainer.gradient_accumulation_steps), or raise trainer.num_generations"
+    else:
+        needed = args.per_device_train_batch_size * args.world_size if args.dataloader_drop_last else 1
+        terms, change = f"x {args.world_size} processes", "dataloader_drop_last"
+    if count < needed:
+        raise RecipeError(
+            f"{count} prompts are too few: one batch takes {needed} (per_device_train_batch_size "
+            f"{args.per_device_train_batch_size} {terms}), so that no step would be taken. Give more rows (data.path, "
+            f"data.max_samples), or lower trainer.per_device_train_batch_size or trainer.{change}."
+        )
+
+
 class GuardedSteps:
     """Mixin in front of a TRL trainer: no optimizer step is taken from a loss or a gradient that is not finite.
 
@@ -98,20 +116,37 @@ class GuardedSteps:
         super().__init__(*args, **kwargs)
         self._since_step: list[Any] = []  # micro-batches of the step being made; references, not copies
         self._guarded_engine: Any = None
+        self.add_callback(_FiniteWeights(self))
+
+    def train(self, *args, **kwargs):
+        if hasattr(self.train_dataset, "__len__"):
+            check_enough_rows(len(self.train_dataset), self.args)
+        return super().train(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs):
+        prepare = super()._prepare_inputs
+        try:
+            return prepare(inputs)
+        except RuntimeError as error:  # torch's multinomial, on a CPU; a GPU's has no message
+            if "probability tensor" not in str(error):
+                raise
+            self._since_step.append(inputs)
+            what = f"The policy's probabilities in step {self._making} are not finite: it cannot be sampled from."
+            self._stop(what, partial(prepare, inputs))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        compute = partial(super().compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
+        result = compute()
         if model.training:
             self._since_step.append(inputs)
             self._guard_engine()
-            self._require_finite("loss", result[0] if return_outputs else result)
+            self._require_finite("loss", result[0] if return_outputs else result, compute)
         return result
 
     def _get_grad_norm(self, *args, **kwargs):
         norm = super()._get_grad_norm(*args, **kwargs)
-        if norm is not None:
+        if norm is not None and self.accelerator.scaler is None:  # float16's scaler skips such a step itself
             self._require_finite("gradient norm", norm)
-        self._since_step.clear()
         return norm
 
     def _guard_engine(self) -> None:
@@ -128,59 +163,59 @@ class GuardedSteps:
 
         engine.step = checked_step
 
-    def _require_finite(self, what: str, value: Any) -> None:
+    def _require_finite(self, what: str, value: Any, forward: Callable | None = None) -> None:
         number = value.item() if isinstance(value, torch.Tensor) else float(value)
-        if math.isfinite(number):
-            return
-        path = save_batch(
-            self, [self._texts(x) for x in self._since_step], plain_values([dict(x) for x in self._since_step])
-        )
+        if not math.isfinite(number):
+            self._stop(f"The {what} of step {self._making} is {number}; no step was taken.", forward)
+
+    @property
+    def _making(self) -> int:
+        return self.state.global_step + 1
+
+    def _stop(self, what: str, forward: Callable | None = None) -> NoReturn:
+        """Save the batch, find the tensor that it began with, and raise `NonFiniteError`.
+
+        `forward` may be run once more to find a module; on one process only, for the others would not take part.
+        """
+        texts, values = [self._texts(x) for x in self._since_step], [self._values(x) for x in self._since_step]
+        path = save_batch(self, texts, values)
+        cause = first_not_finite(self.model, forward if self.args.world_size == 1 else None)
         raise NonFiniteError(
-            f"The {what} of step {self.state.global_step + 1} is {number}; no step was taken. What went into it is in "
-            f"{path.parent}. Common causes: a learning rate too high, a reward without bounds, float16 weights. "
-            "The last checkpoint is good: lower trainer.learning_rate and start the same command again."
+            f"{what} {cause}What went into it is in {path.parent}. Common causes: a learning rate too high, a reward "
+            "without bounds, float16 weights. The last checkpoint is good: lower trainer.learning_rate and start the "
+            "same command again."
         )
 
-    def _texts(self, batch: dict[str, Any]) -> dict[str, Any]:
-        decode = functools.partial(self.processing_class.batch_decode, skip_special_tokens=True)
+    @staticmethod
+    def _values(batch: Any) -> Any:
+        return plain_values(dict(batch)) if isinstance(batch, Mapping) else None
+
+    def _texts(self, batch: Any) -> Any:
+        if not isinstance(batch, Mapping):
+            return batch  # rows of the data set
+        decode = partial(self.processing_class.batch_decode, skip_special_tokens=True)
         texts = {
             key: decode(batch[f"{key}_ids"]) for key in ("prompt", "completion", "input") if f"{key}_ids" in batch
         }
         return texts | ({"advantages": batch["advantages"].tolist()} if "advantages" in batch else {})
 
 
-def require_finite_rewards(functions: Sequence[Callable], names: Sequence[str]) -> list[Callable]:
-    """Make every reward function stop the run when it returns NaN or an infinity (None is fine).
+class _FiniteWeights(TrainerCallback):
+    """No run starts from weights that are not finite, and none saves them for the next start to resume from."""
 
-    TRL takes NaN for "not applicable" and would continue without a word. `functions` and `names` are those of a TRL
-    trainer: functions, partials and callable objects, also asynchronous ones and an environment's; models are left
-    as they are.
-    """
-    return [f if isinstance(f, nn.Module) else _finite(f, name) for f, name in zip(functions, names, strict=True)]
+    def __init__(self, trainer: GuardedSteps):
+        self._trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._check("The policy's weights are not finite at the start.")
 
-def _finite(function: Callable, name: str) -> Callable:
-    def check(rewards: Iterable[float | None] | None) -> list[float | None]:
-        if rewards is None:
-            raise RecipeError(f"The reward function {name!r} returned nothing: return one reward per completion.")
-        rewards = list(rewards)  # which may be generated one by one
-        bad = [i for i, reward in enumerate(rewards) if reward is not None and not math.isfinite(reward)]
-        if bad:
-            raise NonFiniteError(
-                f"The reward function {name!r} returned {rewards[bad[0]]} for completion {bad[0]}"
-                f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Return None where it does not apply."
-            )
-        return rewards
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._check(f"Weights are not finite after the optimizer's step {state.global_step + 1}, which is not saved.")
+        self._trainer._since_step.clear()
 
-    @functools.wraps(function)
-    def checked(*args, **kwargs):
-        return check(function(*args, **kwargs))
-
-    @functools.wraps(function)
-    async def checked_later(*args, **kwargs):
-        return check(await function(*args, **kwargs))
-
-    return checked_later if is_async_callable(function) else checked
+    def _check(self, what: str) -> None:
+        if not all_finite(self._trainer.model.parameters()):
+            self._trainer._stop(what)
 
 
 def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:

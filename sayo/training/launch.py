@@ -33,6 +33,7 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
     """Settings that have to be there before the trainer's config is built; on CPU, `bf16` is false unless set."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_PROJECT", "sayo")
+    _check_deepspeed(trainer)
     if not trainer.get("use_cpu"):
         return
     if trainer.get("bf16") is None and not trainer.get("fp16"):
@@ -43,6 +44,34 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _check_deepspeed(trainer: dict[str, Any]) -> None:
+    """RecipeError before DeepSpeed starts, which compiles for minutes or fails in words of its own."""
+    import torch
+
+    if trainer.get("deepspeed") and "RANK" not in os.environ:
+        raise RecipeError(
+            "`trainer.deepspeed` needs a launcher, also for one process; without one every process would train "
+            f"alone. Leave it out and use: {_LAUNCH.format('zero2.yaml')} (with --num_processes 1 after `launch`)"
+        )
+    has_deepspeed = trainer.get("deepspeed") or _is_true("ACCELERATE_USE_DEEPSPEED")
+    if has_deepspeed and not trainer.get("use_cpu") and not torch.accelerator.is_available():
+        raise RecipeError(
+            "DeepSpeed was asked for, but no GPU is visible here. On the CPU, say so: add trainer.use_cpu=true "
+            "trainer.bf16=false. Otherwise see why: nvidia-smi, CUDA_VISIBLE_DEVICES, sayo version."
+        )
+
+
+def check_engine(args: Any) -> None:
+    """RecipeError, before the model is loaded, where `use_vllm` finds no vLLM."""
+    from trl.import_utils import is_vllm_available
+
+    if getattr(args, "use_vllm", False) and not is_vllm_available():
+        raise RecipeError(
+            "`trainer.use_vllm` needs vLLM in the trainer's own environment, also for a server (its client): pip "
+            "install 'sayo[vllm]'. Without it, leave the key out: transformers generates."
+        )
 
 
 def check_processes(args: Any) -> None:
@@ -64,8 +93,8 @@ def check_processes(args: Any) -> None:
 
 def check_launch(trainer: Any) -> None:
     """RecipeError where the built trainer's sharding is not what the launcher asked for."""
-    asked = "FSDP" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") else ""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+    asked = "FSDP" if _is_true("ACCELERATE_USE_FSDP") else ""
+    if _is_true("ACCELERATE_USE_DEEPSPEED"):
         asked = f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"  # a DeepSpeed file may say it instead
     if not sharding(trainer).startswith(asked):
         raise RecipeError(
@@ -73,6 +102,10 @@ def check_launch(trainer: Any) -> None:
             f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
             f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2.yaml')}"
         )
+
+
+def _is_true(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true")
 
 
 def sharding(trainer: Any) -> str:

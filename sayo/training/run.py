@@ -18,7 +18,8 @@ from sayo.training import launch, setup
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
 from sayo.training.checkpoints import checkpoints, newest_complete, step_of
 from sayo.training.grpo import RegionGRPOTrainer
-from sayo.training.guards import check_dataset, out_of_memory_named
+from sayo.training.guards import check_dataset, check_enough_rows, out_of_memory_named
+from sayo.training.pictures import check_pictures
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -35,7 +36,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         callbacks: added to the trainer.
 
     Raises:
-        RecipeError: what is wrong and which key or command fixes it.
+        RecipeError, BadPicture: what is wrong and which key or command fixes it.
         CheckpointError: this launch cannot resume from the checkpoint, or a checkpoint cannot be written.
         Interrupted: a signal asked the run to stop; a checkpoint is saved.
         NonFiniteError, OutOfMemory: see `sayo.training.guards`.
@@ -51,6 +52,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
             table.add_row(*row)
         console.print(table)
     if dry_run:
+        check_pictures(trainer)
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
         return run_dir
     checkpoint, messages = find_checkpoint(recipe, run_dir)
@@ -92,7 +94,7 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     setup.check_recipe(recipe)
     try:
         return setup.with_plain_key_names(_trainer(recipe, max_samples))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, SayoError):
             raise
         raise RecipeError(f"The trainer cannot be built: {error}") from error
@@ -101,7 +103,11 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
 def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:
     args = setup.trainer_config_class(recipe)(**recipe.trainer)
     launch.check_processes(args)
-    data = recipe.data if max_samples is None else recipe.data.model_copy(update={"max_samples": max_samples})
+    launch.check_engine(args)
+    data, count = recipe.data, setup.count_rows(recipe.data)
+    check_enough_rows(count, args)
+    if max_samples is not None:
+        data = data.model_copy(update={"max_samples": min(max_samples, count)})
     policy = setup.load_policy(recipe.model)
     shared = {
         "args": args,

@@ -5,6 +5,7 @@ import functools
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.credit import check_gates
+from sayo.training.pictures import named, readable
 from sayo.training.rows import holds_pictures, load_linked
 
 
@@ -29,8 +31,10 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: a key of `trainer:` that the trainer's config does not have, a function that cannot be imported,
-            an option that it does not take, or a gate that could not open.
+            an option that it does not take, a gate that could not open, an `output_dir` that cannot be a folder, or
+            settings that exclude each other.
     """
+    _check_trainer(recipe)
     fields = [item.name for item in dataclasses.fields(trainer_config_class(recipe)) if item.init]
     names = {"trainer": (recipe.trainer, fields)}
     sections: dict[str, Any] = {f"rewards.{name}": section for name, section in recipe.rewards.items()}
@@ -45,6 +49,17 @@ def check_recipe(recipe: Recipe) -> None:
             if name not in known:
                 raise RecipeError(f"Unknown recipe key `{path}.{name}`.{did_you_mean(name, known)}")
     check_gates([section.gate for section in recipe.rewards.values()], list(recipe.rewards))
+
+
+def _check_trainer(recipe: Recipe) -> None:
+    output_dir = Path(recipe.trainer["output_dir"])
+    if not next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists()).is_dir():
+        raise RecipeError(f"`trainer.output_dir: {output_dir}` cannot be a folder: there is a file of that name.")
+    if recipe.trainer.get("sync_ref_model") and recipe.model.lora is not None:
+        raise RecipeError(
+            "`trainer.sync_ref_model` moves a second copy of the policy, and with `model.lora` there is none: the "
+            "reference is the base model without the adapter. Leave one of them out (model.lora=null)."
+        )
 
 
 def trainer_config_class(recipe: Recipe) -> type:
@@ -131,6 +146,8 @@ def lora_config(section: ModelSection, policy: PreTrainedModel) -> LoraConfig | 
 def load_data(section: DataSection, split: str) -> Dataset:
     """Rows of `split`, with the recipe's system prompt in front and its suffix under the question.
 
+    A picture that cannot be read is a `BadPicture` when its row is met, or with `on_bad_image: skip` no row.
+
     Raises:
         RecipeError: the path is neither a folder of `sayo prepare`, nor parquet files, nor a data set on the hub; or
             an unknown suffix.
@@ -138,6 +155,8 @@ def load_data(section: DataSection, split: str) -> Dataset:
     rows = _load_rows(section.path, split)
     if section.max_samples is not None:
         rows = rows.select(range(min(section.max_samples, len(rows))))
+    if section.on_bad_image == "skip":
+        rows = readable(rows)
     if section.system_prompt:
         system = {"role": "system", "content": section.system_prompt}
         rows = rows.map(lambda row: {"prompt": [system, *row["prompt"]]}, desc="system prompt")
@@ -148,7 +167,12 @@ def load_data(section: DataSection, split: str) -> Dataset:
             rows = rows.map(lambda row: {"prompt": with_suffix(row["prompt"], suffix, size(row))}, desc="user suffix")
         except ValueError as error:
             raise RecipeError(f"`data.user_suffix`: {error}") from None
-    return rows
+    return named(rows)
+
+
+def count_rows(section: DataSection) -> int:
+    """How many rows the training split has for a run; nothing is decoded."""
+    return min(len(_load_rows(section.path, section.split)), section.max_samples or sys.maxsize)
 
 
 def _load_rows(name: str, split: str) -> Dataset:

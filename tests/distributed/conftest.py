@@ -41,7 +41,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
 def wait_for_a_step(run: Path, processes: Sequence[subprocess.Popen]) -> None:
     """Until the first completions are logged."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(run.glob("completions/*.parquet")):
         assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
         time.sleep(0.05)
@@ -50,4 +50,4 @@ def wait_for_a_step(run: Path, processes: Sequence[subprocess.Popen]) -> None:
 def launch(kind: str | Path, *words: str | Path) -> subprocess.CompletedProcess:
     """Run a script on two processes."""
     arguments = accelerate(kind, "--num_processes", "2", "--main_process_port", "0", *words)
-    return subprocess.run(**arguments, capture_output=True, text=True, timeout=600)
+    return subprocess.run(**arguments, capture_output=True, text=True, timeout=1800)

@@ -36,6 +36,12 @@ OTHER_JOBS = {
     "token_perception": ("qwen3_vl", None, "sayo.training.advantages.token_perception", {}),
     "causal_credit": ("qwen3_vl", None, "sayo.training.advantages.causal_credit", {"num_iterations": 2}),
 }
+STEPS, LEARNING_RATE = 3, 2e-5
+ROUNDING = (1024 * torch.finfo(torch.float32).eps) ** 0.5
+"""A gradient is a sum of some 1024 terms (tokens of a batch). Added up in another order it is off by up to 1024 units
+in the last place of the terms, so about that share of all gradients, those whose terms cancel to less, says nothing;
+and AdamW, which divides by a gradient's size, moves their numbers by a whole step all the same. The root mean square
+of the differences then is the root of that share of the way: 1%."""
 REFUSED = {("zero3", "lora")}  # TRL makes its checkpointing reentrant; see test_objective.py
 
 
@@ -61,8 +67,8 @@ def runs(toys, tmp_path_factory) -> Callable[[str], Path]:
 
 def jobs_of(toys, folder: Path, kind: str) -> dict:
     # Clipping would multiply by a norm that is summed in another order: then nothing is bit-equal.
-    fields = {"max_steps": 3, "learning_rate": 2e-5, "max_grad_norm": 1e3}
-    saving = {"save_strategy": "steps", "save_steps": 3, "log_completions": True, "num_completions_to_print": 0}
+    fields = {"max_steps": STEPS, "learning_rate": LEARNING_RATE, "max_grad_norm": 1e3}
+    saving = {"save_strategy": "steps", "save_steps": STEPS, "log_completions": True, "num_completions_to_print": 0}
     jobs = {}
     for job in JOBS:
         family, tuning = job.split("-")
@@ -100,7 +106,8 @@ def test_same_completions_and_parameters(runs, kind, job, toys):
     ours, reference = runs(kind) / job, runs("ddp") / job
     assert completions(ours) == completions(reference)
     ours, reference = (load_file(folder / "trained.safetensors") for folder in (ours, reference))
-    assert largest_difference(ours, reference, kind) <= (5e-6 if kind == "zero3" else 0.0)
+    # Each rank computes the same gradients, and a sum of two is the same in either order; ZeRO-3 runs other kernels.
+    assert apart(ours, reference) <= (ROUNDING if kind == "zero3" else 0.0)
 
 
 @pytest.mark.parametrize("job", OTHER_JOBS)
@@ -108,7 +115,7 @@ def test_objective_and_shapers(runs, kind, job):
     if kind == "ddp" or (kind, job) in REFUSED:
         pytest.skip("the others are compared with it" if kind == "ddp" else "refused")
     ours, reference = (load_file(runs(which) / job / "trained.safetensors") for which in (kind, "ddp"))
-    assert largest_difference(ours, reference, kind) <= (5e-6 if kind == "zero3" else 1e-6)
+    assert apart(ours, reference) <= ROUNDING  # accumulated over batches, before the ranks' sum or after
     log = json.loads((runs(kind) / job / "rank_0.json").read_text())["log"]
     assert ("objective/region" in log[0]) == (OTHER_JOBS[job][2] is None)
     assert log[0]["gradient_share/attention"] + log[0]["gradient_share/format"] == pytest.approx(1.0)
@@ -171,26 +178,21 @@ def test_checkpoint_is_exported(runs, kind, job, toys, tmp_path):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_training_moved_the_parameters(runs, job, toys):
-    """Without this, equal parameters would say nothing: three steps of 2e-5 are sixty times the tolerance."""
+    """Without this, equal parameters would say nothing."""
     trained = load_file(runs("ddp") / job / "trained.safetensors")
     if job.endswith("lora"):
         assert all(tensor.any() for name, tensor in trained.items() if "lora_B" in name and "visual" not in name)
         return
     start = dict(AutoModelForImageTextToText.from_pretrained(toys.policy[job.split("-")[0]]).named_parameters())
     moved = torch.cat([(trained[name] - start[name]).abs().flatten() for name in trained])
-    assert moved.max() > 5e-5 and (moved > 1e-5).float().mean() > 0.5
+    assert moved.max() > 0.8 * STEPS * LEARNING_RATE and (moved > LEARNING_RATE / 2).float().mean() > 0.5
 
 
-def largest_difference(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], kind: str) -> float:
-    """Of all numbers; under ZeRO-3 of all but one in 100,000.
-
-    It adds gradients up in another order, and AdamW divides by their size: a number whose gradient is nearly zero may
-    go its own way (1 of 920,000 was measured, by 1.3e-5 of the 6e-5 that three steps can move it).
-    """
+def apart(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
+    """Root mean square of the differences, as a share of what AdamW moves a number in all steps: see `ROUNDING`."""
     assert ours.keys() == reference.keys()
-    differences = torch.cat([(ours[name] - reference[name]).abs().flatten() for name in reference])
-    left_out = len(differences) // 100_000 if kind == "zero3" else 0
-    return differences.topk(left_out + 1).values[-1].item()
+    differences = torch.cat([(ours[name] - reference[name]).flatten() for name in reference])
+    return differences.double().square().mean().sqrt().item() / (STEPS * LEARNING_RATE)
 
 
 def completions(folder: Path) -> list[list]:

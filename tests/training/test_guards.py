@@ -1,7 +1,5 @@
 """What stops a run, what warns about it, and what is left behind."""
 
-import asyncio
-import inspect
 import json
 import math
 from contextlib import nullcontext
@@ -23,7 +21,6 @@ from sayo.training.guards import (
     OutOfMemory,
     check_dataset,
     out_of_memory_named,
-    require_finite_rewards,
 )
 
 
@@ -76,25 +73,6 @@ def test_no_reward_function(make_trainer):
         make_trainer(None)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [partial(scaled, factor=math.nan), Judge(math.nan), lambda **_: iter([math.nan])],
-    ids=["partial", "asynchronous object", "generator"],
-)
-def test_every_kind_of_reward_function_is_checked(function):
-    (checked,) = require_finite_rewards([function], ["mine"])
-    with pytest.raises(NonFiniteError, match="'mine' returned nan for completion 0"):
-        result = checked(completions=[[{"content": "word"}]])
-        if inspect.iscoroutine(result):
-            asyncio.run(result)
-
-
-def test_reward_function_without_rewards():
-    (checked,) = require_finite_rewards([lambda **_: None], ["mine"])
-    with pytest.raises(RecipeError, match="'mine' returned nothing: return one reward per completion"):
-        checked(completions=[])
-
-
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
 def test_loss_and_gradient(make_trainer, what):
     """Step 1 is fine, step 2 breaks: no weight may have moved since step 1."""
@@ -113,7 +91,10 @@ def test_loss_and_gradient(make_trainer, what):
         return length(completions)
 
     trainer.reward_funcs = [break_second]
-    with pytest.raises(NonFiniteError, match=f"The {what} of step 2 is (nan|inf); no step was taken"):
+    named = (
+        "output .* is that of 'model.language_model.norm'" if what == "loss" else "1 of .* gradients .* 'model.visual"
+    )
+    with pytest.raises(NonFiniteError, match=f"The {what} of step 2 is (nan|inf); no step was taken. .*{named}"):
         trainer.train()
     assert all(torch.equal(after_first[name], p) for name, p in trainer.model.named_parameters())
     folder = Path(trainer.args.output_dir, "broken_batch")

@@ -39,7 +39,12 @@ EXTENDED = {
         "generate": "prompts images num_generations profiler",
         "_place_features": "features prompt_ids",
     },
-    GuardedSteps: {"compute_loss": "model inputs return_outputs", "_get_grad_norm": "model grad_norm"},
+    GuardedSteps: {
+        "train": "resume_from_checkpoint",
+        "_prepare_inputs": "",
+        "compute_loss": "model inputs return_outputs",
+        "_get_grad_norm": "model grad_norm",
+    },
 }
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
 BASES = [(ours, VLLMGeneration if ours is SamePrompts else GRPOTrainer) for ours in EXTENDED] + [
