@@ -2,6 +2,7 @@
 
     python -m benchmarks.resume --out benchmarks/results/resume_cpu.json     # 20 kills for each way to launch
     python -m benchmarks.resume --quick --check --mode single       # 3 kills
+    python -m benchmarks.resume --quick --check --mode changed damaged disks    # what must not pass in silence
 
 The run is made so that hardly any moment is easy: generation blocks of several optimizer steps, each block used twice,
 saves and log lines inside the blocks, a reference model that moves, a learning rate that falls, several epochs. What
@@ -10,6 +11,8 @@ third kill waits for a save to begin. Everything runs on CPU, on the toy world.
 
 Compared bit by bit: completions, rewards and advantages of every step, weights, optimizer, random states, logged
 metrics (except wall-clock times), and the tracker's run id.
+
+Three more modes (`benchmarks/faults.py`) start a finished run again and look at what it says.
 """
 
 import json
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,8 +33,9 @@ import psutil
 
 from benchmarks.harness import ROOT, collect, finish, make_toy_data, options_of, sayo
 
-MODES = ("single", "ddp", "zero2", "zero3")
+LAUNCHES = ("single", "ddp", "zero2", "zero3")
 LAST_STEP = 14
+MODES = (*LAUNCHES, "changed", "damaged", "disks")
 SETTINGS = {
     "max_steps": LAST_STEP,
     "per_device_train_batch_size": 2,
@@ -102,21 +106,24 @@ def check_mode(mode: str, folder: Path, kills: int) -> Outcome:
     return outcome
 
 
-def launch(mode: str, run_dir: Path, folder: Path) -> subprocess.Popen:
-    """Start (or restart) the run on the policy and the data in `folder`: always the same command."""
+def launch(
+    mode: str, run_dir: Path, folder: Path, more: Sequence[str] = (), network: Sequence[str] = (), cwd: Path = ROOT
+) -> subprocess.Popen:
+    """Start (or restart) the run on the policy and the data in `folder`: the same command, but for what is given."""
     words = [str(ROOT / "scripts/train.py"), "--config-name", "toy", "rewards=attention"]
     words += [f"model.name_or_path={folder}/policy", f"data.path={folder}/prepared", "data.max_samples=16"]
-    words += [f"trainer.output_dir={run_dir}", *(f"trainer.{key}={value}" for key, value in SETTINGS.items())]
+    words += [f"trainer.output_dir={run_dir}", *(f"trainer.{key}={value}" for key, value in SETTINGS.items()), *more]
     command = [sys.executable, *words]
     if mode != "single":
         file = ROOT / f"recipes/accelerate/{mode}.yaml"
-        options = ["--config_file", str(file), "--num_processes", "2", "--main_process_port", "0"]
+        options = ["--config_file", str(file), "--num_processes", "2", *(network or ("--main_process_port", "0"))]
         command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{run_dir}.log").open("ab") as log:
-        return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, env=environment, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
 
 
 def wait_for(process: subprocess.Popen, run_dir: Path) -> bool:
@@ -224,14 +231,20 @@ def bits(value: Any) -> tuple:
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--kills", type=int, default=20, help="for each way to launch")
-    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="ways to launch, or faults")
     options = parser.parse_args()
+    from benchmarks.faults import check_fault  # which launches by this module
+
     kills = 3 if options.quick else options.kills
     with tempfile.TemporaryDirectory(prefix="sayo_resume_") as name:
         folder = Path(name)
         sayo("toy", "policy", "--out", folder / "policy")
         make_toy_data(folder, 10)
-        rows = collect(options, (asdict(check_mode(mode, folder, kills)) for mode in options.mode))
+        outcomes = (
+            check_mode(mode, folder, kills) if mode in LAUNCHES else check_fault(mode, folder, options.quick)
+            for mode in options.mode
+        )
+        rows = collect(options, map(asdict, outcomes))
     shown = [{**row, "differences": len(row["differences"]), "victims": str(row["victims"])} for row in rows]
     missed = [difference for row in rows for difference in row["differences"]]
     missed += [f"{row['mode']}: {row['orphans']} orphans" for row in rows if row["orphans"]]

@@ -110,7 +110,7 @@ class Recipe(Section):
     trainer: dict[str, Any]
     rewards: dict[str, RewardSection] = Field(default_factory=dict)
     advantage_shaper: ShaperSection | None = None
-    resume: str = "auto"
+    resume: str = Field(default="auto", coerce_numbers_to_str=True)
 
     @model_validator(mode="after")
     def _check_whole(self) -> "Recipe":

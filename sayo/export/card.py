@@ -32,6 +32,8 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
     recipe = _public(source.recipe)
     base, data = source.base, source.recipe.get("data") or {}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
+    trained_with = source.start.get("versions", {})
+    exported_with = {name: version(name) for name in ("sayo", "trl", "transformers", "peft", "torch", "datasets")}
     environment.filters |= {"json": json.dumps, "listed": _listed, "yaml": yaml.safe_dump}
     card = environment.get_template("card.md.j2").render(
         name=name,
@@ -45,7 +47,9 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
         steps=source.trainer_state.get("global_step"),
         metrics=_metrics(source.trainer_state.get("log_history") or []),
         held_out=_held_out(source.run / "evaluation"),
-        version=version,
+        changes=_public(source.start.get("changes", [])),
+        versions={name: v for name, v in trained_with.items() if name != "platform"} or exported_with,
+        trained_with=trained_with,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -10,6 +10,15 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from sayo.errors import SayoError
+from sayo.training.checkpoints import (
+    UNFINISHED,
+    CheckpointError,
+    check_digests,
+    is_complete,
+    read_marker,
+)
+from sayo.training.start import FILE as START
+from sayo.training.start import weights_digest
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -33,7 +42,8 @@ class Checkpoint:
         base: folder or hub id of the model that training started from, if known.
         revision: revision of a hub `base`.
         run: the run's folder, which holds the recipe; the checkpoint itself if there is no recipe.
-        recipe: the run's resolved recipe (`recipe.yaml`), or empty.
+        start: what the run was started with (`sayo.training.start`), or empty.
+        recipe: the run's resolved recipe (of `start`, or `recipe.yaml`), or empty.
         trainer_state: the trainer's `trainer_state.json`, or empty.
     """
 
@@ -42,6 +52,7 @@ class Checkpoint:
     base: str | None
     revision: str
     run: Path
+    start: dict[str, Any]
     recipe: dict[str, Any]
     trainer_state: dict[str, Any]
 
@@ -50,26 +61,62 @@ class Checkpoint:
         """Inspect `folder` without loading weights. `base_model` overrides the base that the checkpoint names.
 
         Raises:
-            ExportError: the folder is not a checkpoint, or its weights are pickled.
+            ExportError: the folder is not a checkpoint, its save was cut, a file was damaged since, or its weights are
+                pickled.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise ExportError(f"{folder} is not a folder. Pass a checkpoint, e.g. runs/toy/checkpoint-40.")
+        if (folder / UNFINISHED).is_file():
+            raise ExportError(f"{folder} is torn: the run ended while it was written. Export the one before it.")
         kind = _kind(folder)
         # The final model is in the run's folder itself, every other checkpoint one level below.
         run = next((path for path in (folder, folder.absolute().parent) if (path / RECIPE).is_file()), folder)
-        recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8")) if (run / RECIPE).is_file() else {}
-        state = folder / "trainer_state.json"
-        adapter = json.loads((folder / ADAPTER_CONFIG).read_text()) if kind == "adapter" else {}
+        _check_files(folder, kind)
+        start = _values(folder / START)
+        recipe = start.get("recipe") or _values(run / RECIPE)
+        adapter = _values(folder / ADAPTER_CONFIG) if kind == "adapter" else {}
+        model = recipe.get("model") or {}
+        own = adapter.get("revision") or (model.get("load") or {}).get("revision")
         return cls(
             folder=folder,
             kind=kind,
-            base=base_model or adapter.get("base_model_name_or_path") or recipe.get("model", {}).get("name_or_path"),
-            revision=(None if base_model else adapter.get("revision")) or "main",
+            base=base_model or adapter.get("base_model_name_or_path") or model.get("name_or_path"),
+            revision=(None if base_model else own) or "main",
             run=run,
+            start=start,
             recipe=recipe,
-            trainer_state=json.loads(state.read_text()) if state.is_file() else {},
+            trainer_state=_values(folder / "trainer_state.json"),
         )
+
+    def check_base(self) -> None:
+        """ExportError where `base` does not hold the weights that training started from, as far as both are known."""
+        digest = self.start.get("base_model")
+        if digest and self.base and weights_digest(self.base, self.revision) not in (None, digest):
+            raise ExportError(
+                f"{self.base} does not hold the weights that training started from ({display_name(self.base)} was "
+                "changed, or is another model). Pass the folder or hub id of the right ones with --base-model."
+            )
+
+
+def _check_files(folder: Path, kind: str) -> None:
+    """Compare what is read with what was saved: not the optimizer, except where it holds the weights (shards)."""
+    if is_complete(folder):
+        try:
+            marker = read_marker(folder)
+            read = [name for name in marker["files"] if kind in ("zero", "fsdp") or not name.endswith((".pt", ".pth"))]
+            check_digests(folder, marker, read)
+        except CheckpointError as error:
+            raise ExportError(str(error)) from None
+
+
+def _values(file: Path) -> dict[str, Any]:
+    """Of a YAML or JSON file; empty where there is none, an ExportError where it cannot be read."""
+    load = json.loads if file.suffix == ".json" else yaml.safe_load
+    try:
+        return load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ExportError(f"{file} cannot be read: {error}. Bring it back, or export another checkpoint.") from None
 
 
 def _kind(folder: Path) -> str:

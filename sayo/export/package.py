@@ -65,11 +65,13 @@ def export_checkpoint(
         repository: hub id for the model card's quick start, which otherwise names the folder.
 
     Raises:
-        ExportError: missing or unexpected weights, tensor names that differ from the base's, values that are not
-            finite, logits that differ from the source's, or an unsuitable `out`. Nothing is written or removed then.
+        ExportError: a torn or damaged checkpoint, another base, missing or unexpected weights, tensor names that
+            differ from the base's, values that are not finite, logits that differ from the source's, or an unsuitable
+            `out`. Nothing is written or removed then.
     """
     out = Path(out).absolute()
     source = Checkpoint.open(checkpoint, base_model)
+    source.check_base()
     _check_destination(out, source, overwrite)
     result = ExportResult(out, source.kind)
     processor = _load_processor(source, result)

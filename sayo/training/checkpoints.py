@@ -1,18 +1,21 @@
 """Checkpoint folders: which one counts, which is torn, and which may go.
 
-A checkpoint counts once its `COMPLETE` file is there. Rank 0 writes it, last of all, after every rank has finished;
-it lists the files and their sizes, so that a file lost later is an error with its name, not a silent difference.
+A checkpoint counts once its `COMPLETE` file is there. Rank 0 writes it, last of all, after every rank has finished and
+all files are on the disk; it lists them with their sizes and digests, so that a file lost or changed later is an error
+with its name, not a silent difference.
 """
 
 import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from xxhash import xxh3_128
 
 from sayo.errors import SayoError
 
@@ -48,20 +51,59 @@ def begin(checkpoint: Path) -> None:
     (checkpoint / UNFINISHED).touch()
 
 
-def mark_complete(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """Write `COMPLETE`; call on rank 0 only, after a barrier."""
-    values = {"world_size": world_size, "sharding": sharding, "files": _file_sizes(checkpoint)}
+def mark_complete(checkpoint: Path, digests: Mapping[str, str], **facts: Any) -> None:
+    """Write `COMPLETE` with the files' digests and the launch's `world_size` and `sharding`.
+
+    Call on rank 0 only, when all ranks have flushed. CheckpointError where a rank's part, or a digest, is missing.
+    """
+    sizes = file_sizes(checkpoint)
+    parts = [f"training_state_{rank}.pt" for rank in range(0 if facts["model_only"] else facts["world_size"])]
+    if lost := [name for name in [*parts, *sizes] if name not in sizes or name not in digests]:
+        raise CheckpointError(f"not all ranks see {', '.join(lost)}: do all machines share this folder?")
     draft = checkpoint / UNFINISHED
-    with draft.open("w") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    draft.write_text(json.dumps({**facts, "files": sizes, "digests": digests}, indent=1))
+    _sync(draft)
     draft.replace(checkpoint / MARKER)
+    _sync(checkpoint)
 
 
-def _file_sizes(checkpoint: Path) -> dict[str, int]:
+def file_sizes(checkpoint: Path) -> dict[str, int]:
     files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != UNFINISHED)
     return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+
+
+def flush(checkpoint: Path) -> None:
+    """Force what this machine wrote, files and folders, to the disk: a power cut must not take what counts."""
+    for path in [*checkpoint.rglob("*"), checkpoint, checkpoint.parent]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Name -> 128-bit xxh3 digest of the file's bytes: against damage and mistakes, not against malice."""
+    names = list(names)
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
+
+
+def combined(digests: Mapping[str, str]) -> str:
+    """One digest of many."""
+    return xxh3_128(json.dumps(sorted(digests.items())).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    state, buffer = xxh3_128(), memoryview(bytearray(2**22))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(buffer):
+            state.update(buffer[:size])
+    return state.hexdigest()
 
 
 def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
@@ -76,29 +118,62 @@ def newest_complete(run_dir: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
-def check_fits(checkpoint: Path, world_size: int, sharding: str) -> None:
-    """CheckpointError where this launch cannot resume exactly: torn, a file missing or cut, another kind of launch."""
+def read_marker(checkpoint: Path) -> dict[str, Any]:
+    """What `COMPLETE` says; CheckpointError where it is torn, or a file that it lists is missing or cut."""
+    try:
+        values = json.loads((checkpoint / MARKER).read_text())
+        listed = values["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        values, listed = {}, [(MARKER, None)]
+    sizes = file_sizes(checkpoint)
+    if lost := [name for name, size in listed if sizes.get(name) != size]:
+        raise CheckpointError(
+            f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
+            "(several machines must share the storage of output_dir), or remove the folder to resume from the one "
+            "before it."
+        )
+    return values
+
+
+def check_digests(checkpoint: Path, marker: Mapping[str, Any], names: Iterable[str]) -> None:
+    """CheckpointError where one of the files `names` is not what was written; older markers have no digests."""
+    written = marker.get("digests", {})
+    found = digests(checkpoint, [name for name in names if name in written])
+    if changed := [name for name, digest in found.items() if digest != written[name]]:
+        raise CheckpointError(
+            f"{checkpoint} is damaged: {', '.join(changed)} changed since it was written. Bring the file back, or "
+            "remove the folder to take the one before it."
+        )
+
+
+def check_fits(checkpoint: Path, world_size: int, sharding: str, rank: int = 0) -> str:
+    """CheckpointError where this launch cannot resume exactly: torn, damaged, weights only, another kind of launch.
+
+    Each of the `world_size` ranks looks at its share of the files. Returns the digest of the marker, on which all
+    ranks must agree.
+    """
+    weights = f"start a new run from the weights: sayo export {checkpoint} --out WEIGHTS, then "
+    weights += "model.name_or_path=WEIGHTS trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
     if not is_complete(checkpoint):
         raise CheckpointError(
             f"{checkpoint} has no {MARKER} file: its save never finished, or sayo did not write it. Take another one "
             "(`resume=auto` takes the newest complete one), or start anew from its weights: "
             f"model.name_or_path={checkpoint} trainer.output_dir=NEW_FOLDER."
         )
-    values = json.loads((checkpoint / MARKER).read_text())
-    sizes = _file_sizes(checkpoint)
-    if lost := [name for name, size in values["files"].items() if sizes.get(name) != size]:
+    marker = read_marker(checkpoint)
+    if marker.get("model_only"):
         raise CheckpointError(
-            f"{checkpoint} was complete once, but these files are missing or cut: {', '.join(lost)}. Bring them back "
-            "(several machines must share the storage of output_dir), or remove the folder to resume from the one "
-            "before it."
+            f"{checkpoint} was written with trainer.save_only_model: it has no optimizer and no random states. Remove "
+            f"it to resume from the one before it, if there is one, or {weights}"
         )
-    if (values["world_size"], values["sharding"]) != (world_size, sharding):
+    if (marker["world_size"], marker["sharding"]) != (world_size, sharding):
         raise CheckpointError(
-            f"{checkpoint} was written by {values['world_size']} process(es) with sharding {values['sharding']}; this "
+            f"{checkpoint} was written by {marker['world_size']} process(es) with sharding {marker['sharding']}; this "
             f"launch has {world_size} with {sharding}. Exact resume needs the same --num_processes and accelerate "
-            f"file. For another launch, start a new run from the weights: sayo export {checkpoint} --out WEIGHTS, "
-            "then model.name_or_path=WEIGHTS trainer.output_dir=NEW_FOLDER (optimizer and data order start anew)."
+            f"file. For another launch, {weights}"
         )
+    check_digests(checkpoint, marker, list(marker["files"])[rank::world_size])
+    return _digest(checkpoint / MARKER)
 
 
 def remove(checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
-from sayo.training import launch, setup
+from sayo.training import launch, ranks, setup, start
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
 from sayo.training.checkpoints import checkpoints, newest_complete, step_of
 from sayo.training.grpo import RegionGRPOTrainer
@@ -28,15 +28,18 @@ console = Console(stderr=True)
 def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train as the recipe says and return the run's folder (`trainer.output_dir`).
 
-    The folder holds `recipe.yaml` (resolved, launchable again), `checkpoint-<step>/`, the final model, completions,
-    overlays, `trainer_state.json` (every logged metric), `environment.json` and `run_id` (its name in a tracker).
+    The folder holds `recipe.yaml` (resolved, launchable again), `start.json` (see `sayo.training.start`),
+    `checkpoint-<step>/`, the final model, completions, overlays, `trainer_state.json` (every logged metric),
+    `environment.json` and `run_id` (its name in a tracker).
 
     Args:
         dry_run: check everything on ten rows and stop before the first step.
         callbacks: added to the trainer.
 
     Raises:
-        RecipeError, BadPicture: what is wrong and which key or command fixes it.
+        RecipeError, BadPicture: what is wrong and which key or command fixes it; also a key that cannot change within
+            a run.
+        RankError: a rank is missing, or has another output_dir than the rest.
         CheckpointError: this launch cannot resume from the checkpoint, or a checkpoint cannot be written.
         Interrupted: a signal asked the run to stop; a checkpoint is saved.
         NonFiniteError, OutOfMemory: see `sayo.training.guards`.
@@ -51,16 +54,18 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         for row in facts.items():
             table.add_row(*row)
         console.print(table)
+    chosen = ranks.of_rank_0(lambda: _choose(recipe, run_dir), trainer.args.ddp_timeout)
+    checkpoint, messages, trainer.start, trainer.changes = chosen
     if dry_run:
         check_pictures(trainer)
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
         return run_dir
-    checkpoint, messages = find_checkpoint(recipe, run_dir)
     if main:
         for message in messages:
             console.print(message, highlight=False)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
+        start.write(run_dir, trainer.start)
         environment = {**facts, "versions": launch.versions()}
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     stop = StopOnSignal(trainer.accelerator)
@@ -104,6 +109,7 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
     args = setup.trainer_config_class(recipe)(**recipe.trainer)
     launch.check_processes(args)
     launch.check_engine(args)
+    ranks.check_shared(Path(args.output_dir), args.ddp_timeout)
     data, count = recipe.data, setup.count_rows(recipe.data)
     check_enough_rows(count, args)
     if max_samples is not None:
@@ -128,6 +134,17 @@ def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | Anc
     return RegionGRPOTrainer(reward_funcs=rewards, advantage_shaper=shaper, **shared)
 
 
+def _choose(recipe: Recipe, run_dir: Path) -> tuple[str | None, list[str], dict, list]:
+    """The checkpoint, messages about it, the description of this start, and in what it differs from the last one."""
+    checkpoint, messages = find_checkpoint(recipe, run_dir)
+    now = start.describe(recipe)
+    changes = start.changes(checkpoint, now, recipe) if checkpoint else []
+    if checkpoint and not (checkpoint / start.FILE).is_file():
+        messages.append(f"[yellow]warning:[/] {checkpoint} holds no {start.FILE}: the recipes were not compared.")
+    messages += [f"from step {change['step']} on: {start.sentence(change)}" for change in changes]
+    return checkpoint and str(checkpoint), messages, now, changes
+
+
 def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to resume from, as `recipe.resume` says, and messages about it.
 
@@ -141,11 +158,15 @@ def find_checkpoint(recipe: Recipe, run_dir: Path) -> tuple[Path | None, list[st
     else:
         chosen = None if recipe.resume == "never" else Path(recipe.resume)
         if chosen is not None and not chosen.is_dir():
-            raise RecipeError(f"`resume: {recipe.resume}` is neither auto, never, nor a checkpoint folder.")
-        start = step_of(chosen) if chosen in checkpoints(run_dir) else 0
-        if newer := [path for path in checkpoints(run_dir) if step_of(path) > start]:
             raise RecipeError(
-                f"`resume: {recipe.resume}` starts at step {start}, but {run_dir} holds {newer[-1].name}. Take "
+                f"`resume: {recipe.resume}` is neither auto, never, nor a checkpoint folder such as "
+                f"{newest or run_dir / 'checkpoint-40'}."
+            )
+        own = next((path for path in checkpoints(run_dir) if chosen and path.samefile(chosen)), None)
+        first = step_of(own) if own else 0
+        if newer := [path for path in checkpoints(run_dir) if step_of(path) > first]:
+            raise RecipeError(
+                f"`resume: {recipe.resume}` starts at step {first}, but {run_dir} holds {newer[-1].name}. Take "
                 "`resume=auto` to resume from it, another trainer.output_dir, or move the newer checkpoints away."
             )
     return chosen, [*messages, f"resuming from {chosen}"] if chosen else messages

@@ -175,11 +175,17 @@ def count_rows(section: DataSection) -> int:
     return min(len(_load_rows(section.path, section.split)), section.max_samples or sys.maxsize)
 
 
+def data_files(name: str, split: str) -> list[Path]:
+    """The files of a prepared folder's split, or the one that `name` is; empty for a data set on the hub."""
+    path = Path(name)
+    return sorted(path.glob(f"data/{split}-*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+
+
 def _load_rows(name: str, split: str) -> Dataset:
     path = Path(name)
     if path.is_dir():
         # Never `load_dataset(folder)`: its cache knows a folder by name only, and would hand out another `prepared`.
-        files = sorted(path.glob(f"data/{split}-*.parquet"))
+        files = data_files(name, split)
         if not files:
             raise RecipeError(f"`data.path: {path}` has no split {split!r} (no data/{split}-*.parquet).")
         if holds_pictures(files[0]):

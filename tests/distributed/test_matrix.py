@@ -169,6 +169,7 @@ def test_checkpoint_is_exported(runs, kind, job, toys, tmp_path):
     folders = [tmp_path / "out"]
     if kind.startswith("zero"):  # where only the shards are left, as without `zero3_save_16bit_model`
         (checkpoint / "model.safetensors").unlink()
+        (checkpoint / "COMPLETE").unlink()  # which misses it
         assert export_checkpoint(checkpoint, tmp_path / "shards", base_model=base).kind == "zero"
         folders.append(tmp_path / "shards")
     for folder in folders:

@@ -30,9 +30,16 @@ rewards:
   accuracy:
     function: sayo.rewards.accuracy_reward
     weight: 2.0
+    gate: correct
     options:
       strict: true
+advantage_shaper:
+  function: sayo.training.advantages.causal_credit
+  options:
+    share: 0.5
 trainer:
+  objective_weight: 0.25
+  objective_warmup_steps: 30
   attention_layers: [-1]
   learning_rate: 0.0001
   hub_token: hf_secret

@@ -19,6 +19,7 @@ from transformers import AutoProcessor, GenerationConfig
 
 from sayo.export.checkpoint import ExportError, tensor_names
 from sayo.export.package import export_checkpoint
+from sayo.training.start import weights_digest
 
 WEIGHTS = "model.safetensors"
 ONE_FAMILY = pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
@@ -154,11 +155,18 @@ def test_command(base, make_lora, sayo_command, tmp_path):
         assert result.exit_code == 2 and message in result.output and not (tmp_path / "another").exists()
 
 
-def test_another_base_is_refused(full_checkpoint, base, tmp_path):
+def test_another_base_is_refused(full_checkpoint, base, make_lora, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
     edit(other / WEIGHTS, drop_tensor)
     with pytest.raises(ExportError, match="tensor names differ"):
         export_checkpoint(full_checkpoint, tmp_path / "out", base_model=str(other))
+    lora = make_lora(base)
+    (lora / "start.json").write_text(json.dumps({"base_model": weights_digest(str(base))}))
+    shutil.copy(full_checkpoint / WEIGHTS, other / WEIGHTS)  # of equal names and shapes: nothing else would notice
+    with pytest.raises(ExportError, match="does not hold the weights that training started from"):
+        export_checkpoint(lora, tmp_path / "out", base_model=str(other))
+    moved = shutil.copytree(base, tmp_path / "moved")
+    assert export_checkpoint(lora, tmp_path / "out", base_model=str(moved)).kind == "adapter"
 
 
 @ONE_FAMILY
@@ -216,7 +224,9 @@ def test_card_is_right_for_a_vision_language_model(full_checkpoint, tmp_path):
         '"Look at the \\"object\\" first."',
         "| `rewards/accuracy_reward/mean` | 0.25 | 0.75 |",
         "Attention layers read: -1",
-        "| accuracy | `sayo.rewards.accuracy_reward` | 2.0 | strict = True |",
+        "| accuracy | `sayo.rewards.accuracy_reward` | 2.0 | strict = True | correct completions |",
+        "an objective in the loss, with weight 0.25, reached after 30 steps.",
+        "spread over its tokens by `sayo.training.advantages.causal_credit` (share = 0.5).",
         "reinforcement learning",
         "| accuracy | 0.5 | 0.875 |",
         "| tas | n/a | n/a |",

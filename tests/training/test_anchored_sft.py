@@ -169,7 +169,7 @@ def test_layers_and_evaluation(toys, rows, tmp_path):
 def test_a_recipe_resumes(toys, rows, tmp_path, weights):
     """A run that was cut in its first epoch ends like the whole one; both have complete checkpoints."""
     rows.to_parquet(tmp_path / "rows.parquet")
-    saved = {}
+    saved, tokens = {}, {}
     for name in ("whole", "cut"):
         run = tmp_path / name
         saving = {"output_dir": str(run), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
@@ -192,6 +192,8 @@ def test_a_recipe_resumes(toys, rows, tmp_path, weights):
         history = json.loads((run / "checkpoint-6/trainer_state.json").read_text())["log_history"]
         assert ("attention/suppress_loss" in history[-1]) == bool(weights)
         saved[name] = load_file(run / "model.safetensors")
+        tokens[name] = [line.get("num_tokens") for line in history]
+    assert tokens["cut"] == tokens["whole"] and tokens["whole"][-1]
     assert all(torch.equal(saved["whole"][key], saved["cut"][key]) for key in saved["whole"])
 
 

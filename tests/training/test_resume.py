@@ -100,7 +100,7 @@ def steps_logged(run: Path) -> list[int]:
     return [line["step"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"]]
 
 
-def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path):
+def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path, monkeypatch):
     run = tmp_path / "run"
     recipe = parse_recipe(recipe_values(toys, run, **{**SAVING, "save_steps": 1, "max_steps": 3}))
     train(recipe)
@@ -115,6 +115,12 @@ def test_checkpoints_of_a_finished_run(toys, make_trainer, tmp_path):
         with pytest.raises(RecipeError, match="holds checkpoint-3"):
             find_checkpoint(recipe.model_copy(update={"resume": resume}), run)
     assert find_checkpoint(recipe, run) == (run / "checkpoint-3", [f"resuming from {run / 'checkpoint-3'}"])
+    monkeypatch.chdir(run)
+    written = ("checkpoint-3", "./checkpoint-3/", f"{run}/../run/checkpoint-3")
+    for resume in written:  # one folder, however it is written
+        assert find_checkpoint(recipe.model_copy(update={"resume": resume}), run)[0] == Path(resume)
+    with pytest.raises(RecipeError, match=r"`resume: 7` is neither auto, never, nor a checkpoint folder such as"):
+        find_checkpoint(parse_recipe({**recipe.model_dump(), "resume": 7}), run)
 
     (run / "checkpoint-3" / "COMPLETE").rename(run / "checkpoint-3" / "SAVING")
     newest, (message,) = newest_complete(run)
@@ -220,6 +226,22 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_all_is_on_the_disk_before_it_counts(make_trainer, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    trainer = make_trainer(format_reward, **{**SAVING, "save_steps": 1, "max_steps": 1})
+    trainer.train()
+    folder = Path(trainer.args.output_dir, "checkpoint-1")
+    written = {str(path) for path in (*folder.rglob("*"), folder, folder.parent)} - {str(folder / "COMPLETE")}
+    before = synced.index(str(folder / "SAVING"), len(written))  # the marker itself, before it gets its name
+    assert written <= set(synced[:before]) and synced[before + 1 :] == [str(folder)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,73 @@
+"""What must not pass in silence, as modes of `benchmarks/resume.py`: each fault is made, and the start must name it.
+
+changed: a recipe with one other key, which is applied or refused by name. damaged: four flipped bytes in one file of
+the checkpoint. disks: two "machines" that share no storage.
+"""
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from benchmarks.resume import LAST_STEP, Outcome, launch, wait_for
+
+CHANGES = {  # key -> (another value, exit status)
+    "trainer.learning_rate": (0.0001, 0),
+    "trainer.seed": (1, 2),
+    "trainer.adam_beta2": (0.9, 0),
+    "trainer.save_steps": (2, 0),
+    "trainer.loss_type": ("dapo", 2),
+    "model.lora": ("{r: 4, target_modules: all-linear}", 2),
+    "rewards.attention.weight": (0.5, 2),
+    "advantage_shaper": ("causal_credit", 2),
+}
+
+
+def check_fault(mode: str, folder: Path, quick: bool) -> Outcome:
+    """A finished run, started again under each fault; `compared` counts the starts."""
+    start, outcome, whole = time.time(), Outcome(mode), folder / mode / "whole"
+    if mode == "disks":
+        outcome.differences = separate_disks(folder)
+    else:
+        wait_for(launch("single", whole, folder), whole)
+        files = [path for path in sorted((whole / f"checkpoint-{LAST_STEP}").rglob("*")) if path.is_file()]
+        faults = list(CHANGES.items()) if mode == "changed" else [(path.name, (None, 1)) for path in files]
+        for name, (value, status) in faults[:2] if quick else faults:
+            run_dir = Path(shutil.copytree(whole, folder / mode / name))
+            if value is None:
+                flip(run_dir / f"checkpoint-{LAST_STEP}" / name)
+            words = [] if value is None else [f"{name}={value}", f"trainer.max_steps={LAST_STEP + 1}"]
+            process = launch("single", run_dir, folder, words)
+            process.wait(timeout=600)
+            told = Path(f"{run_dir}.log").read_text(errors="replace")
+            if process.returncode != status or name not in told or "Traceback" in told:
+                outcome.differences.append(f"{name}: status {process.returncode}, not {status}: {told[-500:]}")
+            outcome.compared += 1
+            shutil.rmtree(run_dir)
+    outcome.runs, outcome.seconds = outcome.compared, round(time.time() - start, 1)
+    return outcome
+
+
+def flip(file: Path) -> None:
+    """Four bytes in the middle."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4] = bytes(byte ^ 255 for byte in content[middle : middle + 4])
+    file.write_bytes(content)
+
+
+def separate_disks(folder: Path) -> list[str]:
+    """Two launchers with one relative output_dir in two working directories: both must stop and say why."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = ["--num_machines", "2", "--main_process_ip", "127.0.0.1"]
+        options += ["--main_process_port", str(free.getsockname()[1]), "--machine_rank"]
+    pair = []
+    for rank in ("0", "1"):
+        disk = folder / "disks" / rank
+        disk.mkdir(parents=True)
+        pair.append(launch("ddp", disk / "run", folder, ["trainer.output_dir=run"], [*options, rank], disk))
+    statuses = [process.wait(timeout=300) for process in pair]
+    told = "".join((folder / "disks" / rank / "run.log").read_text(errors="replace") for rank in ("0", "1"))
+    fine = statuses == [1, 1] and "does not see what rank 1" in " ".join(told.split())
+    return [] if fine else [f"statuses {statuses}: {told[-1000:]}"]
