@@ -1,8 +1,8 @@
 """A whole GRPO step, TRL's own trainer against the one that reads attention: real trainers, pictures and rollouts.
 
-Two settings: `scored`, where TRL runs its scoring pass anyway and the reading rides on it, and `aligned`, where TRL
-skips that pass and the reading needs it: one forward more, and `passes` shows that it is one. Run by
-`benchmarks.capture`.
+Settings: `scored`, where TRL runs its scoring pass anyway and the reading rides on it; `aligned`, where TRL skips that
+pass and the attention is read while generating (of one layer, and of all); `forced`, where that cannot be and the pass
+is made to run, one forward more, as `passes` shows. Run by `benchmarks.capture`.
 """
 
 import contextlib
@@ -23,10 +23,9 @@ from sayo.training.config import RegionGRPOConfig
 from sayo.training.grpo import RegionGRPOTrainer
 
 TRAINERS = {"trl": (GRPOTrainer, GRPOConfig), "sayo": (RegionGRPOTrainer, RegionGRPOConfig)}
-SETTINGS = {
-    "scored": {"steps_per_generation": 2, "gradient_accumulation_steps": 1},
-    "aligned": {"steps_per_generation": 1, "gradient_accumulation_steps": 1},
-}
+SETTINGS = {"scored": 2, "aligned": 1, "aligned all": 1, "forced": 1}
+"""Steps per generation; one optimiser step has one micro-batch."""
+
 CYCLE = 2  # optimiser steps after which both settings have generated again
 COMPLETION = 32
 
@@ -64,10 +63,10 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
         model = make_model("qwen3_vl", shape._replace(words=None), device=device)
         processor = load_auto_processor(folder / "policy")
         model_inputs = {"model": model, "processing_class": processor, "train_dataset": rows}
-        for setting, options in SETTINGS.items():
+        for setting in SETTINGS:
             times, passes = {trainer: [] for trainer in TRAINERS}, {}
             for trainer in list(TRAINERS) * rounds:
-                clocked, passes[trainer] = _measure(trainer, model_inputs, device, steps, options)
+                clocked, passes[trainer] = _measure(trainer, model_inputs, device, steps, setting)
                 times[trainer] += [sum(clocked[i : i + CYCLE]) for i in range(0, len(clocked), CYCLE)]
             pairs = [ours / theirs for ours, theirs in zip(times["sayo"], times["trl"], strict=True)]
             row = {"part": "step", "case": setting, "ratio": statistics.median(pairs), "seconds": min(times["trl"])}
@@ -76,18 +75,21 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
     return results
 
 
-def _measure(name: str, model_inputs: dict, device: str, steps: int, options: dict) -> tuple[list[float], float]:
+def _measure(name: str, model_inputs: dict, device: str, steps: int, setting: str) -> tuple[list[float], float]:
     """(seconds of each step after the first cycle, passes over prompt + completion per step)."""
     (trainer_class, config_class), clock = TRAINERS[name], StepClock(device)
+    ours = {"attention_layers": "all" if setting.endswith("all") else "last"} if name == "sayo" else {}
     with tempfile.TemporaryDirectory() as folder:
         args = config_class(
             output_dir=folder, per_device_train_batch_size=4, num_generations=4, max_completion_length=COMPLETION,
             generation_kwargs={"min_new_tokens": COMPLETION}, max_steps=steps + CYCLE, learning_rate=1e-6, beta=0.0,
             bf16=device == "cuda", use_cpu=device == "cpu", gradient_checkpointing=device == "cuda",
             optim="sgd", save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1000, seed=0,
-            **options,
+            gradient_accumulation_steps=1, steps_per_generation=SETTINGS[setting], **ours,
         )  # fmt: skip
         trainer = trainer_class(args=args, reward_funcs=length_reward, callbacks=[clock], **model_inputs)
+        if setting == "forced":
+            trainer._obstacle = "this is measured"
         score = "_get_per_token_logps_and_entropies"
         with mock.patch.object(trainer, score, wraps=getattr(trainer, score)) as scored:
             trainer.train()

@@ -42,11 +42,13 @@ class Completions:
         ids: `(B, C)` int64, padded on the right.
         mask: `(B, C)` int64, 1 up to and including the first end-of-sequence token.
         cache: the keys and values of prompt and response that generating left, or None.
+        chosen: `(B, C)` int64, 0 on tokens that others wrote (results of tools); None where the model chose all.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     cache: Any = None
+    chosen: torch.Tensor | None = None
 
 
 def conversations(rows: Sequence[Mapping]) -> list[list[dict[str, Any]]]:
@@ -126,7 +128,8 @@ def rollout_groups(
 
     Returns:
         `"image"`, `"region"` (all 0 in a row without `region_tokens`), `"prefix"` (all before the first visual token),
-        `"system"` and `"question"` (the words of those turns) and `"response"`; and `(B, N)` int64 positions of the
+        `"system"` and `"question"` (the words of those turns), `"response"` (what the model chose) and, where others
+        wrote too, `"tool_image"` (visual tokens of their pictures); and `(B, N)` int64 positions of the prompt's
         visual tokens (see `key_groups`). Where a prompt is not what the chat template writes, `"question"` is
         the text after the last visual token and `"system"` is missing.
     """
@@ -144,7 +147,14 @@ def rollout_groups(
         is_after = image.flip(1).cumsum(dim=1).flip(1) == 0
         turns = {"question": (is_after & inputs["attention_mask"].bool()).float()}
     groups |= {name: nn.functional.pad(weights, (0, length)) for name, weights in turns.items()}
-    groups["response"] = nn.functional.pad(completions.mask.float(), (input_ids.shape[1] - length, 0))
+    parts = {"response": completions.mask}
+    if completions.chosen is not None:
+        given = completions.mask * (1 - completions.chosen)
+        parts = {
+            "response": completions.mask * completions.chosen,
+            "tool_image": given * (completions.ids == model.config.image_token_id),
+        }
+    groups |= {name: nn.functional.pad(part.float(), (input_ids.shape[1] - length, 0)) for name, part in parts.items()}
     return groups, image_index
 
 

@@ -73,6 +73,8 @@ def pretend_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(Tensor, create=True, **properties))
         names = {"_lazy_init": lambda: None, "get_device_name": lambda *_: "pretended"}
+        # Random numbers are the CPU's.
+        names |= {"get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": lambda *_: None}
         stack.enter_context(mock.patch.multiple(torch.cuda, **names))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", run_backward))
         for state in (PartialState, AcceleratorState):  # where trainers look for their device

@@ -122,6 +122,7 @@ def completion_traces(
     groups: Mapping[str, torch.Tensor],
     entropies: torch.Tensor,
     completion_mask: torch.Tensor,
+    chosen: torch.Tensor | None = None,
 ) -> list[AttentionTrace]:
     """One [`AttentionTrace`] per row of the batch. A group without any key in a row has size 0 and no masses there.
 
@@ -132,6 +133,7 @@ def completion_traces(
         groups: as given to the capture.
         entropies: `(B, T_max)` nats.
         completion_mask: `(B, T_max)`; its sum is a completion's number of tokens.
+        chosen: `(B, T_max)`, 0 on tokens that the policy did not choose; None where it chose all.
     """
     masses = {name: value.float().flatten(1, -2).cpu().numpy() for name, value in captured.masses.items()}
     sizes = {name: value.sum(dim=1).tolist() for name, value in groups.items()}
@@ -142,13 +144,15 @@ def completion_traces(
     traces = []
     for row, length in enumerate(completion_mask.sum(dim=1).tolist()):
         present = [name for name in masses if sizes[name][row] > 0]
+        tokens = None if chosen is None or chosen[row, :length].all() else chosen[row, :length].nonzero()[:, 0].cpu()
         traces.append(
             AttentionTrace(
                 masses={name: masses[name][row, :, : length + 1] for name in present},
                 sizes={name: size[row] for name, size in sizes.items()},
-                entropy=entropies[row, :length],
+                entropy=entropies[row, :length] if tokens is None else entropies[row, tokens.numpy()],
                 layers=tuple(layer for layer in captured.layers for _ in range(num_heads)),
                 maps=None if maps is None else maps[row, :, : length + 1, : num_visual[row]],
+                tokens=None if tokens is None else tokens.numpy(),
             )
         )
     return traces

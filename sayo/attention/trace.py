@@ -29,6 +29,8 @@ class AttentionTrace:
         entropy: `(T,)` float32, nats: entropy of the distribution that chose each token (after temperature).
         layers: the `L` decoder layers that were read, as non-negative indices.
         maps: `(L, T + 1, N)` float32 or None: attention on each of the sample's `N` visual tokens.
+        tokens: `(T,)` int64, where a completion holds more than the policy chose (results of tools): the positions of
+            its own tokens. Masses and maps then have a row for every token, and entropies of its own only.
     """
 
     masses: dict[str, np.ndarray]
@@ -36,6 +38,12 @@ class AttentionTrace:
     entropy: np.ndarray
     layers: tuple[int, ...]
     maps: np.ndarray | None = field(default=None, repr=False)
+    tokens: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """`(T,)` int64: where its tokens stand in the completion."""
+        return np.arange(len(self)) if self.tokens is None else self.tokens
 
     def __len__(self) -> int:
         """Number of response tokens `T`."""
@@ -70,6 +78,8 @@ class AttentionTrace:
         """`(L, T + 1, ...)` -> `(L, T, ...)`: the rows of the tokens, or the rows that decided them."""
         if rows not in ("of_token", "deciding"):
             raise ValueError(f"rows must be 'of_token' or 'deciding', got {rows!r}")
+        if self.tokens is not None:
+            return array[:, self.tokens + (rows == "of_token")]
         if rows == "deciding":
             return array[:, : len(self)]
         if array.shape[1] == len(self):

@@ -67,7 +67,8 @@ def causal_credit(
         if len(trace):
             weights = torch.as_tensor(token_weights(trace.entropy, select, top_share), dtype=torch.float32)
             behind = weights.flip(0).cumsum(0).flip(0)  # weight of the rows of tokens t, t + 1, ...
-            share[index, : len(trace)] = behind - weights if rows == "deciding" else behind
+            earned = behind - weights if rows == "deciding" else behind
+            share[index, trace.positions] = earned.to(share.device)
     attention = batch.parts[reward]
     return ((batch.advantages - attention)[:, None] + attention[:, None] * share) * batch.completion_mask
 
@@ -104,10 +105,10 @@ def perceptual_anchors(
     for index, trace in enumerate(batch.traces):
         if len(trace) < min_tokens or trace.maps is None or trace.maps.shape[-1] == 0:
             continue
-        maps = trace.maps[:, :-1].mean(axis=0)  # deciding rows, mean over layers: (T, N)
+        maps = trace.map("deciding").mean(axis=0)  # mean over layers: (T, N)
         connectivity = sink_free_mass(maps, sink_tokens(maps, sink_share))
         weights = torch.as_tensor(anchor_weights(connectivity, low=low, high=high), dtype=torch.float32)
-        shaped[index, : len(trace)] *= weights.to(shaped.device)
+        shaped[index, trace.positions] *= weights.to(shaped.device)
     return shaped
 
 

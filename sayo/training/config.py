@@ -53,6 +53,11 @@ class RegionGRPOConfig(GRPOConfig):
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}; got {getattr(self, key)!r}.")
         _check_not_negative(self, "objective_weight", "objective_warmup_steps", "advantage_std_floor")
+        if self.remove_unused_columns:
+            raise ValueError(
+                "remove_unused_columns=True takes away the columns that the rewards read (region_tokens, answers, "
+                "...), and every attention reward would be None: leave it False, and remove columns from the data set."
+            )
         sums_first = self.multi_objective_aggregation == "sum_then_normalize"
         if self.advantage_std_floor and self.scale_rewards in ("none", False) and sums_first:
             raise ValueError("advantage_std_floor has no effect with scale_rewards='none': leave one of them out.")

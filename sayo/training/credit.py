@@ -112,6 +112,14 @@ def advantage_parts(
     return parts, torch.nan_to_num(rounding, nan=0.0)
 
 
+def named_parts(names: Sequence[str], parts: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Reward name -> `(B,)` of parts `(B, F)`; rewards of one name, which TRL logs as one, are one part."""
+    named: dict[str, torch.Tensor] = {}
+    for name, part in zip(names, parts.unbind(dim=1), strict=True):
+        named[name] = named[name] + part if name in named else part
+    return named
+
+
 def check_parts(parts: torch.Tensor, advantages: torch.Tensor, rounding: torch.Tensor) -> None:
     """Check that the parts, `(B, F)`, sum to TRL's own advantages, `(B,)`, as they must without a floor.
 

@@ -4,7 +4,8 @@ The algorithm, beside TRL's own:
 
 1. TRL samples completions, with transformers, vLLM or any rollout function.
 2. TRL's scoring pass runs the policy over prompt + completion; the attention of every completion row is read on the
-   way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then it is made to run.
+   way (`sayo.attention`). TRL skips that pass when generation and optimisation are aligned: then the attention is read
+   while transformers generates (`sayo.training.generating`), and where it cannot be, the pass is made to run.
 3. The captured masses become one `AttentionTrace` per completion, with the key groups of
    `sayo.rollout.rollout_groups`: the column `attention` of every reward function.
 4. A gate may keep a reward from being paid, and a shaper may spread TRL's advantages over the tokens
@@ -13,10 +14,7 @@ The algorithm, beside TRL's own:
    an objective (`sayo.training.objective`).
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import inspect
 from functools import cache, partial
 from typing import Any
 
@@ -24,48 +22,27 @@ import torch
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from sayo.attention import AttentionCapture, AttentionTrace
-from sayo.attention.groups import completion_traces, vision_token_ids
+from sayo.attention import AttentionCapture
+from sayo.attention.groups import vision_token_ids
 from sayo.metrics.perception import token_dependency
-from sayo.recipes import RecipeError
-from sayo.rollout import Completions, rollout_groups
 from sayo.training import credit
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
 from sayo.training.banned import ban_tokens
 from sayo.training.config import RegionGRPOConfig, check_graph
 from sayo.training.engine import check_agreement, same_prompts, unexpanded_prompts
+from sayo.training.generating import obstacle
 from sayo.training.guards import GuardedSteps, NonFiniteError, check_dataset, save_batch
 from sayo.training.monitor import attention_metrics, plain_prompts, save_overlay, sink_free_metrics
 from sayo.training.objective import RegionObjective, objective_inputs
+from sayo.training.reading import ReadRollouts, ScoredRollouts, check_images
 from sayo.training.resume import ExactResume
 from sayo.training.reward_calls import RewardError, checked_rewards
 
 
-@dataclass
-class ScoredRollouts:
-    """What one pass of generating and scoring leaves for the advantages and the loss.
-
-    Attributes:
-        inputs: rows of the data set, one per completion of this process.
-        traces: one per completion, once the policy has been read.
-        groups: key weights over the padded sequences, `(B, P + T)`.
-        logps: `(B, T)` log-probabilities of the sampled tokens.
-        call: positional and keyword arguments of the scoring forward.
-        rewards: `(N, F)` as paid, of all processes.
-    """
-
-    inputs: Sequence[dict]
-    traces: list[AttentionTrace] | None = None
-    groups: dict[str, torch.Tensor] = field(default_factory=dict)
-    logps: torch.Tensor | None = None
-    call: tuple[tuple, dict] = ((), {})
-    rewards: torch.Tensor | None = None
-
-
-class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer):
+class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts, GRPOTrainer):
     """TRL's [`~trl.GRPOTrainer`] with the policy's exact attention for the reward functions.
 
-    `tests/training/test_trl_contract.py` names the TRL methods that this class and its three mixins extend.
+    `tests/training/test_trl_contract.py` names the TRL methods that this class and its mixins extend.
 
     Args:
         model, reward_funcs, args, train_dataset, ...: as in TRL. `args` is a [`RegionGRPOConfig`]; the data set has
@@ -103,7 +80,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         credit.check_gates(self._reward_gates, self.reward_func_names)
-        self._scoring: ScoredRollouts | None = None  # rollouts whose attention is wanted from the next policy pass
+        self._obstacle = obstacle(self)
 
     def _ban_vision_tokens(self) -> None:
         """From what is sampled and from what is scored, by the policy, the reference and vLLM; see `banned`."""
@@ -120,6 +97,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
 
     def _tokenize_prompts(self, prompts):
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        check_images(fields)
         if self.use_vllm and images is not None:
             short = unexpanded_prompts(self.processing_class, prompts, **self._template_options)
             self.vllm_generation.unexpanded = dict(zip(map(tuple, prompt_ids), short, strict=True))
@@ -127,22 +105,26 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
 
     def _generate_and_score_completions(self, inputs):
         self._scoring = scored = ScoredRollouts(inputs)
+        steps = self.args.gradient_accumulation_steps
         try:
-            with self._scoring_pass_forced() as forced:
-                output = super()._generate_and_score_completions(inputs)
+            output = super()._generate_and_score_completions(inputs)
             plain_prompts(self._logs["prompt"])
             if "sampling_per_token_logps" in output:
                 check_agreement(self, output, scored.logps)
-            if forced:
+            if scored.forces_pass:
                 # On aligned steps TRL's ratio is exactly 1 by construction; keep it so.
                 output.pop("old_per_token_logps")
             if self.model.training:
                 self._shape_advantages(output, scored)
                 if self.args.objective_weight:
                     which = (self.args.objective_select, self.args.objective_top_share)
-                    output |= objective_inputs(scored.traces, scored.groups, output["completion_ids"].shape[1], *which)
+                    mask = output["completion_mask"]
+                    output |= objective_inputs(
+                        scored.traces, scored.groups, output["prompt_ids"].shape[1], mask, *which
+                    )
         finally:
             self._scoring = None
+            self.args.gradient_accumulation_steps = steps
         return output
 
     def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
@@ -163,10 +145,10 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             logged.extend(totals.tolist())
         batch = ShapingBatch(
             output["advantages"],
-            dict(zip(names, all_parts[here].unbind(dim=1), strict=True)),
+            credit.named_parts(names, all_parts[here]),
             output["completion_mask"],
             scored.traces,
-            dependency=cache(partial(self._image_dependency, scored)),
+            dependency=cache(partial(self._image_dependency, scored, output)),
             gather=self.accelerator.gather,
         )
         mask = output["completion_mask"] * output.get("tool_mask", 1)
@@ -176,77 +158,25 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
             batch, self.advantage_shaper, token_weights, reduce_sum
         )
         zero_std = credit.zero_std_share(rewards, self.num_generations).tolist()
-        metrics |= {f"rewards/{name}/frac_zero_std": share for name, share in zip(names, zero_std, strict=True)}
-        for name, value in metrics.items():
+        zero_std = [(f"rewards/{name}/frac_zero_std", share) for name, share in zip(names, zero_std, strict=True)]
+        for name, value in [*metrics.items(), *zero_std]:
             self._metrics["train"][name].append(value)
 
     @torch.no_grad()
-    def _image_dependency(self, scored: ScoredRollouts) -> torch.Tensor:
+    def _image_dependency(self, scored: ScoredRollouts, output: dict[str, Any]) -> torch.Tensor:
         """`(B, T)` VPPO's dependency of each token on the image: one more scoring forward, with blanked patches."""
-        args, kwargs = scored.call
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            blanked, _, _ = self._get_per_token_logps_and_entropies(*args, **blank_patches(kwargs, self.model.config))
-        dependency = token_dependency(scored.logps.float().cpu().numpy(), blanked.float().cpu().numpy())
-        return torch.as_tensor(dependency, dtype=torch.float32, device=scored.logps.device)
-
-    @contextmanager
-    def _scoring_pass_forced(self) -> Iterator[bool]:
-        """Make TRL run its scoring pass also on aligned steps, where it would skip it: the one forward that we need.
-
-        TRL skips it when `gradient_accumulation_steps` is a multiple of `steps_per_generation * num_iterations`, and
-        reads that setting nowhere else in this call. Half a step more is a multiple of no period.
-        """
-        period = self.args.steps_per_generation * self.num_iterations
-        real = self.args.gradient_accumulation_steps
-        if real % period != 0 or (self.use_vllm and self.vllm_importance_sampling_correction):
-            yield False  # TRL scores by itself
-            return
-        self.args.gradient_accumulation_steps = period + 0.5
-        try:
-            yield True
-        finally:
-            self.args.gradient_accumulation_steps = real
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        args = (model, input_ids, attention_mask, logits_to_keep, *args)
-        if (kwargs.pop("batch_num_images", torch.ones(())) > 1).any():  # LLaVA-OneVision's; TRL does not know it
-            raise RecipeError(
-                "TRL cannot train LLaVA-OneVision on several images a prompt: prepare rows of one image."
-            )
-        scored = self._scoring
-        if scored is None or scored.traces is not None:
-            # The loss's own forward, or another one after the policy has been read.
-            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        start = time.perf_counter()
-        prompts = {"input_ids": input_ids[:, :-logits_to_keep], "attention_mask": attention_mask[:, :-logits_to_keep]}
-        completions = Completions(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
-        groups, image_index = rollout_groups(
-            self.model, self.processing_class, prompts, completions, scored.inputs, **self._template_options
+        ids, mask = (
+            torch.cat([output[f"prompt_{key}"], output[f"completion_{key}"]], dim=1) for key in ("ids", "mask")
         )
-        wanted = image_index if self._wants_maps(image_index) else None
-        first_row = input_ids.shape[1] - logits_to_keep - 1
-        with self._capture.reading(slice(first_row, None), groups, wanted) as captured:
-            output = super()._get_per_token_logps_and_entropies(*args, **{**kwargs, "compute_entropy": True})
-        scored.groups, scored.logps, scored.call = groups, output[0], (args, kwargs)
-        scored.traces = completion_traces(captured, groups, output[1], completions.mask)
-        self._log_metric("attention/scoring_time", time.perf_counter() - start)
-        return output
-
-    def _wants_maps(self, image_index) -> bool:
-        """Maps are read where they fit in their budget (for the metrics without sinks), and for an overlay.
-
-        A shaper that needs maps that do not fit is a RecipeError.
-        """
-        # The longest completion that may come, so that a run stops at its first batch rather than in the night.
-        size = 4 * len(self._capture.layers) * (self.max_completion_length + 1) * image_index.numel()
-        fits = size <= self.args.attention_map_budget
-        if getattr(self.advantage_shaper, "needs_maps", False) and not fits:
-            raise RecipeError(
-                f"The advantage shaper needs the attention on every visual token: {size} bytes for one generation "
-                f"batch, above trainer.attention_map_budget={self.args.attention_map_budget}. Read fewer layers "
-                "(trainer.attention_layers), generate less at once (trainer.steps_per_generation), or raise it."
-            )
-        return fits or self._wants_overlay()
+        args = (self.model, ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size)
+        names = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+        kwargs = {name: output[name] for name in names if name in output}
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if (logps := scored.logps) is None:  # the attention was read while generating
+                logps = self._get_per_token_logps_and_entropies(*args, **kwargs)[0]
+            blanked, _, _ = self._get_per_token_logps_and_entropies(*args, **blank_patches(kwargs, self.model.config))
+        dependency = token_dependency(logps.float().cpu().numpy(), blanked.float().cpu().numpy())
+        return torch.as_tensor(dependency, dtype=torch.float32, device=logps.device)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         scored = self._scoring
@@ -263,7 +193,3 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
         return scored.rewards
-
-    def _wants_overlay(self) -> bool:
-        steps = self.args.overlay_steps
-        return steps > 0 and self.model.training and self.state.global_step % steps == 0

@@ -115,29 +115,31 @@ class RegionObjective(OpenCaptures):
 def objective_inputs(
     traces: Sequence[AttentionTrace],
     groups: dict[str, torch.Tensor],
-    completion_width: int,
+    prompt_width: int,
+    completion_mask: torch.Tensor,
     select: str,
     top_share: float,
 ) -> dict[str, torch.Tensor]:
     """What the loss needs of a scored rollout, with one row per completion, as TRL shuffles and splits it.
 
     Args:
-        groups: `"region"` and `"image"`, `(B, P + T)` key weights over the padded sequence; `T` = `completion_width`.
+        groups: `"region"` and `"image"`, key weights over the padded sequence; the prompt is `prompt_width` of it.
+        completion_mask: `(B, T)`, 0 on what takes no part in the loss.
         select, top_share: as the attention reward's.
 
     Returns:
         `objective_region` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
         is no region or no token.
     """
-    row_weights = torch.zeros(len(traces), completion_width)
+    row_weights = torch.zeros(completion_mask.shape)
     for row, trace in enumerate(traces):
         if trace.has_region and len(trace):
-            row_weights[row, : len(trace)] = torch.as_tensor(token_weights(trace.entropy, select, top_share))
-    prompt_width = groups["region"].shape[1] - completion_width
+            weights = torch.as_tensor(token_weights(trace.entropy, select, top_share), dtype=row_weights.dtype)
+            row_weights[row, trace.positions] = weights
     return {
         "objective_region": groups["region"][:, :prompt_width],
         "objective_image": groups["image"][:, :prompt_width],
-        "objective_row_weights": row_weights.to(groups["region"].device),
+        "objective_row_weights": row_weights.to(completion_mask.device) * completion_mask,
     }
 
 

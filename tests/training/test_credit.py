@@ -185,6 +185,20 @@ def test_parts_in_a_run(make_trainer, monkeypatch):
         trainer.train()
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_rewards_of_one_name_are_one_part(make_trainer, floor):
+    seen = []
+
+    def remember(batch):
+        seen.append(batch)
+        return batch.advantages[:, None].expand(batch.completion_mask.shape)
+
+    rewards = [counting(0), counting(1), counting(0, missing=3)]
+    make_trainer(rewards, advantage_shaper=remember, advantage_std_floor=floor, max_steps=1).train()
+    assert list(seen[0].parts) == ["reward_0", "reward_1"] and seen[0].advantages.abs().max() > 0.1
+    torch.testing.assert_close(sum(seen[0].parts.values()), seen[0].advantages, atol=1e-6, rtol=1e-5)
+
+
 def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
     """An accuracy that is never reached closes the gate, and the table shows the advantages that were used."""
     rewards = {

@@ -65,19 +65,22 @@ def outside_rollouts(prompts, trainer):
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 def test_attention_equals_an_eager_pass(make_trainer, family, rollout_func):
     """What a reward sees is the attention that the same weights, in eager mode, pay to the same tokens, wherever the
-    tokens come from: the reading happens in the trainer's scoring pass, not in the engine that samples."""
+    tokens come from."""
     probe, scored = Probe(), {}
     trainer = make_trainer(probe, family, rollout_func=rollout_func, max_steps=1, learning_rate=0.0)
-    score = trainer._get_per_token_logps_and_entropies
+    score = trainer._generate_and_score_completions
 
-    def keep(model, input_ids, attention_mask, logits_to_keep, **kwargs):
-        if not scored:
-            names = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
-            images = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-            scored.update(ids=input_ids, mask=attention_mask, keep=logits_to_keep, images=images)
-        return score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
+    def keep(inputs):
+        output = score(inputs)
+        joined = {
+            key: torch.cat([output[f"prompt_{key}"], output[f"completion_{key}"]], dim=1) for key in ("ids", "mask")
+        }
+        names = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+        images = {name: output[name] for name in names if output.get(name) is not None}
+        scored.update(**joined, keep=output["completion_ids"].shape[1], images=images)
+        return output
 
-    trainer._get_per_token_logps_and_entropies = keep
+    trainer._generate_and_score_completions = keep
     trainer.train()
     model = trainer.model.eval()
     model.set_attn_implementation("eager")

@@ -103,21 +103,6 @@ def test_accumulation_and_checkpointing_change_no_gradient(make_trainer):
     assert_same(loss_of(checkpointed, rollout(checkpointed))[1])
 
 
-def test_weight_zero_is_trl(make_trainer, monkeypatch):
-    """Nothing is carried, nothing is read, and the loss is bit for bit TRL's."""
-    trainer = make_trainer(region_attention_reward, **ONE)
-    inputs = rollout(trainer)
-    assert not [key for key in inputs if key.startswith("objective")]
-
-    def fail(*args, **kwargs):
-        raise AssertionError("attention was read for an objective that is off")
-
-    monkeypatch.setattr(trainer._capture, "reading", fail)
-    assert torch.equal(
-        trainer._compute_loss(trainer.model, inputs), GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
-    )
-
-
 def test_rows_without_a_region_take_no_part(make_trainer):
     trainer = make_trainer(
         constant, edit=lambda rows: rows.filter(lambda row: not row["has_region"]), objective_weight=1.0, **ONE
@@ -151,6 +136,7 @@ REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"
         ({"objective_weight": -1.0}, "objective_weight must not be negative"),
         ({"advantage_std_floor": 0.1, "scale_rewards": "none"}, "advantage_std_floor has no effect"),
         ({"objective_weight": 0.1, **REENTRANT}, "use_reentrant': False"),
+        ({"remove_unused_columns": True}, "every attention reward would be None"),
     ],
 )
 def test_settings_that_cannot_work(tmp_path, fields, message):

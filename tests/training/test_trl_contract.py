@@ -12,6 +12,7 @@ from sayo.training.engine import SamePrompts
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
 from sayo.training.objective import OpenCaptures, RegionObjective
+from sayo.training.reading import ReadRollouts
 from sayo.training.resume import ExactResume
 
 EXTENDED = {
@@ -19,6 +20,10 @@ EXTENDED = {
         "_generate_and_score_completions": "inputs",
         "_calculate_rewards": "inputs prompts completions completion_ids_list",
         "_tokenize_prompts": "prompts",
+    },
+    ReadRollouts: {
+        "_generate": "prompts",
+        "_generate_single_turn": "prompt_ids images multimodal_fields num_generations has_tool_images",
         "_get_per_token_logps_and_entropies": (
             "model input_ids attention_mask logits_to_keep batch_size compute_entropy"
         ),
@@ -92,7 +97,7 @@ def test_state_that_a_checkpoint_restores_still_has_these_names():
 def test_scoring_pass_still_hangs_on_gradient_accumulation_and_comes_before_rewards():
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "self.args.gradient_accumulation_steps % generate_every != 0" in source, (
-        "TRL decides otherwise when to run its scoring pass: RegionGRPOTrainer._scoring_pass_forced must follow"
+        "TRL decides otherwise when to run its scoring pass: ReadRollouts._trl_scores must follow"
     )
     assert source.count("gradient_accumulation_steps") <= 3, "the setting is read elsewhere in this method now"
     order = ("old_per_token_logps, _, _ =", "ref_per_token_logps, _, _ =", "self._calculate_rewards(")
