@@ -7,8 +7,9 @@ Then a family's layout is right or wrong, and two wrong maps (reversed, shifted 
 import numpy as np
 import pytest
 import torch
+from geometry.conftest import Family
 from PIL import Image
-from tiny_models import for_model, visual_features
+from tiny_models import VISION_MODELS, for_model, visual_features
 from transformers import AttentionInterface, AutoModel
 
 from sayo.geometry import VisualCells, coverage_of_box
@@ -118,3 +119,19 @@ def test_several_images_of_a_sample_in_onevision(family):
     assert violations(family, cells, cells.footprints, changed[len(cells) :], box) == (0, 0)
     shifted = np.roll(cells.footprints, 1, axis=0)
     assert min(violations(family, cells, shifted, changed[len(cells) :], box)) > 0
+
+
+def test_the_change_centres_where_it_was_painted_in_gemma3n():
+    """A convolutional tower hands every pixel to many tokens; those of its own place change most."""
+    pytest.importorskip("timm")
+    family, (width, height) = Family("gemma3n", "gemma3n", VISION_MODELS["gemma3n"].settings, {}, 16), (400, 300)
+    model, cells = silenced_model(family), family.layout().cells(width, height)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    before = features_of(family, model, [Image.fromarray(pixels)])
+    centres = (cells.footprints[:, :2] + cells.footprints[:, 2:]) / 2
+    for x, y in ((0, 0), (300, 0), (0, 225), (300, 225)):
+        painted = pixels.copy()
+        painted[y : y + 75, x : x + 100] ^= 255
+        change = np.abs(features_of(family, model, [Image.fromarray(painted)]) - before).max(axis=1) ** 2
+        found = change @ centres / change.sum()
+        assert (np.abs(found - [x + 50, y + 37.5]) < [width / 4, height / 4]).all(), (x, y, found)
