@@ -84,6 +84,8 @@ def build(
                 parameter.add_(sharpness / 5 - 1)
             if parameter_name.endswith("sinks"):
                 parameter.normal_()
+            if "rel_logits_proj" in parameter_name:
+                parameter.normal_(std=sharpness)
     model.generation_config.pad_token_id = PAD
     return model
 
