@@ -93,6 +93,8 @@ def sharpen(model: PreTrainedModel, sharpness: float = 10.0) -> None:
             parameter.add_(sharpness / 5 - 1)
         if parameter_name.endswith("sinks"):
             parameter.normal_()
+        if "rel_logits_proj" in parameter_name:
+            parameter.normal_(std=sharpness)
 
 
 def batch(
