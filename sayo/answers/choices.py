@@ -52,6 +52,9 @@ def contradicts(text: str, words: str) -> bool:
 def letters_named(text: str, options: dict[str, str]) -> set[str]:
     """The letters that a text gives as its answer: one if it is clear, several if it is not, none if it names none."""
     text = clean(_LATEX.sub("", clean(text)))
+    lines = [_LONE.match(line) for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1] and not lines[-2]:
+        return {lines[-1][1]}
     several = {letter for pair in _SEVERAL.finditer(text) for letter in pair.groups()}
     if len(several) > 1:
         return several
@@ -65,7 +68,7 @@ def letters_named(text: str, options: dict[str, str]) -> set[str]:
         return labels | {""}
     found = set()
     for phrase in _PHRASE.finditer(text):
-        group = next(group for group in range(1, 5) if phrase[group])
+        group = next(group for group in range(1, 6) if phrase[group])
         if not _is_negated(text, phrase.span(group)):
             found.add(phrase[group].upper())
     return found

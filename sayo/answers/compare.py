@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 from sayo.answers.choices import choice_of, contradicts, letters_named, split_options
 from sayo.answers.mathematics import math_equal
-from sayo.answers.words import clean, digits, forms, normalize, same_words, says_number, says_words, says_yes_or_no
+from sayo.answers.words import (
+    clean,
+    digits,
+    forms,
+    mentions,
+    normalize,
+    same_words,
+    says_number,
+    says_words,
+    says_yes_or_no,
+)
 
 _MAX_CHARACTERS = 2000  # no accepted answer is longer
 
@@ -36,6 +46,7 @@ def _agrees(readings: list[str], gold: str, question: str, options: dict[str, st
         if named := letters_named(reading, options):
             return named == {letter} and not (text and not options and contradicts(reading, text))
     said = {other for other, words in options.items() if _says(readings[0], words, question)}
+    said = said or {other for other, words in options.items() if mentions(readings[0], words, question)}
     return said == {letter} if options else bool(text and readings[0]) and _says(readings[0], text, question)
 
 
@@ -44,7 +55,7 @@ def _says(answer: str, gold: str, question: str) -> bool:
     if words in ("yes", "no"):
         return says_yes_or_no(answer, question) == words
     gold = digits(gold)
-    for form in forms(answer):
+    for form in forms(answer, question):
         if same_words(gold, form) or math_equal(gold, digits(form)):
             return True
     return says_number(answer, words, question) or says_words(answer, gold, question)

@@ -13,6 +13,7 @@ PATTERNS = yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(en
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _STATED = re.compile(PATTERNS["stated"], re.VERBOSE | re.IGNORECASE | re.MULTILINE)
+_CONCLUSION, _TAIL = (re.compile(PATTERNS[name], re.IGNORECASE) for name in ("conclusion", "tail"))
 _MARKED_END = re.compile(r"(?:</answer>|\})[\s.$\]]*$", re.IGNORECASE)
 _LOOK_BACK_TAG = re.compile(r"<(/?)(think|back)>")
 _LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
@@ -94,9 +95,9 @@ def answer_readings(text: str, whole_text: bool = False) -> list[str]:
     Only what follows the reasoning counts (`</think>`). If it has a complete `<answer>...</answer>`: the last
     `\boxed{...}` in the last one, then all of it. Else the last box and the last statement ("Answer: B", "the final
     answer is ..."), the later one first. With `whole_text`, where there is none of these, the whole text (for prompts
-    that ask for the bare answer).
+    that ask for the bare answer), before it the sentence with which it concludes ("Therefore, ...").
     """
-    text = _after_reasoning(text)
+    text = _TAIL.sub("", _after_reasoning(text))
     tagged = tagged_answer(text).content
     if tagged is not None:
         boxed = boxed_answer(tagged)
@@ -108,7 +109,10 @@ def answer_readings(text: str, whole_text: bool = False) -> list[str]:
     readings = [reading.strip() for _, reading in sorted(found, key=lambda item: -item[0]) if reading is not None]
     if text.count("\\boxed{") and found[0][1] is None:  # cut off in its box
         return []
-    return readings or ([text.strip()] if whole_text else [])
+    if whole_text and not readings:
+        *_, conclusion = [None, *_CONCLUSION.finditer(text)]
+        readings = [conclusion["said"], text.strip()] if conclusion and conclusion.start() else [text.strip()]
+    return readings
 
 
 def _after_reasoning(text: str) -> str:

@@ -87,14 +87,20 @@ def one_sentence(text: str) -> str:
     return clean(_FOUND["clause_end"].split(text, maxsplit=1)[0])
 
 
-def forms(answer: str) -> Iterator[str]:
+def hedges(sentence: str, question: str) -> bool:
+    """Whether a sentence says nothing for certain, or what is not; words of the question are no hedges of it."""
+    unasked = [word for word in _FOUND["unasked"].findall(sentence) if word.casefold() not in question.casefold()]
+    return bool(unasked or _FOUND["hedge"].search(sentence))
+
+
+def forms(answer: str, question: str) -> Iterator[str]:
     """The answer, its sentence, and what that says about something ("The angle is 25 degrees" -> "25 degrees")."""
     yield answer
     sentence = one_sentence(answer)
     if sentence != answer:
         yield sentence
     complement = _FOUND["complement"].match(sentence)
-    if complement and not _FOUND["hedge"].search(sentence):
+    if complement and not hedges(sentence, question):
         yield clean(complement["said"])
 
 
@@ -102,10 +108,19 @@ def says_words(answer: str, gold: str, question: str) -> bool:
     """Whether a sentence adds to the words of `gold` only fillers and words of the question."""
     sentence, gold = normalize(one_sentence(answer)), normalize(gold)
     words, wanted, asked = sentence.split(), gold.split(), set(normalize(question).split())
-    if not wanted or len(words) > _MAX_WORDS or _FOUND["hedge"].search(sentence) or re.search(r"\band\b", sentence):
+    if not wanted or len(words) > _MAX_WORDS or hedges(sentence, question) or re.search(r"\band\b", sentence):
         return False
     known = _FILLERS if asked & set(wanted) or "or" in asked else _FILLERS | asked
     return [word for word in words if word not in known or word in wanted] == wanted
+
+
+def mentions(answer: str, words: str, question: str) -> bool:
+    """Whether the sentence that answers has these words, which are no number and not the question's."""
+    sentence, words = f" {normalize(one_sentence(answer))} ", f" {normalize(words)} "
+    is_known = words in f" {normalize(question)} " or not re.search(r"[^\W\d]{2}", words)
+    return (
+        words in sentence and not is_known and not hedges(sentence, question) and len(sentence.split()) <= _MAX_WORDS
+    )
 
 
 def says_number(answer: str, gold: str, question: str) -> bool:
@@ -113,14 +128,13 @@ def says_number(answer: str, gold: str, question: str) -> bool:
     sentence = digits(one_sentence(answer))
     if not _NUMBER.fullmatch(gold) or len(sentence.split()) > _MAX_WORDS:
         return False
-    numbers = set(_NUMBER.findall(sentence))
-    if len(numbers) > 1:
-        numbers -= set(_NUMBER.findall(digits(question)))
+    found, asked = _NUMBER.findall(sentence), _NUMBER.findall(digits(_asked(question)))
+    numbers = [number for number in found if number not in asked] or list(set(found))
     if re.search(r"\d", _NUMBER.sub("", sentence)) or _NO_COUNT.search(sentence):
         return False
-    if _FOUND["hedge"].search(sentence) or _FOUND["scale"].search(sentence):
+    if hedges(sentence, question) or _FOUND["scale"].search(sentence):
         return False
-    return {number.replace(",", "") for number in numbers} == {gold.replace(",", "")}
+    return [number.replace(",", "") for number in numbers] == [gold.replace(",", "")]
 
 
 def says_yes_or_no(answer: str, question: str) -> str | None:
@@ -135,12 +149,19 @@ def says_yes_or_no(answer: str, question: str) -> str | None:
         if _FOUND[word].search(answer):
             return word
     sentence = one_sentence(answer)
-    asked = [word for word in re.findall(r"\w+", question.split("?")[0].casefold()) if word not in _YES_NO_FILLERS]
+    asked = [word for word in re.findall(r"\w+", _asked(question).casefold()) if word not in _YES_NO_FILLERS]
     said = re.findall(r"\w+", sentence.casefold())
     is_about = all(word in said for word in asked) if asked else bool(_FOUND["exists"].search(sentence))
+    if any(word.isdigit() and word not in asked for word in said):  # "The median of Blue is 20": neither yes nor no
+        return None
     if not is_about or _FOUND["unsure"].search(sentence) or len(said) > _MAX_WORDS:
         return None
     return "no" if _FOUND["negation"].search(sentence) else "yes"
+
+
+def _asked(question: str) -> str:
+    """The sentence that ends in the first question mark."""
+    return re.split(r"[.:!]\s|\n", question.split("?")[0])[-1]
 
 
 def normalize_quotes(text: str) -> str:

@@ -83,8 +83,9 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
 
 def links_of(row: Mapping[str, Any]) -> list[str]:
     """What makes questions one cluster (`intervals.clusters_of`): pixels of their pictures, their column `problem`."""
-    shown = row.get("images", ())
-    pictures = [hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()[:16] for image in shown]
+    pictures = [
+        hashlib.sha1(image.tobytes(), usedforsecurity=False).hexdigest()[:16] for image in row.get("images", ())
+    ]
     problem = row.get("problem")
     return [*pictures, *([] if problem is None else [f"problem {problem}"])]
 
