@@ -9,8 +9,8 @@ write them with the same columns, compression, row groups and fsync as parquet; 
 are fixed, no image header is looked at).
 
 Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred of them in 20,000 files that differ by
-a comment. The ten questions about one picture lie anywhere in the file, as in GQA's balanced files. `times_pictures` is
-the size of what was written over that of the pictures' files: of the parquet files, and of the cache that training
+a comment. Ten questions about one picture lie anywhere in the file, as in GQA's balanced files. `times_pictures`: the
+size of what was written, over that of the pictures' files; for the parquet files, and for the cache that training
 reads, by `load_linked` and by `load_dataset`.
 """
 
