@@ -8,10 +8,10 @@ Beside it, in the same run and on the same files: what the SAYO release does for
 write them with the same columns, compression, row groups and fsync as parquet; no annotation is read, all other values
 are fixed, no image header is looked at).
 
-Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred different ones under 20,000 names. The
-ten questions about one picture lie anywhere in the file, as in GQA's balanced files. `times_pictures` is the size of
-what was written over that of its pictures' files: of parquet, and of the cache that training reads, by `load_linked`
-and by `load_dataset`.
+Pictures are real JPEG files of 500 x 375 (gradients with noise), a few hundred of them in 20,000 files that differ by
+a comment. Ten questions about one picture lie anywhere in the file, as in GQA's balanced files. `times_pictures`: the
+size of what was written, over that of the pictures' files; for the parquet files, and for the cache that training
+reads, by `load_linked` and by `load_dataset`.
 """
 
 import functools

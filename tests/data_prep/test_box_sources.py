@@ -153,7 +153,7 @@ def prepare_refocus(bench, *rows: dict, more=()):
 
 
 def test_every_focus_area_is_a_region(bench, processor_dir):
-    boxes = [(0, 10, 50, 40), (60, 10, 90.5, 40), (100, 10, 130, 400)]
+    boxes = [(0, 10, 50, 40), (60, 10, 90.5, 40), (100, 10, 130, 140)]
     rows = chart(0, lists(*boxes)), chart(1, lists()), chart(2, None)
     assert prepare_refocus(bench, *rows, more=["--processor", processor_dir]).exit_code == 0
     first, second, third = bench.rows()
