@@ -9,18 +9,11 @@ import socket
 import time
 from pathlib import Path
 
+import yaml
+
 from benchmarks.resume import LAST_STEP, Outcome, launch, wait_for
 
-CHANGES = {  # key -> (another value, exit status)
-    "trainer.learning_rate": (0.0001, 0),
-    "trainer.seed": (1, 2),
-    "trainer.adam_beta2": (0.9, 0),
-    "trainer.save_steps": (2, 0),
-    "trainer.loss_type": ("dapo", 2),
-    "model.lora": ("{r: 4, target_modules: all-linear}", 2),
-    "rewards.attention.weight": (0.5, 2),
-    "advantage_shaper": ("causal_credit", 2),
-}
+CHANGES = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text())
 
 
 def check_fault(mode: str, folder: Path, quick: bool) -> Outcome:

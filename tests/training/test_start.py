@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from toy_runs import recipe_values
 
@@ -24,6 +25,7 @@ from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.launch import versions
 from sayo.training.run import train
 
+CASES = yaml.safe_load(Path(__file__).with_name("start_cases.yaml").read_text())
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "weight_decay": 0.01}
 
 
@@ -91,28 +93,10 @@ def test_a_falling_rate_falls_from_the_new_one(toys, again):
     assert rates == pytest.approx([1e-3, 7.5e-4, *(8e-4 * (8 - step) / 8 for step in range(2, 8))])
 
 
-REFUSED = {
-    "trainer.seed": 1,
-    "trainer.loss_type": "grpo",
-    "trainer.per_device_train_batch_size": 2,
-    "trainer.optim": "adafactor",
-    "trainer.beta": 0.1,  # from 0
-    "trainer.objective_weight": 0.5,  # from 0
-    "model.dtype": "bfloat16",
-    "model.lora": {"r": 4, "target_modules": "all-linear"},
-    "model.freeze_vision": True,
-    "data.max_samples": 20,
-    "rewards.format.weight": 0.5,
-    "rewards.format.options": {},
-    "rewards.format": {"function": "sayo.rewards.accuracy_reward"},
-    "advantage_shaper": {"function": "sayo.training.advantages.token_perception"},
-}
-
-
-@pytest.mark.parametrize("key", REFUSED)
-def test_refused_by_name(toys, again, key):
+@pytest.mark.parametrize(("key", "value"), CASES["refused"].items(), ids=CASES["refused"])
+def test_refused_by_name(toys, again, key, value):
     with pytest.raises(RecipeError, match=rf"{re.escape(key)}\S* from .*Put it back.*NEW_FOLDER.*sayo export"):
-        compare(toys, again, **{key: REFUSED[key]})
+        compare(toys, again, **{key: value})
 
 
 def compare(toys, folder: Path, **changes) -> list[dict]:
@@ -145,21 +129,10 @@ def cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("model.safetensors", flip),
-        ("optimizer.pt", flip),
-        ("training_state_0.pt", flip),
-        ("COMPLETE", cut),
-        ("trainer_state.json", cut),
-        ("start.json", flip),
-        ("config.json", cut),
-    ],
-)
+@pytest.mark.parametrize(("name", "damage"), CASES["damaged"].items(), ids=CASES["damaged"])
 def test_damage_is_named(toys, again, name, damage):
     checkpoint = again / "run/checkpoint-2"
-    damage(checkpoint / name)
+    {"flip": flip, "cut": cut}[damage](checkpoint / name)
     with pytest.raises(CheckpointError, match=rf"{name}.*remove the folder"):
         train(parse_recipe(values_of(toys, again)))
     if not name.endswith(".pt"):  # which an export does not read
