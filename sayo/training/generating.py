@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL as OF_IMAGES
 
 from sayo.attention.captured import read_layer
 from sayo.attention.kernel import Listener, tapped
@@ -127,16 +127,14 @@ class GenerationReading(Listener):
         self._masks[layer].append(mask.clone() if is_prompt and mask is not None else mask)
         self._last[layer] = (module, key, kernel, kwargs)
 
-    def _unknown(self, layer: int, query, key, attention_mask, kernel: str, kwargs: Mapping) -> str | None:
-        if key.shape[2] != self._num_keys:
-            return f"the cache of layer {layer} drops keys, or has room for more"
-        if not (
-            attention_mask is None or (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() in (2, 4))
-        ):
-            return f"the kernel {kernel!r} has masks of its own"
-        if any(isinstance(value, torch.Tensor) and value.dim() == 4 for value in kwargs.values()):
-            return f"the kernel of layer {layer} takes more than queries, keys and a mask"
-        if len(self.layers) * len(self._queries[layer]) * query[:, :, -1:].nbytes > QUERY_BYTES:
+    def _unknown(self, layer: int, query, key, mask, kernel: str, kwargs: Mapping) -> str | None:
+        if key.shape[2] != self._num_keys or (kwargs.get("sliding_window") or key.shape[2]) < key.shape[2]:
+            return f"layer {layer} has a window, or a cache with fewer or more keys than tokens"
+        tensors = [value for value in kwargs.values() if isinstance(value, torch.Tensor) and value.dim() == 4]
+        is_once = len(self._queries[layer]) == len(self._ran)  # not so in a difference of attentions
+        if tensors or not is_once or not (mask is None or getattr(mask, "ndim", 0) in (2, 4)):
+            return f"the kernel {kernel!r} of layer {layer} takes more than queries, keys and a plain mask"
+        if len(self.layers) * len(self._ran) * query[:, :, -1:].nbytes > QUERY_BYTES:
             return f"the queries of {len(self.layers)} layers would take more than {QUERY_BYTES >> 20} MiB"
         return None
 
@@ -152,15 +150,20 @@ class GenerationReading(Listener):
         if self.problem is None and not (len(new) == rows and torch.equal(ran, self.sequences[:, : ran.shape[1]])):
             self.problem = "generate moves sequences between rows (beam search)"
         if self.problem is None and len(self._ran) < new.shape[1]:
-            inputs = {name: value for name, value in self._inputs.items() if name != "input_ids"}
-            cached = CausalLMOutputWithPast(past_key_values=inputs["past_key_values"])
-            inputs = model._update_model_kwargs_for_generation(cached, inputs)
-            model(**model.prepare_inputs_for_generation(self.sequences, next_sequence_length=1, **inputs))
+            model(**self._next_inputs())
+        self.entropies = torch.stack(self._entropies[: new.shape[1]], dim=1)
         self._inputs = {}
 
-    @property
-    def entropies(self) -> torch.Tensor:
-        return torch.stack(self._entropies[: self.sequences.shape[1] - self._prompt_length], dim=1)
+    def _next_inputs(self) -> dict[str, Any]:
+        """Arguments of one more forward, over the last tokens. From those of the last one, as the model got them:
+        `prepare_inputs_for_generation` would move PaliGemma's positions once more."""
+        inputs = {name: self._inputs[name] for name in self._inputs if name not in OF_IMAGES}
+        for name in ("position_ids", "cache_position", "token_type_ids", "mm_token_type_ids"):
+            if inputs.get(name) is not None:
+                inputs[name] = inputs[name][..., -1:] + (0 if "type" in name else 1)
+        if (mask := inputs.get("attention_mask")) is not None:
+            inputs["attention_mask"] = nn.functional.pad(mask, (0, 1), value=1)
+        return {**inputs, "input_ids": self.sequences[:, -1:]}
 
     @torch.no_grad()
     def masses(
