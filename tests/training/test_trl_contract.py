@@ -36,6 +36,8 @@ EXTENDED = {
         "_load_from_checkpoint": "resume_from_checkpoint model",
         "_get_train_sampler": "",
         "_run_epoch": "model epoch",
+        "create_scheduler": "num_training_steps optimizer",
+        "_load_optimizer_and_scheduler": "checkpoint",
         "_finalize_training": "trial num_train_samples start_time",
     },
     SamePrompts: {
