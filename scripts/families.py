@@ -7,9 +7,9 @@
 Of each type a tiny random model is built: from its entry in tests/tiny_models.yaml with images, else from its default
 config made small (`families.yaml` beside this file says how) with text. Every layer and row that `AttentionCapture`
 reads (of the heads, the mean) is compared with the weights that the model's own eager attention returns. Every type
-runs in a process of its own; a second call with the same `--out` skips what is there. `--check` fails where a type is
-read otherwise than the committed results say. The page is written from the results of a complete run alone, which
-wants torchvision and timm (`make rehearse` installs both).
+runs in a process of its own; a second call with the same `--out` skips what is there (remove it to start anew).
+`--check` fails where a type is read otherwise than the committed results say. The page is written from the results of
+a complete run alone, which wants torchvision, timm and scipy (`scripts/engines_env.py` installs them).
 """
 
 import inspect
@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ EXACT = 1e-5  # of masses, which lie between 0 and 1
 LARGEST = 150_000_000  # parameters of a model that counts as tiny
 LIMIT = 240  # seconds for one type
 SMALL = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+DEPTH = SMALL["sizes"]["num_hidden_layers"]
 
 
 def small(config: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +57,8 @@ def small(config: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int) and not isinstance(value, bool):
             value = SMALL["sizes"].get(name, value)
         elif isinstance(value, list):
-            depth = config.get("num_hidden_layers")  # of a list with a value per layer, the last ones stay
-            value = SMALL["lists"].get(
-                name, value[-SMALL["sizes"]["num_hidden_layers"] :] if len(value) == depth else value
-            )
+            per_layer = len(value) == config.get("num_hidden_layers")
+            value = SMALL["lists"].get(name, value[-DEPTH:] if per_layer else value)
         made[name] = value
     return made
 
@@ -84,9 +82,10 @@ def model_of(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
         raise ValueError(f"its default config made small still has {size} parameters")
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
-    sharpen(model)
+    sharpen(model, 3.0)  # more would make the scores so large that kernels round apart
     ids = torch.randint(5, 80, (2, 24))
-    ids[:, 6 : 6 + (getattr(config, "num_query_tokens", None) or 0)] = getattr(config, "image_token_id", 0)
+    if queries := getattr(config, "num_query_tokens", None):
+        ids[:, 6 : 6 + queries] = config.image_token_id
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs["attention_mask"][1, :5] = 0
     for name, parameter in inspect.signature(model.forward).parameters.items():
@@ -120,10 +119,15 @@ def difference_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[str, flo
     )
 
 
+def empty(name: str, reason: str) -> dict[str, Any]:
+    """The row of a type that was not run."""
+    geometry = FAMILIES[name].__name__ if name in FAMILIES else REFUSED
+    return {"type": name, "capture": "not run", "geometry": geometry, "reason": reason}
+
+
 def row_of(name: str) -> dict[str, Any]:
     """One row of the table."""
-    builder = FAMILIES.get(name)
-    row = {"type": name, "capture": "", "geometry": builder.__name__ if builder else REFUSED, "reason": ""}
+    row = empty(name, "")
     try:
         model, inputs = model_of(name)
         row["read"] = "images" if "pixel_values" in inputs else "text"
@@ -134,7 +138,7 @@ def row_of(name: str) -> dict[str, Any]:
         row |= {"capture": "refused", "reason": str(error).partition(". ")[0]}
     except Exception as error:
         reason = " ".join(str(error).split())
-        row |= {"capture": "not run", "reason": f"{type(error).__name__}: {reason}"[:160].replace("|", "/")}
+        row["reason"] = f"{type(error).__name__}: {reason}"[:160].replace("|", "/")
     return row
 
 
@@ -146,17 +150,12 @@ def in_own_process(name: str) -> dict[str, Any]:
     child.start()
     theirs.close()
     try:
-        return ours.recv() if ours.poll(LIMIT) else {"type": name, "capture": "not run", "reason": f"over {LIMIT} s"}
+        return ours.recv() if ours.poll(LIMIT) else empty(name, f"over {LIMIT} seconds")
     except EOFError:
-        return {"type": name, "capture": "not run", "reason": "the process died"}
+        return empty(name, "the process died")
     finally:
         child.kill()
         child.join()
-
-
-def rows_of(names: list[str], known: dict[str, dict]) -> Iterator[dict]:
-    for name in names:
-        yield known.get(name) or in_own_process(name)
 
 
 def page_of(rows: list[dict], version: str) -> str:
@@ -178,8 +177,8 @@ def main() -> None:
     if options.out and options.out.exists():
         known = {row["type"]: row for row in json.loads(options.out.read_text())["rows"]}
     committed = {row["type"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
-    rows = collect(options, rows_of(names, known))
-    if options.out and len(rows) == len(TYPES):
+    rows = collect(options, (known.get(name) or in_own_process(name) for name in names))
+    if options.out and options.out.resolve() == RESULTS and len(rows) == len(TYPES):
         PAGE.write_text(page_of(rows, transformers.__version__))
     missed = [row["type"] for row in rows if row["capture"] != committed.get(row["type"], row)["capture"]]
     finish(options, f"image-text-to-text types of transformers {transformers.__version__}", rows, missed)

@@ -1,6 +1,7 @@
 """The table of families: its page comes from its results, and a few of its rows are run."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,5 +28,5 @@ def test_a_wrong_reading_and_a_crash_are_seen(monkeypatch):
     stock = families.torch.einsum
     monkeypatch.setattr(families.torch, "einsum", lambda *args: stock(*args) + 1e-3)
     assert families.in_own_process("llava")["capture"] == "differs"
-    monkeypatch.setattr(families, "model_of", lambda name: families.os.abort())
-    assert families.in_own_process("llava") == {"type": "llava", "capture": "not run", "reason": "the process died"}
+    monkeypatch.setattr(families, "model_of", lambda name: os.abort())
+    assert families.in_own_process("llava") == families.empty("llava", "the process died")
