@@ -86,8 +86,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, GRPOTrainer)
         self, model, reward_funcs=None, args: RegionGRPOConfig | None = None, *, advantage_shaper=None, **kwargs
     ):
         with same_prompts():
-            super().__init__(model, reward_funcs, args, **kwargs)
-        self.reward_funcs = require_finite_rewards(self.reward_funcs, self.reward_func_names)
+            super().__init__(model, require_finite_rewards(reward_funcs), args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_dataset(dataset, self.processing_class, self.model.config)
         self._ban_vision_tokens()

@@ -1,17 +1,17 @@
 """What stops a run: data of another processor, numbers that are not finite (and what they came from), no memory."""
 
 import functools
+import inspect
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from trl.trainer.utils import is_async_callable
 
 from sayo.errors import SayoError
 from sayo.geometry import VisualLayout
@@ -130,38 +130,29 @@ class GuardedSteps:
         return texts | ({"advantages": batch["advantages"].tolist()} if "advantages" in batch else {})
 
 
-def require_finite_rewards(functions: Sequence[Callable], names: Sequence[str]) -> list[Callable]:
-    """Make every reward function stop the run when it returns NaN or an infinity (None is fine).
+def require_finite_rewards(functions: Any) -> Any:
+    """Make every plain reward function stop the run when it returns NaN or an infinity (None is fine).
 
-    TRL takes NaN for "not applicable" and would continue without a word. `functions` and `names` are those of a TRL
-    trainer: functions, partials and callable objects, also asynchronous ones and an environment's; models are left
-    as they are.
+    TRL takes NaN for "not applicable" and would continue without a word.
     """
-    return [f if isinstance(f, nn.Module) else _finite(f, name) for f, name in zip(functions, names, strict=True)]
+    many = functions if isinstance(functions, list) else [functions]
+    # TRL also takes names of models, models and coroutine functions; those are left to it.
+    return [f if isinstance(f, (str, nn.Module)) or inspect.iscoroutinefunction(f) else _finite(f) for f in many]
 
 
-def _finite(function: Callable, name: str) -> Callable:
-    def check(rewards: Iterable[float | None] | None) -> list[float | None]:
-        if rewards is None:
-            raise RecipeError(f"The reward function {name!r} returned nothing: return one reward per completion.")
-        rewards = list(rewards)  # which may be generated one by one
+def _finite(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        rewards = function(*args, **kwargs)
         bad = [i for i, reward in enumerate(rewards) if reward is not None and not math.isfinite(reward)]
         if bad:
             raise NonFiniteError(
-                f"The reward function {name!r} returned {rewards[bad[0]]} for completion {bad[0]}"
+                f"The reward function {function.__name__!r} returned {rewards[bad[0]]} for completion {bad[0]}"
                 f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}. Return None where it does not apply."
             )
         return rewards
 
-    @functools.wraps(function)
-    def checked(*args, **kwargs):
-        return check(function(*args, **kwargs))
-
-    @functools.wraps(function)
-    async def checked_later(*args, **kwargs):
-        return check(await function(*args, **kwargs))
-
-    return checked_later if is_async_callable(function) else checked
+    return checked
 
 
 def save_batch(trainer: Any, text: Any, batch: Any = None) -> Path:

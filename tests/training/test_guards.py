@@ -1,20 +1,16 @@
 """What stops a run, what warns about it, and what is left behind."""
 
-import asyncio
-import inspect
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from toy_runs import recipe_values, write_recipe
 
-from sayo.recipes import RecipeError
 from sayo.rewards import format_reward
 from sayo.training.callbacks import WINDOW, WarnWhenFading, fading
-from sayo.training.guards import NonFiniteError, OutOfMemory, out_of_memory_named, require_finite_rewards
+from sayo.training.guards import NonFiniteError, OutOfMemory, out_of_memory_named
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -32,57 +28,6 @@ def test_reward(make_trainer, value):
 
 def length(completions, **kwargs):
     return [float(len(completion[0]["content"])) for completion in completions]
-
-
-def scaled(completions, factor, **kwargs):
-    return [factor * value for value in length(completions)]
-
-
-def generated(completions, **kwargs):
-    yield from length(completions)
-
-
-class Judge:
-    """An asynchronous reward."""
-
-    def __init__(self, value=1.0):
-        self.value = value
-
-    async def __call__(self, completions, **kwargs):
-        return [self.value] * len(completions)
-
-
-def test_every_kind_of_reward_function(make_trainer):
-    trainer = make_trainer([partial(scaled, factor=2.0), Judge(), generated], max_steps=1)
-    trainer.train()
-    assert trainer.reward_func_names == ["scaled", "Judge", "generated"]
-    (logged,) = [line for line in trainer.state.log_history if "rewards/Judge/mean" in line]
-    assert logged["rewards/scaled/mean"] == pytest.approx(2 * logged["rewards/generated/mean"])
-
-
-def test_no_reward_function(make_trainer):
-    """TRL's own sentence; an environment may bring its reward, which TRL adds."""
-    with pytest.raises(ValueError, match="No reward source provided"):
-        make_trainer(None)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [partial(scaled, factor=math.nan), Judge(math.nan), lambda **_: iter([math.nan])],
-    ids=["partial", "asynchronous object", "generator"],
-)
-def test_every_kind_of_reward_function_is_checked(function):
-    (checked,) = require_finite_rewards([function], ["mine"])
-    with pytest.raises(NonFiniteError, match="'mine' returned nan for completion 0"):
-        result = checked(completions=[[{"content": "word"}]])
-        if inspect.iscoroutine(result):
-            asyncio.run(result)
-
-
-def test_reward_function_without_rewards():
-    (checked,) = require_finite_rewards([lambda **_: None], ["mine"])
-    with pytest.raises(RecipeError, match="'mine' returned nothing: return one reward per completion"):
-        checked(completions=[])
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
