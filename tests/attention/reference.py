@@ -24,7 +24,8 @@ def cast(inputs, dtype):
 
 def groups_of(input_ids, seed=3):
     soft = torch.rand(input_ids.shape, generator=torch.Generator().manual_seed(seed)) * (input_ids == IMAGE)
-    return {"image": input_ids == IMAGE, "region": soft, "everything": torch.ones_like(input_ids, dtype=torch.bool)}
+    everything = torch.ones_like(input_ids, dtype=torch.bool)
+    return {"image": input_ids == IMAGE, "region": soft, "odd": input_ids % 2 == 1, "everything": everything}
 
 
 def read(model, inputs, groups, rows=slice(-7, None), **options):

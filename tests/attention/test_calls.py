@@ -206,7 +206,7 @@ def restarted(model, capture, inputs):
     """A forward over the prompts, then one over prompts and completions."""
     full, prompt = batch("llava", completion=NEW), inputs["input_ids"].shape[1]
     with torch.no_grad():
-        model(**inputs)
+        model(**{name: x[:, :prompt] if x.dim() == 2 else x for name, x in full.items()})
         model(**full)
     return capture.trace(prompt_length=prompt), full, prompt
 

@@ -3,7 +3,6 @@
 import json
 import math
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,32 +38,6 @@ def test_reward(make_trainer, value):
 
 def length(completions, **kwargs):
     return [float(len(completion[0]["content"])) for completion in completions]
-
-
-def scaled(completions, factor, **kwargs):
-    return [factor * value for value in length(completions)]
-
-
-def generated(completions, **kwargs):
-    yield from length(completions)
-
-
-class Judge:
-    """An asynchronous reward."""
-
-    def __init__(self, value=1.0):
-        self.value = value
-
-    async def __call__(self, completions, **kwargs):
-        return [self.value] * len(completions)
-
-
-def test_every_kind_of_reward_function(make_trainer):
-    trainer = make_trainer([partial(scaled, factor=2.0), Judge(), generated], max_steps=1)
-    trainer.train()
-    assert trainer.reward_func_names == ["scaled", "Judge", "generated"]
-    (logged,) = [line for line in trainer.state.log_history if "rewards/Judge/mean" in line]
-    assert logged["rewards/scaled/mean"] == pytest.approx(2 * logged["rewards/generated/mean"])
 
 
 def test_no_reward_function(make_trainer):
