@@ -14,6 +14,7 @@ PATTERNS = yaml.safe_load(Path(__file__).with_name("patterns.yaml").read_text(en
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _STATED = re.compile(PATTERNS["stated"], re.VERBOSE | re.IGNORECASE | re.MULTILINE)
 _CONCLUSION, _TAIL = (re.compile(PATTERNS[name], re.IGNORECASE) for name in ("conclusion", "tail"))
+_NEXT_BOX = re.compile(r"\}(?:[\s$,.]|\\[()\[\]]|\\q?quad|and\b|or\b|\\text\s*\{\s*(?:and|or)\s*\})*\\boxed\{")
 _MARKED_END = re.compile(r"(?:</answer>|\})[\s.$\]]*$", re.IGNORECASE)
 _LOOK_BACK_TAG = re.compile(r"<(/?)(think|back)>")
 _LOOK_BACK = ["<think>", "</think>", "<back>", "</back>", "<think>", "</think>"]
@@ -94,10 +95,11 @@ def answer_readings(text: str, whole_text: bool = False) -> list[str]:
 
     Only what follows the reasoning counts (`</think>`). If it has a complete `<answer>...</answer>`: the last
     `\boxed{...}` in the last one, then all of it. Else the last box and the last statement ("Answer: B", "the final
-    answer is ..."), the later one first. With `whole_text`, where there is none of these, the whole text (for prompts
-    that ask for the bare answer), before it the sentence with which it concludes ("Therefore, ...").
+    answer is ..."), the later one first. Boxes side by side are one. With `whole_text`, where there is none of these:
+    the sentence with which it concludes ("Therefore, ..."), then the whole text (for prompts that ask for the bare
+    answer).
     """
-    text = _TAIL.sub("", _after_reasoning(text))
+    text = _NEXT_BOX.sub(", ", _TAIL.sub("", _after_reasoning(text)))
     tagged = tagged_answer(text).content
     if tagged is not None:
         boxed = boxed_answer(tagged)

@@ -36,7 +36,7 @@ _UNIT = re.compile(
     + "|".join(f"(?P<u{i}>{pattern})" for i, (_, _, pattern) in enumerate(_UNITS.values()))
     + r")(?:\s*\^\s*\{?(?P<power>[23])\}?)?$"
 )
-_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|mbox|textbf|operatorname|rm)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|mbox|textbf|textnormal|operatorname|rm)\s*\{([^{}]*)\}")
 _UNIT_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+)\s*\}$")
 _DELIMITER = re.compile(r"\\[()\[\]]|\\?[$€£¥]|\\[,;! ]|\\q?quad|\\left(?![a-z])|\\right(?![a-z])|~")
 _SIGNS = str.maketrans(
@@ -45,8 +45,10 @@ _SIGNS = str.maketrans(
 _ROOT = re.compile(r"√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+|\w))")
 _MIXED_NUMBER = re.compile(r"(?<![\d.^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d,])")
+_LIST = re.compile(r"\s*,?\s*(?:\b(?:and|or)\b|\\text\s*\{\s*(?:and|or)\s*\})\s*|;\s*")
 _NAME = re.compile(
-    r"(?:m\s*)?(?:(?:\\angle|∠|\\triangle|△)\s*)?[A-Za-z][A-Za-z ']*(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*"
+    r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)\s*"
+    r"|(?:m\s*)?(?:(?:\\angle|∠|\\triangle|△)\s*)?[A-Za-z][A-Za-z ']*(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*"
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}")
@@ -97,6 +99,7 @@ def math_equal(gold: str, answer: str) -> bool:
 
 def _split_unit(text: str) -> tuple[str, str]:
     """`(expression, unit with its power or "")`, without delimiters and text wrappers."""
+    text = _LIST.sub(", ", re.sub(r",\\!\s*", ",", text))
     text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2] or root[3]}}}", text.translate(_SIGNS))
     text = _UNIT_FRACTION.sub(r" \1/\2", _DELIMITER.sub(" ", _TEXT.sub(r" \1 ", text)).strip(" ,;").rstrip("."))
     text = _THOUSANDS.sub(lambda number: re.sub(r"[{},]", "", number[0]), text).removeprefix("=").strip()
@@ -131,7 +134,10 @@ def _conversion(gold: str, answer: str) -> Fraction | None:
 
 
 def _assigned(text: str) -> str:
-    """`x = 5`, `AB = 5`, `2 + 3 = 5` (if true) -> `5`; any other text as it is."""
+    """`x = 5`, `AB = 5`, `2 + 3 = 5` (if true) -> `5`; `p = 5, q = 2` -> `5, 2`; any other text as it is."""
+    parts = [part.split("=") for part in text.split(",")]
+    if len(parts) > 1 and all(len(part) == 2 and _NAME.fullmatch(part[0].strip()) for part in parts):
+        return ",".join(value for _, value in parts)
     left, sign, value = text.rpartition("=")
     last = left.rpartition("=")[2].strip()
     if not sign or not value.strip() or not last:
@@ -144,7 +150,7 @@ def _assigned(text: str) -> str:
 
 def _is_expression(text: str) -> bool:
     """Whether all of `text` is one expression that is cheap to evaluate."""
-    if not text or len(text) > _MAX_CHARACTERS or _HEAVY.search(text):
+    if not text or len(text) > _MAX_CHARACTERS or text.count("{") != text.count("}") or _HEAVY.search(text):
         return False
     bare = _COMMAND.sub("•", _ENVIRONMENT.sub("", text))  # a command is no space: `2\sqrt3` is one number
     # A relation between two values ("11 = 10") is not a value.

@@ -27,6 +27,7 @@ _SYMBOLS = str.maketrans(
     | {"：": ":", "。": ". ", "（": "(", "）": ")", "，": ", ", "．": ". "}
 )
 _ARTICLE = re.compile(r"\b(?:a|an|the)\s+(?=(?!and\b|or\b)\w{2,})")
+_DISPLAY = re.compile(r"(?:\$\$?|\\\(|\\\[)\s*([^$]*?)\s*(?:\$\$?|\\\)|\\\])\.?")
 _WHOLE_TEXT = re.compile(r"\$?(?:\\\(\s*)?\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}\s*(?:\\\))?\$?")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?<![\w.,/:^%\-\\])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w/:^!]|[.,%-]\d|-)")
@@ -36,6 +37,8 @@ _NO_COUNT = re.compile(r"[<>=+*^\\/{}]|\d\s*-?\s+-?\d")
 def clean(text: str) -> str:
     """Unify characters and strip surrounding white space, markup, quotes and LaTeX text commands."""
     text = unicodedata.normalize("NFC", text).translate(_SYMBOLS).replace("**", "").strip(" \t\r\n*_`~\"'")
+    display = _DISPLAY.fullmatch(text)
+    text = display[1].strip() if display else text
     whole = _WHOLE_TEXT.fullmatch(text)
     return whole[1].strip() if whole else _TEXT.sub(r" \1 ", text).strip()
 

@@ -34,3 +34,11 @@ def test_hard_answers(name, least):
     false = [case for case in wrong if case[4]]
     assert len(wrong) <= (1 - least) * len(cases), "\n".join(map(str, wrong))
     assert len(false) <= 0.02 * sum(not case[3] for case in cases), "\n".join(map(str, false))
+
+
+def test_strings_of_math_verify():
+    cases = [case for cases in yaml.safe_load((FOLDER / "math_verify.yaml").read_text()).values() for case in cases]
+    golds, texts, expected = map(list, zip(*cases, strict=True))
+    paid = [score == 1.0 for score in accuracy_reward(texts, golds, whole_text=True)]
+    assert not [case for case, is_paid in zip(cases, paid, strict=True) if is_paid and not case[2]]
+    assert sum(map(bool.__eq__, paid, expected)) >= 0.8 * len(cases)
