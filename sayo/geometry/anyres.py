@@ -40,7 +40,11 @@ class AnyresGrid:
 
     @classmethod
     def read(cls, image_processor: Json, config: Json, **more: int) -> "AnyresGrid":
-        pinpoints = first(image_processor.get("image_grid_pinpoints"), config.get("image_grid_pinpoints"))
+        pinpoints = first(image_processor.get("image_grid_pinpoints"), config.get("image_grid_pinpoints"), [])
+        if not pinpoints:
+            raise LayoutError(
+                "neither the processor's files nor config.json have image_grid_pinpoints, the tiles' sizes"
+            )
         vision_type = (config.get("vision_config") or {}).get("model_type", "")
         if "clip" in vision_type and config.get("vision_feature_select_strategy") == "full":
             raise LayoutError("vision_feature_select_strategy='full' puts class tokens into each tile; use 'default'")

@@ -46,10 +46,21 @@ class VisualLayout:
                 f"{model_id_or_dir} has neither an image_processor in processor_config.json nor a "
                 "preprocessor_config.json; save the processor there with processor.save_pretrained"
             )
-        overrides = {**(processor.get("images_kwargs") or {}), **(images_kwargs or {})}
-        if size:
-            image_processor = with_limits(image_processor, size)
-        return cls._from_settings(image_processor, config, overrides)
+        try:
+            overrides = {**(processor.get("images_kwargs") or {}), **(images_kwargs or {})}
+            if size:
+                image_processor = with_limits(image_processor, size)
+            layout = cls._from_settings(image_processor, config, overrides)
+            if not len(layout.cells(336, 336)):  # what is no use, such as a patch_size of 0, shows with a picture
+                raise ValueError("a picture has no visual token")
+        except LayoutError:
+            raise
+        except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
+            raise LayoutError(
+                f"config.json and the processor's files of {model_id_or_dir} hold settings that make no layout "
+                f"({type(error).__name__}: {error}); save the processor and the config there again"
+            ) from None
+        return layout
 
     @classmethod
     def from_processor(cls, processor: Any, model_config: Any, images_kwargs: Json | None = None) -> "VisualLayout":
@@ -136,12 +147,12 @@ def _read_json(model_id_or_dir: str | Path, name: str) -> Json | None:
     """A JSON file of a local directory or a hub repository; None if it has no such file."""
     if Path(model_id_or_dir).is_dir():
         path = Path(model_id_or_dir) / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return _json_object(path) if path.is_file() else None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return json.loads(Path(hf_hub_download(str(model_id_or_dir), name)).read_text(encoding="utf-8"))
+        return _json_object(Path(hf_hub_download(str(model_id_or_dir), name)))
     except HFValidationError as error:
         raise FileNotFoundError(f"{model_id_or_dir} is neither a directory nor a hub id") from error
     except LocalEntryNotFoundError as error:
@@ -153,3 +164,13 @@ def _read_json(model_id_or_dir: str | Path, name: str) -> Json | None:
         return None  # offline: a file that was never cached counts as one that does not exist
     except EntryNotFoundError:
         return None
+
+
+def _json_object(path: Path) -> Json:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also not UTF-8
+        raise LayoutError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LayoutError(f"{path} holds a {type(value).__name__}, expected an object with settings")
+    return value

@@ -206,3 +206,28 @@ def test_old_files_without_a_patch_size_say_what_to_do(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 224, "width": 224}}')
     with pytest.raises(LayoutError, match=r"vision_config\.patch_size"):
         VisualLayout.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "message"),
+    [
+        ("[16, 2]", r"preprocessor_config\.json holds a list"),
+        ('{"patch_size": 16', r"preprocessor_config\.json is not JSON"),
+        (json.dumps({**QWEN3, "patch_size": 0}), "ZeroDivisionError"),
+        (json.dumps({**QWEN3, "patch_size": -16}), "make no layout"),
+        (json.dumps({**QWEN3, "size": [65536, 16777216]}), "make no layout"),
+    ],
+)
+def test_odd_files_are_named(tmp_path, preprocessor: str, message: str):
+    write(tmp_path, {"model_type": "qwen3_vl"})
+    (tmp_path / "preprocessor_config.json").write_text(preprocessor)
+    with pytest.raises(LayoutError, match=message) as error:
+        VisualLayout.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_tiles_without_pinpoints_are_no_layout(tmp_path):
+    config = {"model_type": "llava_next", "vision_config": {"patch_size": 14, "image_size": 336}}
+    write(tmp_path, config, {"size": {"shortest_edge": 336}, "crop_size": 336})
+    with pytest.raises(LayoutError, match="pinpoints"):
+        VisualLayout.from_pretrained(tmp_path)
