@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from sayo.client import ChatClient
 from sayo.errors import SayoError
 
 MODEL = "Checkpoint, exported folder, hub id or a name in recipes/model."
@@ -57,6 +56,7 @@ def evaluate(
 
     sayo evaluate my-model --data prepared/gqa --split val --server http://localhost:8000/v1 --out results/my-model
     """
+    from sayo.client import ChatClient
     from sayo.evaluation.evaluate import evaluate as ask_all
     from sayo.evaluation.journal import files_mark
     from sayo.evaluation.local import LocalModel

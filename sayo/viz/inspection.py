@@ -78,7 +78,10 @@ def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     for row in rows:
         note = f"{row['source']} {row['id']} · {row['question_type']} · {_note(row)}"
         for index, (cells, weights) in enumerate(_weights(row)):
-            panel = {"image": _image(row, index), "cells": cells, "map": weights, "regions": _regions(row, index)}
+            image, regions = _image(row, index).convert("RGBA"), _regions(row, index)
+            for shade in (_shade(region, image.size) for region in regions if region["rle"]):
+                image.alpha_composite(shade.resize(image.size))
+            panel = {"image": image.convert("RGB"), "cells": cells, "map": weights, "regions": regions}
             texts = {"question": row["question"], "completion": f"→ {row['solution']}", "caption": note}
             panels.append(panel | texts)
     try:

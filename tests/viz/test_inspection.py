@@ -1,6 +1,7 @@
 """Prepared rows as a sheet and as a page: boxes and tokens where they are, filters that work, nothing unescaped."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from typer.main import get_command
 from viz.conftest import choose
 
+from sayo.cli import app
 from sayo.draw import REGION_COLORS
 from sayo.geometry import VisualLayout
 
@@ -75,6 +78,16 @@ def test_the_sheet_draws_answer_and_evidence_where_there_are_any(toy, prepare, i
     assert not has_color(inspect(folder, "--num", 1, name="sheet.png"), "answer")
 
 
+def test_the_sheet_draws_masks(prepare, inspect):
+    """A mask turns what it covers green; a box is an outline."""
+    tinted = []
+    for region in (MASK, {"box": [40, 20, 80, 60]}):
+        sheet = inspect(prepare([{"regions": [region]}], "--overwrite"), "--num", 1, name="sheet.png")
+        pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+        tinted.append((np.abs(pixels - (37, 135, 129)).max(axis=-1) < 9).sum())  # 47% of the green over #2850a0
+    assert tinted[0] > 500 > 20 > tinted[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -90,9 +103,31 @@ def test_unusable_options_and_folders_say_what_there_is(toy, sayo_command, optio
         assert result.exit_code == 2 and told in result.output
 
 
-def test_help_and_inspection_need_no_torch(toy, tmp_path: Path):
+def test_every_help_starts_quickly_and_without_torch():
+    """Half a CPU second, or on a busy machine twice what typer takes for a command of one line; torch takes five."""
+
+    def seconds(code: str, *words: str) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    helps = [[name, "--help"] for name in get_command(app).commands]
+    code = "import sys\nfrom sayo.cli import app\n"
+    code += f"for words in {helps}: app(words, standalone_mode=False)\nsys.exit('torch' in sys.modules)"
+    seconds(code)
+    plain = "import typer\ndef main(name: str): ...\n"
+    plain += "app = typer.Typer(rich_markup_mode='rich')\napp.command()(main)\napp()"
+    code = "from sayo.cli import app\napp()"
+    pairs = [(seconds(plain, "--help"), seconds(code, "prepare", "gqa", "--help")) for _ in range(3)]
+    least, taken = map(min, zip(*pairs, strict=True))
+    assert taken < max(0.5, 2 * least)
+
+
+def test_inspection_and_map_need_no_torch(toy, tmp_path: Path):
     code = "import sys\nfrom sayo.cli import app\ntry: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
-    for words in (["--help"], ["inspect", toy.prepared, "--num", "2", "--out", tmp_path / "page.html"]):
+    data = [toy.prepared, "--out", tmp_path / "out"]
+    for words in (["inspect", *data[:2], tmp_path / "page.html"], ["map", *data, "--processor", toy.policy]):
         done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
         assert done.returncode == 0 and done.stderr.strip().endswith("False"), done.stderr
 
