@@ -21,6 +21,7 @@ from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.credit import check_gates
+from sayo.training.rows import holds_pictures, load_linked
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -152,10 +153,12 @@ def _load_rows(name: str, split: str) -> Dataset:
     path = Path(name)
     if path.is_dir():
         # Never `load_dataset(folder)`: its cache knows a folder by name only, and would hand out another `prepared`.
-        files = sorted(str(file) for file in path.glob(f"data/{split}-*.parquet"))
+        files = sorted(path.glob(f"data/{split}-*.parquet"))
         if not files:
             raise RecipeError(f"`data.path: {path}` has no split {split!r} (no data/{split}-*.parquet).")
-        return load_dataset("parquet", data_files={split: files}, split=split)
+        if holds_pictures(files[0]):
+            return load_linked(files, split)
+        return load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
     if path.is_file() and path.suffix == ".parquet":
         return load_dataset("parquet", data_files={split: name}, split=split)
     if path.suffix == ".parquet" or path.is_absolute() or name.count("/") != 1:
