@@ -1,7 +1,7 @@
 """Generated GQA and COCO files of any size, for `benchmarks.prepare`."""
 
+import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,24 +9,26 @@ import numpy as np
 from PIL import Image
 
 SIZE = (500, 375)
-DIFFERENT = 300  # picture files with contents of their own
-PER_IMAGE = 10  # questions about one picture, one after the other
+DIFFERENT = 300  # pictures
+PER_IMAGE = 10  # questions about one picture, anywhere in the file
 
 
 def write_images(folder: Path, count: int) -> None:
-    """`count` names 0.jpg, 1.jpg, ... for `DIFFERENT` different files (hard links: copies would fill the disk)."""
+    """`count` files 0.jpg, 1.jpg, ... of `DIFFERENT` pictures, each with a comment of its own: no two are equal."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    for index in range(count):
-        path = folder / f"{index}.jpg"
-        if index >= DIFFERENT:
-            os.link(folder / f"{index % DIFFERENT}.jpg", path)
-            continue
+    drawn = []
+    for _ in range(min(count, DIFFERENT)):
         angle, shade = rng.random() * 6.3, rng.integers(40, 216, 3)
         slope = ((np.cos(angle) * x + np.sin(angle) * y) / 6)[..., None]
         noise = rng.normal(0, 14, (SIZE[1], SIZE[0], 1))
-        Image.fromarray(np.clip(shade + slope + noise, 0, 255).astype(np.uint8)).save(path, quality=85)
+        data = io.BytesIO()
+        Image.fromarray(np.clip(shade + slope + noise, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=85)
+        drawn.append(data.getvalue())
+    for index in range(count):
+        start, rest = drawn[index % DIFFERENT][:2], drawn[index % DIFFERENT][2:]
+        (folder / f"{index}.jpg").write_bytes(start + b"\xff\xfe\0\6" + index.to_bytes(4, "big") + rest)
 
 
 def write_gqa(folder: Path, questions: int, images: int) -> None:
@@ -49,7 +51,7 @@ def _graphs(images: int) -> Iterator[tuple[str, dict]]:
 
 
 def _questions(questions: int, images: int) -> Iterator[tuple[str, dict]]:
-    for index in range(questions):
+    for index in np.random.default_rng(3).permutation(questions).tolist():
         image = index // PER_IMAGE % images
         a, b, c = (str(image * 16 + (index + step) % 16) for step in (0, 3, 7))
         steps = [("select", f"thing ({a})"), ("relate", f"_,on,s ({b})"), ("relate", f"_,holding,o ({c})")]

@@ -63,6 +63,7 @@ def _prepare(
 
     from data_prep.examples import PrepareError
     from data_prep.pipeline import ROWS_PER_SHARD, check_options, prepare
+    from data_prep.workers import only_writer
 
     if images is None and options["link_images"]:
         raise PrepareError("--link-images: the images of this source lie inside its files: there is no path to store")
@@ -77,10 +78,11 @@ def _prepare(
     shared = {name: options[name] for name in ("split", "limit", "num_proc", "link_images", "overwrite")}
     gc.freeze()  # what the imports made lives on: the collector need not walk through it again and again
     try:
-        with Console(stderr=True).status("reading the annotations"):
-            source = make_source(**kwargs)
-        rows_per_shard = rows_per_shard or getattr(source, "rows_per_shard", ROWS_PER_SHARD)
-        summary = prepare(source, images, out, mapper=mapper, rows_per_shard=rows_per_shard, **shared)
+        with only_writer(out):
+            with Console(stderr=True).status("reading the annotations"):
+                source = make_source(**kwargs)
+            rows_per_shard = rows_per_shard or getattr(source, "rows_per_shard", ROWS_PER_SHARD)
+            summary = prepare(source, images, out, mapper=mapper, rows_per_shard=rows_per_shard, **shared)
     except sqlite3.Error as error:
         raise PrepareError(
             f"the temporary database failed ({error}); is the folder for temporary files (TMPDIR) full?"
@@ -156,9 +158,12 @@ def map_rows(
         sayo map data/gqa --processor qwen3_vl_4b --out data/gqa-qwen3
     """
     from data_prep.mapping import map_tokens
+    from data_prep.workers import only_writer
 
     mapper = _mapper(processor, size, threshold, soft)
-    report_counts(map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite), out)
+    with only_writer(out):
+        summary = map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite)
+    report_counts(summary, out)
 
 
 def mix(
@@ -192,16 +197,18 @@ def mix(
         sayo mix data/gqa:16000 data/refocus:4000 --out data/mix --seed 0 --validation 0.02
     """
     from data_prep.mixing import mix_parts
+    from data_prep.workers import only_writer
 
-    summary = mix_parts(
-        parts,
-        out,
-        seed=seed,
-        split=split,
-        validation=validation,
-        exclude=exclude or (),
-        genome_images=visual_genome_images,
-        rows_per_shard=rows_per_shard,
-        overwrite=overwrite,
-    )
+    with only_writer(out):
+        summary = mix_parts(
+            parts,
+            out,
+            seed=seed,
+            split=split,
+            validation=validation,
+            exclude=exclude or (),
+            genome_images=visual_genome_images,
+            rows_per_shard=rows_per_shard,
+            overwrite=overwrite,
+        )
     report_counts(summary, out)

@@ -13,6 +13,7 @@ from sayo.geometry.boxes import (  # noqa: F401  the fields of a region, for the
     number,
 )
 
+_LEAST_INSIDE = 0.5  # share of a box's area
 _WIDEST = 1e7  # pixels: no picture is wider
 
 
@@ -46,6 +47,25 @@ def image_size(width: Any, height: Any) -> tuple[int, int] | None:
     """(W, H) in pixels, or None where either is not a sensible integer; the size then comes from the image file."""
     sides = [int(side) if is_integer(side) and 0 < side < _WIDEST else 0 for side in (width, height)]
     return (sides[0], sides[1]) if all(sides) else None
+
+
+def is_crowd(annotation: dict) -> bool:
+    """A COCO annotation's `iscrowd`, which is 0, 1 or left out; else malformed_record ("0" would count as true)."""
+    value = annotation.get("iscrowd")
+    if value is not None and not (isinstance(value, int) and value in (0, 1)):
+        raise RejectedError("malformed_record", f"iscrowd is {str(value)[:50]!r}, expected 0 or 1")
+    return bool(value)
+
+
+def check_inside(box: Box, size: tuple[int, int]) -> None:
+    """Raise RejectedError for a box (xyxy, pixels) of which most lies outside of a picture of `size` (W, H).
+
+    Annotators overshoot a border; half a box outside means another form (xyxy for xywh) or another picture's size.
+    """
+    x1, y1, x2, y2 = box
+    width, height = min(x2, size[0]) - max(x1, 0), min(y2, size[1]) - max(y1, 0)
+    if min(width, height) > 0 and width * height < _LEAST_INSIDE * (x2 - x1) * (y2 - y1):
+        raise RejectedError("box_leaves_image", f"most of the box {list(box)} lies outside of {size[0]}x{size[1]}")
 
 
 def weight_of(role: str) -> float:

@@ -1,8 +1,8 @@
 """Image files as they are: find them safely, read their size from the header, notice when they are cut short.
 
-No pixel is decoded for a sound JPEG or PNG. A JPEG that stops early lacks its end marker and a PNG a chunk or
-its checksum, so those two are checked on the bytes; only a JPEG without the marker at its end and other formats
-are decoded (JPEG at an eighth of the size) to tell "cut short" from "has harmless bytes behind the end".
+No pixel of a sound JPEG is decoded: one that stops early lacks its end marker, and only without it is it decoded (at
+an eighth of the size) to tell "cut short" from "has harmless bytes behind the end". Other formats are decoded: for too
+few pixels, training would end.
 """
 
 import io
@@ -136,7 +136,8 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
                 probe.draft("RGB", (1, 1))
                 probe.load()
         elif image.format == "PNG":
-            Image.open(io.BytesIO(data)).verify()
+            Image.open(io.BytesIO(data)).verify()  # checksums and the last chunk
+            Image.open(io.BytesIO(data)).load()  # a sound file may hold too few pixels
         else:
             Image.open(io.BytesIO(data)).load()
     except Exception as error:  # see above: decoders raise nearly anything

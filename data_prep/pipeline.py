@@ -24,7 +24,9 @@ from data_prep.workers import progress_bar, run_jobs
 
 ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
-_FORMAT = 4  # raise it when the same input would give other bytes
+_FIRST_ROWS = 100  # none of them usable: the input is not what the command says
+_MOST_PER_GROUP = 10 * ROWS_PER_GROUP
+_FORMAT = 5  # raise it when the same input would give other bytes
 
 
 def prepare(
@@ -74,7 +76,7 @@ def prepare(
         if done:
             say(f"{len(done)} of {len(paths)} shards are there already; --overwrite would make them again")
         advance(sum(done.values()))
-        shards = _shards(source, total, paths, rows_per_shard, done)
+        shards = _checked(_shards(source, total, paths, rows_per_shard, done), builder)
         jobs = ((path, entries, builder, schema, settings) for path, entries in shards)
         for rows in run_jobs(write_shard, jobs, num_proc):
             advance(rows)
@@ -98,7 +100,7 @@ def _shards(
 ) -> Iterator[tuple[Path, list[Example | Rejected]]]:
     """(file, its questions) of each shard to be made. The first question of an id stays; later ones are rejected."""
     with database() as connection:
-        seen, entries = SeenIds(connection), islice(source, total)
+        seen, entries = SeenIds(connection), source.examples(total)
         for path in paths:
             stretch = list(islice(entries, rows_per_shard))
             for index, entry in enumerate(stretch):
@@ -107,6 +109,25 @@ def _shards(
                     stretch[index] = Rejected(entry.id, "duplicate_id", detail)
             if path not in done:
                 yield path, stretch
+
+
+def _checked(
+    shards: Iterator[tuple[Path, list[Example | Rejected]]], build_row: RowBuilder
+) -> Iterator[tuple[Path, list[Example | Rejected]]]:
+    """The shards, once a row could be built; PrepareError if none of the first ones can (a wrong image folder)."""
+    for number, (path, entries) in enumerate(shards):
+        examples = [entry for entry in entries if isinstance(entry, Example)][:_FIRST_ROWS] if number == 0 else []
+        for tried, example in enumerate(examples, 1):
+            try:
+                build_row(example)
+                break
+            except RejectedError as error:
+                if tried == _FIRST_ROWS:
+                    raise PrepareError(
+                        f"none of the first {tried} questions can be used; nothing was written. The last: {error}. "
+                        "Are --images and the annotations those of one data set?"
+                    ) from None
+        yield path, entries
 
 
 def write_shard(
@@ -119,12 +140,15 @@ def write_shard(
             try:
                 if isinstance(entry, Rejected):
                     raise RejectedError(entry.reason, entry.detail)
-                rows.append(build_row(entry))
+                row = build_row(entry)
             except RejectedError as error:
                 writer.reject(entry.id, error)
-            if len(rows) == ROWS_PER_GROUP:
+                continue
+            # A row group stores its pictures once, so it ends where a picture does, unless too many rows show one.
+            if len(rows) >= ROWS_PER_GROUP and (row["images"] != rows[-1]["images"] or len(rows) >= _MOST_PER_GROUP):
                 writer.write(table_of(rows, schema), rows)
                 rows.clear()
+            rows.append(row)
         if rows:
             writer.write(table_of(rows, schema), rows)
         return writer.finish(settings)["read"]

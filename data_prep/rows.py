@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, Region, RejectedError
+from data_prep.fields import check_inside
 from data_prep.images import ImageFile, parse_image, read_image
 from data_prep.tokens import COLUMNS as TOKEN_COLUMNS
 from data_prep.tokens import TokenMapper
-from sayo.geometry import RegionError
 
 if TYPE_CHECKING:
     import datasets
@@ -101,7 +101,7 @@ class RowBuilder:
         _check_text(example)
         images = [self._open(image) for image in example.images]
         sizes = [image.size for image in images]
-        regions = [_place(region, images, example.drawn_size) for region in example.regions]
+        regions = _heaviest_is_one([_place(region, images, example.drawn_size) for region in example.regions])
         return {
             "id": example.id,
             "prompt": [{"role": "user", "content": example.question}],
@@ -132,6 +132,12 @@ class RowBuilder:
         return {"bytes": image.data, "path": image.name}
 
 
+def _heaviest_is_one(regions: list[Region]) -> list[Region]:
+    """Weights relative to the heaviest region of the row: evidence without an answer beside it counts in full."""
+    most = max((region.weight for region in regions), default=1.0)
+    return [region._replace(weight=region.weight / most) for region in regions]
+
+
 def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] | None) -> Region:
     """The region in pixels of the upright picture, clipped to it.
 
@@ -142,13 +148,20 @@ def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] 
     image = images[region.image]
     try:
         if drawn_size is None or drawn_size == image.size:
+            _check_box(region, image.size)
             return region.fit(image.size)
         if drawn_size == image.stored_size:
+            _check_box(region, image.stored_size)
             return region.fit(image.stored_size).turn(image.stored_size, image.orientation)
-    except RegionError as error:
+    except RejectedError as error:
         raise RejectedError(error.reason, f"{error.detail}; {image.name}") from None
     now, then = ("{}x{}".format(*size) for size in (image.size, drawn_size))
     raise RejectedError("image_size_differs", f"{image.name} is {now}, its boxes were drawn at {then}")
+
+
+def _check_box(region: Region, size: tuple[int, int]) -> None:
+    if region.box is not None and region.space == "pixels" and region.mask is None:
+        check_inside(region.box, size)
 
 
 def _check_text(example: Example) -> None:

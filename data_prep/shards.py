@@ -16,7 +16,7 @@ from data_prep.examples import PrepareError, Rejected, RejectedError
 
 _ACCOUNT_KEY = "sayo_prepare"
 ROWS_PER_GROUP = 100  # about 10 MB of images: what a reader or a writer holds in memory at once
-_DICTIONARY_LIMIT = 1 << 30  # bytes: lets questions about one image share its bytes within a row group
+DICTIONARY_LIMIT = 1 << 30  # bytes: lets questions about one image share its bytes within a row group
 SUMS = ("kept", "with_region", "with_mask")
 # Numbers are counted by these names; the account of every shard holds each of them.
 COUNTERS = (
@@ -44,7 +44,7 @@ class ShardWriter:
             self._temporary,
             schema,
             write_statistics=False,
-            dictionary_pagesize_limit=_DICTIONARY_LIMIT,
+            dictionary_pagesize_limit=DICTIONARY_LIMIT,
             store_schema=False,  # readers must not get image bytes as indices, which is how `table_of` writes them
         )
         self._thread, self._running = ThreadPoolExecutor(1), Future[None]()

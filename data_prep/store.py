@@ -49,6 +49,20 @@ class RecordStore:
         return None if row is None else json.loads(row[0])
 
 
+def grouped(connection: sqlite3.Connection, values: Iterable[tuple[Any, bytes]]) -> Iterator[bytes]:
+    """The values of (key, value) pairs, those of one key together, in the order in which they and the keys came.
+
+    A value whose key is None stands alone. Values wait in a table of a `database()`.
+    """
+    connection.execute("CREATE TABLE first (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+    connection.execute("CREATE TABLE waiting (place INTEGER, value BLOB)")
+    for place, (key, value) in enumerate(values):
+        written = f"#{place}" if key is None else as_json(key)
+        connection.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (written, place))
+        connection.execute("INSERT INTO waiting SELECT place, ? FROM first WHERE key = ?", (value, written))
+    yield from (value for (value,) in connection.execute("SELECT value FROM waiting ORDER BY place, rowid"))
+
+
 class SeenIds:
     """Which ids occurred before, for any number of them."""
 

@@ -3,14 +3,16 @@
 A source raises PrepareError for a file that is missing or cannot be read, and counts a record that it cannot use.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import Box, EmbeddedImage, Example, Region, Rejected, RejectedError
+from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
 from data_prep.json_records import digest_of, iter_lines, list_files
-from data_prep.store import RecordStore, database
+from data_prep.store import RecordStore, database, grouped
 
 Lookup = Callable[[str], Any]
 """A record of a second file by its key; None where there is none."""
@@ -18,6 +20,9 @@ Lookup = Callable[[str], Any]
 
 class RecordSource:
     """A source that reads its records one after another.
+
+    `picture_fields`: those of a record of which the first that is there names its picture (a list: the first entry).
+    Without them, the file itself has the questions about a picture together.
 
     A subclass sets `name` and `license`. `_records()` yields (row id, where it stands, record, or the ValueError that
     reading it gave); `_build(row_id, record, lookup)` makes the example or raises RejectedError; `_lookup_records()`
@@ -31,6 +36,7 @@ class RecordSource:
 
     name: str
     license: str
+    picture_fields: tuple[str, ...] = ()
 
     def __init__(
         self, files: Mapping[str, Iterable[Path]], settings: Mapping[str, Any] | None = None, count: int | None = None
@@ -48,10 +54,18 @@ class RecordSource:
     def _lookup_records(self) -> Iterable[tuple[str, Any]]:
         return ()
 
-    def __iter__(self) -> Iterator[Example | Rejected]:
+    def examples(self, most: int | None = None) -> Iterator[Example | Rejected]:
+        """What becomes of the first `most` records, those about one picture together, or of all.
+
+        So a picture is read and stored once, and what a second file says about it is looked up once.
+        """
         with database() as connection:
             lookup = RecordStore(connection, self._lookup_records()).get
-            for row_id, place, record in self._records():
+            records: Iterable[tuple[str, str, Any]] = islice(self._records(), most)
+            if self.picture_fields:
+                waiting = ((self._picture_of(entry[2]), _packed(*entry)) for entry in records)
+                records = map(pickle.loads, grouped(connection, waiting))  # of this process's own temporary file
+            for row_id, place, record in records:
                 try:
                     if isinstance(record, ValueError):
                         raise RejectedError("malformed_record", str(record))
@@ -59,9 +73,24 @@ class RecordSource:
                 except RejectedError as error:
                     yield Rejected(row_id, error.reason, f"{error.detail} ({place})")
 
+    def _picture_of(self, record: Any) -> Any:
+        """The record's picture, or None where it names none."""
+        fields = self.picture_fields if isinstance(record, dict) else ()
+        name = next((record[field] for field in fields if record.get(field)), None)
+        return name[0] if isinstance(name, list) else name
+
     def _files(self, spec: str | Path, what: str, suffix: str = ".json") -> list[Path]:
         command = self.name.replace("_", "-")
         return list_files(spec, what, f"`sayo prepare {command} --help` says which files are needed", suffix)
+
+    def _file(self, spec: str | Path, what: str, suffix: str = ".json") -> Path:
+        """The one file that `spec` names; PrepareError if it names several."""
+        file, *others = self._files(spec, what, suffix)
+        if others:
+            raise PrepareError(
+                f"{spec} names {1 + len(others)} files ({file.name}, {others[0].name}, ...); name one {what}"
+            )
+        return file
 
     def _example(
         self,
@@ -77,6 +106,13 @@ class RecordSource:
         images = (images,) if isinstance(images, str | EmbeddedImage) else tuple(images)
         rest = tuple(regions), question_type, self.name, self.license
         return Example(row_id, question, tuple(answers), images, tuple(size) if size else None, *rest)
+
+
+def _packed(row_id: str, place: str, record: Any) -> bytes:
+    try:
+        return pickle.dumps((row_id, place, record), pickle.HIGHEST_PROTOCOL)
+    except RecursionError:
+        return pickle.dumps((row_id, place, ValueError("the record is nested too deeply")))
 
 
 def region_of(box: Any, role: Any = "answer", label: Any = "", **more: Any) -> Region:

@@ -1,8 +1,8 @@
 """COCO instances (Lin et al. 2014, https://cocodataset.org), or any file in that format -> questions with masks.
 
 The annotations lie in no useful order and are too many for memory, so they go into a temporary database. The questions
-of `coco_templates` are made image by image and then balanced: as many no as yes for each class, and no number of a
-class more frequent than its second most frequent one.
+of `coco_templates` are made image by image and then balanced: as many no as yes for each class, no number of a class
+more frequent than its third most frequent one, and no more than a third of all with yes or no for an answer.
 """
 
 import json
@@ -15,16 +15,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_prep.examples import Example, Rejected, RejectedError
-from data_prep.fields import as_record, box_of_xywh, image_size, is_integer, number, text
+from data_prep.examples import Example, PrepareError, Rejected, RejectedError
+from data_prep.fields import as_record, box_of_xywh, check_inside, image_size, is_crowd, is_integer, number, text
 from data_prep.json_records import digest_of, iter_members
 from data_prep.sources.base import RecordSource, region_of
 from data_prep.sources.coco_templates import AnnotatedImage, Category, Thing, questions, siblings_of
+from data_prep.sources.coco_words import accepted, spoken
 from data_prep.store import as_json, database
 from data_prep.workers import run_jobs
 from sayo.geometry import masks
 
 _SCENES_PER_JOB = 500
+_LEAVES = "box_leaves_image"
+_FEW, _MOST_LEAVING = 10, 0.02  # boxes: more than both are no slips but another form
 _TABLES = """
 CREATE TABLE image (id PRIMARY KEY, file_name, width, height, license);
 CREATE TABLE license (id PRIMARY KEY, name);
@@ -39,9 +42,9 @@ LEFT JOIN license ON license = license.id LEFT JOIN annotation ON image_id = ima
 """
 _WITHOUT_IMAGE = "SELECT id, image_id FROM annotation WHERE image_id NOT IN (SELECT id FROM image) ORDER BY id"
 _FREQUENCIES = "SELECT template, category, count(*) FROM question GROUP BY template, category, answer"
-# An answer may be as frequent as the second most frequent one of its template and class; this many of it stay where
-# there is no second one. Those with the lowest digests stay.
-_ALONE = {"exist": 0, "count": 1}
+# An answer may be as frequent as the one at this place of its template and class, or at the last place, if there are
+# fewer; where it is the only one, so many stay. Those with the lowest digests stay.
+_PLACES = {"exist": (2, 0), "count": (3, 1)}
 _BALANCE = """
 DELETE FROM question WHERE rowid IN (
   SELECT row_id FROM (
@@ -59,7 +62,7 @@ class CocoSource(RecordSource):
     def __init__(
         self, instances: str | Path, seed: int, per_image: int, least_area: float, license: str, num_proc: int = 1
     ):
-        (self.file, *_) = self._files(instances, "COCO instances file")
+        self.file = self._file(instances, "COCO instances file")
         self.license = license
         self._stack = ExitStack()
         self._db = self._stack.enter_context(database())
@@ -68,13 +71,21 @@ class CocoSource(RecordSource):
         self._ask(seed, least_area, per_image, num_proc)
         self._balance()
         self._count = self._rows_of("question") + self._rows_of("rejected")
+        if self._count == 0 and (total := self._rows_of("annotation")):
+            raise PrepareError(
+                f"--instances: no question can be asked about the {total} objects of {self.file}: they are crowds or "
+                f"smaller than --least-area {least_area:g} pixels. Boxes must be in pixels, not shares of the picture"
+            )
         options = {"--seed": seed, "--per-image": per_image, "--least-area": least_area, "--license": license}
         self._settings = {"--instances": digest_of([self.file]), **options}
 
     def _rows_of(self, table: str) -> int:
         return self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
-    def __iter__(self) -> Iterator[Example | Rejected]:
+    def examples(self, most: int | None = None) -> Iterator[Example | Rejected]:
+        return islice(self._examples(), most)
+
+    def _examples(self) -> Iterator[Example | Rejected]:
         for row in self._db.execute("SELECT id, reason, detail FROM rejected ORDER BY rowid"):
             yield Rejected(*row)
         for (pickled,) in self._db.execute("SELECT example FROM question ORDER BY rowid"):
@@ -91,8 +102,9 @@ class CocoSource(RecordSource):
                 elif member == "annotations":
                     self._add_annotation(as_record(value), written, index)
                 elif member == "categories":
-                    names = text(as_record(value), "name"), text({"supercategory": "", **value}, "supercategory")
-                    self._categories[key_of(value)] = Category(key_of(value), *names)
+                    name, kind = text(as_record(value), "name"), value.get("supercategory") or "unknown"
+                    kind = text({"supercategory": kind}, "supercategory")
+                    self._categories[key_of(value)] = Category(key_of(value), spoken(name, kind), kind)
                 elif member == "licenses":
                     row = as_json(key_of(as_record(value))), text(value, "name")
                     self._db.execute("INSERT OR REPLACE INTO license VALUES (?, ?)", row)
@@ -128,6 +140,12 @@ class CocoSource(RecordSource):
             self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?)", asked)
             for key, error in rejected:
                 self._reject(f"annotation {key}", error)
+        leaving, total = self._rows_of(f"rejected WHERE reason = '{_LEAVES}'"), self._rows_of("annotation")
+        if leaving > max(_FEW, _MOST_LEAVING * total):
+            raise PrepareError(
+                f"--instances: {leaving} of the {total} boxes of {self.file} leave their picture. A bbox is x, y, "
+                "width, height in pixels: are these x1, y1, x2, y2, or is the pictures' size that of other files?"
+            )
         for key, image_id in self._db.execute(_WITHOUT_IMAGE).fetchall():
             self._reject(f"annotation {key}", RejectedError("unknown_image", f"image {image_id!r} is not in the file"))
 
@@ -141,12 +159,25 @@ class CocoSource(RecordSource):
             yield scenes
 
     def _balance(self) -> None:
-        groups: dict[tuple, list[int]] = {}
+        groups: dict[tuple[str, Any], list[int]] = {}
         for template, category, frequency in self._db.execute(_FREQUENCIES):
-            if template in _ALONE:
-                groups.setdefault((template, category), [_ALONE[template]]).append(frequency)
-        limits = [(*group, sorted(frequencies)[-2]) for group, frequencies in groups.items()]
-        self._db.executemany("INSERT INTO answer_limit VALUES (?, ?, ?)", limits)
+            if template in _PLACES:
+                groups.setdefault((template, category), []).append(frequency)
+        limits = {}
+        for group, frequencies in groups.items():
+            place, alone = _PLACES[group[0]]
+            limits[group] = sorted(frequencies)[-place:][0] if len(frequencies) > 1 else alone
+        self._keep(limits)
+        total, exist = self._rows_of("question"), self._rows_of("question WHERE template = 'exist'")
+        if 3 * exist > total:
+            share = (total - exist) / (2 * exist)
+            self._keep({group: max(1, int(limits[group] * share)) for group in limits if group[0] == "exist"})
+
+    def _keep(self, limits: Mapping[tuple[str, Any], int]) -> None:
+        """Delete the questions of each (template, class) whose answer is more frequent than its limit."""
+        self._db.execute("DELETE FROM answer_limit")
+        rows = [(*group, most) for group, most in limits.items()]
+        self._db.executemany("INSERT INTO answer_limit VALUES (?, ?, ?)", rows)
         self._db.execute(_BALANCE)
 
     def _reject(self, row_id: str, error: RejectedError) -> None:
@@ -180,7 +211,7 @@ def ask_about(
             shown = [(role, thing) for role, things in roles for thing in things]
             used = [region_of(thing.box, role, scene.name_of(thing), mask=mask_of(thing.id)) for role, thing in shown]
             template, name, category, text, answer, *_ = question
-            fields = f"{image_id}-{name}", text, (answer,), (file_name,), size, tuple(used)
+            fields = f"{image_id}-{name}", text, accepted(answer), (file_name,), size, tuple(used)
             example = Example(*fields, template, "coco", f"{license}, image: {image_license}")
             asked.append((template, category, answer, digest, pickle.dumps(example)))
     return asked, rejected
@@ -201,7 +232,7 @@ def _things(
     things, blocked = [], set()
     for key, entry in entries.items():
         try:
-            if entry.get("iscrowd"):
+            if is_crowd(entry):
                 blocked.add(key_of(entry, "category_id"))
             else:
                 things.append(_thing(key, entry, size, categories))
@@ -221,6 +252,7 @@ def _thing(key: Any, entry: dict, size: tuple[int, int], categories: Mapping[Any
     x1, y1, x2, y2 = clipped = (max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1]))
     if x1 >= x2 or y1 >= y2:
         raise RejectedError("box_outside_image", f"bbox {list(box)} lies outside of {size[0]}x{size[1]}")
+    check_inside(box, size)
     area, outline = number(entry.get("area")), (x2 - x1) * (y2 - y1)
     if entry.get("segmentation"):
         around = masks.extent(entry["segmentation"], size)

@@ -14,20 +14,14 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from data_prep.examples import Box
+from data_prep.sources.coco_words import is_plural, is_the, is_there, is_uncountable, plural, words
 
 MOST_COUNTED = 9
-KINDS = frozenset({"animal", "vehicle", "food", "furniture", "appliance"})
+KINDS = frozenset({"animal", "vehicle"})  # of furniture or food there is much that COCO has no class for
 _CENTRE_GAP = 0.1  # share of the image's side that two centres lie apart at least
 _MOST_OVERLAP = 0.25  # of the shorter of two extents along the asked direction
 _SIZE_RATIO = 2.0
-_PER_TEMPLATE = 2  # questions of one template about one image
-_IRREGULAR = dict(
-    pair.split("/")
-    for pair in "person/people man/men woman/women child/children mouse/mice knife/knives sheep/sheep fish/fish "
-    "tooth/teeth foot/feet shelf/shelves leaf/leaves".split()
-)
-PLURAL_ONLY = frozenset({"skis", "scissors", "pants", "glasses", "jeans", "shorts"})
-UNCOUNTABLE = frozenset({"broccoli", "grass", "water", "furniture", "food", "bread", "rice", "sand", "snow"})
+_PER_TEMPLATE = {"exist_yes": 1, "exist_no": 1}  # most questions of one template about one image; of others two
 
 
 class Category(NamedTuple):
@@ -119,20 +113,26 @@ def siblings_of(categories: Collection[Category]) -> dict[Any, list[Any]]:
 
 
 def questions(scene: AnnotatedImage, most: int) -> list[tuple[str, SceneQuestion]]:
-    """(digest, question) of at most `most` questions about the image, at most two of one template."""
+    """(digest, question) of at most `most` questions about the image, at most two of one kind."""
     chosen: list[tuple[str, SceneQuestion]] = []
     for template in TEMPLATES:
         candidates = ((scene.digest(question.template, question.name), question) for question in template(scene))
-        chosen += sorted(candidates, key=itemgetter(0))[:_PER_TEMPLATE]
+        chosen += sorted(candidates, key=itemgetter(0))[: _PER_TEMPLATE.get(template.__name__, 2)]
     return sorted(chosen, key=itemgetter(0))[:most]
 
 
 def count(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
-    """ "How many dogs are in the image?": all are large enough to be seen, and few enough to be counted."""
+    """ "How many dogs are in the image?": all are large enough to be seen, and few enough to be counted.
+
+    Not food (one box may hold a bunch of bananas, and an orange lie in pieces), nor where a mirror is likely.
+    """
+    if any(scene.name_of(thing) in words()["mirrors"] for thing in scene.things):
+        return
     for key, group in scene.by_class.items():
-        name = scene.categories[key].name
+        _, name, supercategory = scene.categories[key]
         visible = all(thing.area >= scene.least_area for thing in group)
-        if visible and len(group) <= MOST_COUNTED and name not in PLURAL_ONLY | UNCOUNTABLE:
+        countable = supercategory != "food" and not is_plural(name) and not is_uncountable(name)
+        if visible and countable and len(group) <= MOST_COUNTED:
             text = f"How many {plural(name)} are in the image?"
             yield SceneQuestion("count", f"count-{key}", key, text, str(len(group)), group)
 
@@ -216,31 +216,3 @@ def size(scene: AnnotatedImage) -> Iterator[SceneQuestion]:
 
 
 TEMPLATES = (count, exist_yes, exist_no, kind, position, relation, size)
-
-
-def plural(name: str) -> str:
-    """The plural of a thing's name; only its last word changes."""
-    if name in PLURAL_ONLY:
-        return name
-    head, _, last = name.rpartition(" ")
-    if last in _IRREGULAR:
-        return f"{head} {_IRREGULAR[last]}".strip()
-    if last.endswith(("s", "x", "z", "ch", "sh")):
-        return name + "es"
-    if last.endswith("y") and last[-2:-1] not in "aeiou":
-        return name[:-1] + "ies"
-    return name + "s"
-
-
-def is_there(name: str) -> str:
-    """ "Is there a dog", "Is there an apple", "Are there any skis", "Is there any broccoli"."""
-    if name in PLURAL_ONLY:
-        return f"Are there any {name}"
-    if name in UNCOUNTABLE:
-        return f"Is there any {name}"
-    return f"Is there {'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def is_the(name: str) -> str:
-    """ "Is the dog", "Are the skis"."""
-    return f"{'Are' if name in PLURAL_ONLY else 'Is'} the {name}"

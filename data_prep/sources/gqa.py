@@ -3,8 +3,9 @@
 Which objects of the scene graph are a question's regions:
 
 1. The *answer* objects are those that `annotations.answer` names. GQA annotates none where the answer is an attribute
-   ("gray") or yes/no; then the answer object is the one whose attribute the last step of the program reads. Steps
-   that judge a relation, compare two objects or ask for existence have no answer object: all theirs are evidence.
+   ("gray") or yes/no; then the answer object is the one whose attribute the last step of the program reads, or that
+   exists, where that is asked and answered yes. Steps that judge a relation or compare two objects have no answer
+   object: all theirs are evidence.
 2. The *evidence* objects are all others that the program or the annotated words of question and full answer name.
 3. `(-)` is an object that does not exist. A question without any object ("Is it indoors?") keeps no region.
 
@@ -59,12 +60,12 @@ def parse_program(semantic: list[dict]) -> list[Step]:
     return steps
 
 
-def _answer_carrier(program: list[Step]) -> tuple[str, ...]:
-    """The objects whose attribute or name the last step reads: "What color is the shirt?" -> the shirt."""
+def _answer_carrier(program: list[Step], exists: bool) -> tuple[str, ...]:
+    """The objects whose attribute or name the last step reads ("What color is the shirt?"), or that exist."""
     if not program:
         return ()
     step = program[-1]
-    if step.operation == "exist" or step.objects is not None or len(step.dependencies) != 1:
+    if step.objects is not None or len(step.dependencies) != 1 or (step.operation == "exist" and not exists):
         return ()
     while step.objects is None and step.dependencies:  # walk back over filters to the select or relate
         step = program[step.dependencies[0]]
@@ -81,7 +82,7 @@ def referenced_objects(record: dict) -> tuple[list[str], list[str]]:
     """(answer ids, evidence ids) of a question, without repetition, by the rule above; else `malformed_record`."""
     try:
         program = parse_program(record["semantic"])
-        answer = _annotated(record, "answer") or list(_answer_carrier(program))
+        answer = _annotated(record, "answer") or list(_answer_carrier(program, record.get("answer") == "yes"))
         evidence = [oid for step in program for oid in step.objects or ()]
         evidence += _annotated(record, "question") + _annotated(record, "fullAnswer")
     except (KeyError, TypeError, AttributeError) as error:
@@ -97,6 +98,7 @@ class GqaSource(RecordSource):
     """
 
     name = "gqa"
+    picture_fields = ("imageId",)
 
     def __init__(self, questions: str | Path, scene_graphs: str | Path, license: str = "CC-BY-4.0"):
         self.question_files = self._files(questions, "GQA questions")

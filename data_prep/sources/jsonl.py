@@ -9,9 +9,9 @@ pictures that are stored turned) and `extra` (anything, not read).
 Fields of a region: its place, as `mask` (file name of a picture below --masks: every pixel that is not black is the
 object), `rle` (COCO run lengths), `polygons` ([[x1, y1, x2, y2, ...]]), `box` ([x1, y1, x2, y2]), `box_xywh`, or
 `box_normalised` ([x1, y1, x2, y2] as shares of width and height), all in pixels of the original picture unless said;
-and where wanted `role` ("answer", or "evidence" for what only helps to find the answer), `weight` (1 and 0.5 by role),
-`label`, `image` (index into `images`). A box beside a mask must fit it. A field with any other name is an error: a
-misspelt `region` would otherwise be a question without one.
+and where wanted `role` ("answer", or "evidence" for what only helps to find the answer), `weight` (1 and 0.5 by role;
+the row's heaviest region is scaled to 1), `label`, `image` (index into `images`). A box beside a mask must fit it. A
+field with any other name is an error: a misspelt `region` would otherwise be a question without one.
 """
 
 import io
@@ -41,6 +41,7 @@ class JsonlSource(RecordSource):
     """
 
     name = "jsonl"
+    picture_fields = ("images", "image")
 
     def __init__(self, questions: str | Path, mask_folder: Path | None = None, license: str = "unknown"):
         self.files = self._files(questions, "questions", ".jsonl")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Example, PrepareError, RejectedError
-from data_prep.fields import as_record, box_of_xywh, box_text, identifier, image_size, text
+from data_prep.fields import as_record, box_of_xywh, box_text, identifier, image_size, is_crowd, text
 from data_prep.json_records import iter_lines, iter_members
 from data_prep.sources import plain_pickle
 from data_prep.sources.base import Lookup, RecordSource, id_of, pixel_box, region_of
@@ -25,9 +25,10 @@ class RefcocoSource(RecordSource):
     """
 
     name, license = "refcoco", "CC-BY-4.0"
+    picture_fields = ("img_path", "image_id")
 
     def __init__(self, refs: Path, instances: Path | None, split: str):
-        (self.refs, *_) = self._files(refs, "RefCOCO expressions", ".p")
+        self.refs = self._file(refs, "RefCOCO expressions", ".p")
         self.instances = self._files(instances, "RefCOCO instances.json") if instances else []
         self._wanted = ("", _SAME_SPLIT.get(split, split))
         self._lines = self.refs.suffix == ".jsonl"
@@ -77,7 +78,7 @@ class RefcocoSource(RecordSource):
             if annotation is None or image is None:
                 missing = f"annotation {ann_id}" if annotation is None else f"image {image_id}"
                 raise RejectedError("object_not_in_instances", f"{missing} is not in instances.json")
-            if annotation.get("iscrowd"):
+            if is_crowd(annotation):
                 raise RejectedError("crowd", f"annotation {ann_id} is a crowd; an expression means one object")
             box = box_of_xywh(annotation.get("bbox"), f"bbox of annotation {ann_id}")
             label = lookup(f"categories {annotation.get('category_id')}")

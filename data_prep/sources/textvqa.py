@@ -34,6 +34,7 @@ class TextVqaSource(RecordSource):
     """
 
     name, license = "textvqa", "CC-BY-4.0"
+    picture_fields = ("image_id",)
 
     def __init__(self, questions: str | Path, ocr: str | Path):
         self.question_files = self._files(questions, "TextVQA questions")

@@ -31,7 +31,7 @@ class TreeBenchSource(RecordSource):
     rows_per_shard = 500  # the images of a whole shard wait in memory
 
     def __init__(self, file: str | Path):
-        (self.file, *_) = self._files(file, "TreeBench table", ".tsv")
+        self.file = self._file(file, "TreeBench table", ".tsv")
         super().__init__({"--file": [self.file]})
 
     def _records(self) -> Iterator[tuple[str, str, Any]]:

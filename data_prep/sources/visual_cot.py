@@ -25,6 +25,7 @@ class VisualCotSource(RecordSource):
     """Rows in file order; `questions` is a .jsonl or .json file, a folder of them or a glob."""
 
     name, license = "visual_cot", "Apache-2.0"
+    picture_fields = ("image", "img_path")
 
     def __init__(self, questions: str | Path):
         self.files = self._files(questions, "Visual-CoT questions", ".json*")

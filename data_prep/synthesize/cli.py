@@ -12,12 +12,6 @@ import typer
 from sayo.errors import SayoError
 
 
-class Stopped(SayoError):
-    """Ctrl-C; the exit status is the shell's."""
-
-    exit_status = 130
-
-
 def synthesize(
     method: Annotated[Literal["visual-anchors", "look-back"], typer.Argument(help="What is written; see above.")],
     prepared: Annotated[Path, typer.Argument(help="Folder that `sayo prepare` wrote.")],
@@ -107,6 +101,7 @@ def synthesize(
 
 @contextmanager
 def _said_how_to_resume() -> Iterator[None]:
+    from data_prep.workers import Stopped
     from sayo.client import ServerUnusable
 
     try:
@@ -114,7 +109,7 @@ def _said_how_to_resume() -> Iterator[None]:
     except ServerUnusable as error:
         raise ServerUnusable(f"{error}. What was answered is kept: the same command resumes.") from None
     except KeyboardInterrupt:
-        raise Stopped("stopped; what was answered is kept: the same command resumes") from None
+        raise Stopped("what was answered is kept: the same command resumes") from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.examples import PrepareError
-from data_prep.shards import list_shards
+from data_prep.shards import DICTIONARY_LIMIT, list_shards
 from sayo.answers.extract import accepted_answers
 from sayo.prompts import with_suffix
 
@@ -79,7 +79,7 @@ class PreparedRows:
         written = set()
         for path, parts in groupby(self._batches(max(completions, default=-1) + 1), key=itemgetter(0)):
             temporary = out / f".{path.name}.part"
-            with pq.ParquetWriter(temporary, schema) as writer:
+            with pq.ParquetWriter(temporary, schema, dictionary_pagesize_limit=DICTIONARY_LIMIT) as writer:
                 for _, start, table in parts:
                     writer.write_table(_completed(table, start, completions, suffix, schema))
             os.replace(temporary, out / path.name)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep import images as image_files
+from data_prep.workers import only_writer
 
 
 def photo(size: tuple[int, int] = (320, 200)) -> Image.Image:
@@ -56,12 +57,23 @@ def bomb(gqa) -> None:
     (gqa.images / "1.jpg").write_bytes(header[:12] + body + zlib.crc32(body).to_bytes(4, "big") + header[33:])
 
 
+def too_few_pixels(gqa) -> None:
+    """A PNG whose chunks and checksums are all sound, but whose pixels end half way."""
+    data = io.BytesIO()
+    photo().save(data, "PNG")
+    header = data.getvalue()[:33]  # signature and IHDR
+    body = b"IDAT" + zlib.compress(random.Random(0).randbytes(961 * 200))[: 961 * 100]
+    body = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    (gqa.images / "1.jpg").write_bytes(header + body + data.getvalue()[-12:])
+
+
 REJECTED = {
     "missing_image": lambda gqa: (gqa.images / "1.jpg").unlink(),
     "truncated_image": lambda gqa: truncate(gqa, "JPEG"),
     "truncated_image (two bytes)": lambda gqa: truncate(gqa, "JPEG", cut=2),
     "truncated_image (PNG)": lambda gqa: truncate(gqa, "PNG"),
     "truncated_image (PNG without its last chunk)": lambda gqa: truncate(gqa, "PNG", cut=12),
+    "truncated_image (PNG with too few pixels)": too_few_pixels,
     "truncated_image (BMP)": lambda gqa: truncate(gqa, "BMP"),
     "unreadable_image (cut WebP)": lambda gqa: truncate(gqa, "WEBP"),
     "unreadable_image (empty)": lambda gqa: (gqa.images / "1.jpg").write_bytes(b""),
@@ -72,6 +84,7 @@ REJECTED = {
     "object_not_in_graph": lambda gqa: gqa.graphs["1"]["objects"].clear(),
     "no_scene_graph": lambda gqa: gqa.graphs.pop("1"),
     "box_outside_image": lambda gqa: set_box(gqa, x=400),
+    "box_leaves_image (xyxy for xywh)": lambda gqa: set_box(gqa, x=250, w=300),
     "zero_area_box": lambda gqa: set_box(gqa, w=0),
     "reversed_box": lambda gqa: set_box(gqa, h=-50),
     "nan_box": lambda gqa: set_box(gqa, x=float("nan")),
@@ -160,7 +173,7 @@ def test_extreme_sizes_are_kept(make_gqa, processor_dir: Path, size: tuple[int, 
     """10000 / 50 is exactly the aspect of 200 that Qwen's resizing still takes."""
     gqa = make_gqa(1)
     gqa.add(1, size)
-    set_box(gqa, x=0, y=0)
+    set_box(gqa, x=0, y=0, w=min(40, size[0]), h=min(50, size[1]))
     result = gqa.prepare("--processor", str(processor_dir))
     assert result.exit_code == 0, result.output
     assert gqa.summary()["kept"] == 2
@@ -189,6 +202,27 @@ def test_nothing_kept_is_an_error_and_leaves_the_reasons(make_gqa):
         path.rename(path.with_suffix(".jpg"))
     assert gqa.prepare().exit_code == 0  # the same command again, once the images are there
     assert gqa.summary()["kept"] == 2
+
+
+def test_a_wrong_image_folder_is_noticed_at_the_first_rows(make_gqa):
+    gqa = make_gqa(101)
+    for path in gqa.images.iterdir():
+        path.rename(path.with_suffix(".gone"))
+    result = gqa.prepare()
+    assert result.exit_code == 2 and "none of the first 100 questions" in result.output
+    assert not list((gqa.root / "out" / "data").iterdir())
+    (gqa.images / "99.gone").rename(gqa.images / "99.jpg")
+    assert gqa.prepare().exit_code == 0 and gqa.summary()["kept"] == 1
+
+
+def test_two_commands_do_not_write_into_one_folder(make_gqa):
+    gqa = make_gqa(1)
+    with only_writer(gqa.root / "out"):
+        result = gqa.prepare()
+        assert result.exit_code == 2 and "another command is writing into" in result.output
+        assert gqa.prepare(out="elsewhere").exit_code == 0
+    assert gqa.prepare().exit_code == 0
+    assert not list(gqa.root.glob(".*.lock"))
 
 
 @pytest.mark.parametrize(

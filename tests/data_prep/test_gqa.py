@@ -48,7 +48,7 @@ def test_every_question_is_kept_and_in_the_table(prepared):
 def test_regions_are_those_of_the_table(prepared, qid: str):
     questions, graphs, rows = prepared
     expected, row, graph = EXPECTED[qid], rows[qid], graphs[questions[qid]["imageId"]]
-    for role, weight in (("answer", 1.0), ("evidence", 0.5)):
+    for role, weight in (("answer", 1.0), ("evidence", 0.5 if expected["answer"] else 1.0)):  # the heaviest weighs 1
         ids = expected[role].split()
         regions = [region for region in row["regions"] if region["role"] == role]
         assert {(r["label"], tuple(r["box"])) for r in regions} == {clipped(graph, oid) for oid in ids}
@@ -94,7 +94,7 @@ def test_the_end_of_an_argument_names_the_objects(argument: str, objects: tuple[
         pytest.param([select("cup (1)"), then("filter color", "not(black)", 0), then("query", "name", 1)], ["1"], [],
                      id="filters lead back to the object"),
         pytest.param([select("people (1,2)"), then("same gender", "", 0)], ["1", "2"], [], id="all of a group"),
-        pytest.param([select("cup (1)"), then("exist", "?", 0)], [], ["1"], id="existence has no answer object"),
+        pytest.param([select("cup (1)"), then("exist", "?", 0)], [], ["1"], id="nothing proves a no"),
         pytest.param([select("cup (-)"), then("exist", "?", 0)], [], [], id="nothing exists"),
         pytest.param([select("scene"), then("query", "place", 0)], [], [], id="the whole scene"),
         pytest.param([select("cup (1)"), then("verify rel", "table,on,o (2)", 0)], [], ["1", "2"], id="verify rel"),
@@ -108,6 +108,18 @@ def test_the_end_of_an_argument_names_the_objects(argument: str, objects: tuple[
 )  # fmt: skip
 def test_programs_without_annotations(program: list[dict], answer: list[str], evidence: list[str]):
     assert referenced_objects({"semantic": program, "annotations": {}}) == (answer, evidence)
+
+
+def test_what_exists_is_the_answer_where_the_answer_is_yes():
+    """The rule of `sayo prepare coco`, whose "Is there a dog in the image?" has the dog for its answer."""
+    program = [
+        select("table (2)"),
+        then("relate", "cup,on,s (1)", 0),
+        then("filter color", "red", 1),
+        then("exist", "?", 2),
+    ]
+    for answer, expected in (("yes", (["1"], ["2"])), ("no", ([], ["2", "1"]))):
+        assert referenced_objects({"semantic": program, "annotations": {}, "answer": answer}) == expected
 
 
 def test_annotated_answer_goes_before_the_program_and_is_no_evidence():
@@ -145,7 +157,7 @@ def test_questions_come_as_file_folder_glob_or_list(make_gqa, tmp_path: Path):
     (tmp_path / "list.json").write_text(json.dumps([{"questionId": qid, **record} for qid, record in records]))
     for spec in (tmp_path / "questions.json", folder, f"{folder}/part_*.json", tmp_path / "list.json"):
         source = GqaSource(spec, tmp_path / "graphs.json")
-        assert [example.id for example in source] == ["q0", "q1", "q2", "q3"]
+        assert [example.id for example in source.examples()] == ["q0", "q1", "q2", "q3"]
         assert len(source) == 4
 
 

@@ -127,13 +127,15 @@ def test_bad_mask_files_are_named(bench, name: str, reason: str):
 
 def test_two_images_with_a_region_in_the_second(bench, processor_dir):
     bench.picture("b.jpg", (64, 64))
-    record = {**LINE, "images": ["a.jpg", "b.jpg"], "regions": [{"box": [0, 0, 32, 32], "image": 1, "weight": 0.25}]}
+    record = {**LINE, "images": ["a.jpg", "b.jpg"], "regions": []}
+    for box, weight in (([0, 0, 32, 32], 0.2), ([32, 32, 64, 64], 0.8)):
+        record["regions"].append({"box": box, "image": 1, "weight": weight})
     del record["image"]
     assert prepare(bench, record, more=["--processor", processor_dir]).exit_code == 0
     (row,) = bench.rows()
     assert row["image_sizes"] == [[320, 200], [64, 64]]
     assert row["num_visual_tokens"] == [60, 4]
-    assert (row["region_tokens"], row["region_weights"]) == ([60], [0.25])
+    assert (row["region_tokens"], row["region_weights"]) == ([60, 63], [0.25, 1])  # the heaviest weighs 1
 
 
 @pytest.mark.parametrize("orientation", [6, 8])

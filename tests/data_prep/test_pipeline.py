@@ -102,6 +102,29 @@ def test_loads_by_folder_and_by_file(make_gqa):
         assert rows[3]["images"][0].size == (320, 200)
 
 
+def test_a_picture_is_stored_once_whatever_the_order_of_the_questions(
+    make_gqa, processor_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """GQA's balanced files have the questions about a picture in a hundred places."""
+    from data_prep import pipeline
+
+    monkeypatch.setattr(pipeline, "ROWS_PER_GROUP", 10)
+    gqa = make_gqa(6)
+    for index in range(6, 60):
+        gqa.questions[f"q{index}"] = {**gqa.questions[f"q{index % 6}"], "question": f"What color is mug {index}?"}
+    for index in range(6):
+        pixels = np.random.default_rng(index).integers(0, 256, (200, 320, 3), np.uint8)
+        Image.fromarray(pixels).save(gqa.images / f"{index}.jpg")
+    pictures = sum(path.stat().st_size for path in gqa.images.iterdir())
+    assert gqa.prepare("--rows-per-shard", "30").exit_code == 0
+    assert gqa.run("map", gqa.root / "out", "--processor", processor_dir, "--out", gqa.root / "mapped").exit_code == 0
+    for out in ("out", "mapped"):
+        ids = [row["id"] for row in gqa.rows(out)]
+        assert ids == [f"q{index}" for first in range(6) for index in range(first, 60, 6)]
+        size = sum(path.stat().st_size for path in (gqa.root / out / "data").iterdir())
+        assert pictures < size < 1.2 * pictures
+
+
 def test_splits_share_a_folder_and_a_summary(make_gqa):
     gqa = make_gqa(3)
     assert gqa.prepare("--split", "validation", "--limit", "1").exit_code == 0
@@ -182,6 +205,36 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str
     finish(run)
     assert gqa.contents("killed") == gqa.contents("whole")
     assert gqa.summary("killed")["rejected_by_reason"] == {"missing_image": 1, "unreadable_image": 1}
+
+
+def test_workers_import_no_torch(tmp_path: Path):
+    """A worker imports the main module again, which for `sayo` is the whole command line."""
+    seen = "(__import__('data_prep.pipeline') and 'torch' in __import__('sys').modules,)"
+    code = "from sayo.cli import app\nfrom data_prep.workers import run_jobs\n"
+    code += f"if __name__ == '__main__': print([*run_jobs(eval, [({seen!r},)] * 2, 2)])"
+    (tmp_path / "main.py").write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / "main.py"], env=environment(), capture_output=True, text=True)
+    assert done.stdout == "[(False,), (False,)]\n", done.stderr
+
+
+@pytest.mark.parametrize("num_proc", ["1", "2"])
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(make_gqa, num_proc: str):
+    gqa = make_gqa(120)
+    gqa.write()
+    run = command(gqa, "out", "--rows-per-shard", "1", "--num-proc", num_proc)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(run, env=environment(), start_new_session=True, **pipes)
+    while len(list((gqa.root / "out" / "data").glob("*.parquet"))) < 5:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers get it, too
+    _, error = process.communicate(timeout=60)
+    said = " ".join(error.rpartition("stopped: ")[2].split())
+    kept = len(list((gqa.root / "out" / "data").glob("*.parquet")))
+    assert process.returncode == 130 and "Traceback" not in error
+    assert said.startswith(f"{kept} complete files in ") and "the same command goes on after them" in said
+    finish(run)
+    assert gqa.summary()["kept"] == 120
 
 
 def test_linked_images_load_from_where_they_are(make_gqa):
