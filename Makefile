@@ -34,7 +34,6 @@ test: install ## fast tests, under ten minutes on two cores
 
 test-all: install ## every test, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
-	test ! -d $(TRL_TESTS) || $(BIN)/python -m scripts.trl_tests $(TRL_TESTS)
 
 test-trl: install ## TRL's own tests of its trainers with sayo's classes; TRL_TESTS=a checkout of TRL
 	$(BIN)/python -m scripts.trl_tests $(TRL_TESTS)

@@ -141,7 +141,10 @@ def rollout_groups(
     try:
         if isinstance(rows[0]["prompt"], str):
             raise WordsNotFound("a prompt of plain text has no turns")
-        turns = turn_groups(processor, conversations(rows), inputs, **template_options)
+        # As TRL does: the template of a text-only model may know no blocks of content.
+        has_images = hasattr(processor, "image_processor")
+        messages = conversations(rows) if has_images else [row["prompt"] for row in rows]
+        turns = turn_groups(processor, messages, inputs, **template_options)
     except WordsNotFound:
         image = groups["image"][:, : input_ids.shape[1] - length]
         is_after = image.flip(1).cumsum(dim=1).flip(1) == 0

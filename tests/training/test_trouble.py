@@ -13,16 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Features, Image, List, load_dataset
+from datasets import Dataset, Features, Image, List, load_dataset
 from pyarrow import parquet
-from toy_runs import recipe_values, write_recipe
+from toy_runs import TRAINER, recipe_values, write_recipe
 
 from sayo.recipes import DataSection, RecipeError
 from sayo.training import launch
+from sayo.training.config import RegionGRPOConfig
+from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import NonFiniteError
 from sayo.training.pictures import BadPicture
 from sayo.training.reward_calls import RewardError, checked_rewards
 from sayo.training.setup import load_data
+from scripts.trl_tests import make_dataset, make_model
 
 
 def length(completions, **kwargs):
@@ -86,6 +89,21 @@ def test_what_trl_takes_is_taken_under_its_own_name(make_trainer):
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["rewards/generator/mean"] == 2 * log["rewards/length/mean"] > 0 and log["rewards/Judged/mean"] == 0.5
+
+
+@pytest.mark.parametrize("prompts", ["standard", "conversational"])
+def test_a_policy_that_reads_no_pictures_is_trained_as_by_trl(prompts, tmp_path):
+    rows = tmp_path / "rows"
+    make_model("tiny-Qwen2ForCausalLM", "qwen2_5", tmp_path / "model")
+    make_dataset({f"{prompts}_prompt_only": ["prompt"]}, rows)
+    trainer = RegionGRPOTrainer(
+        str(tmp_path / "model"),
+        lambda completions, **kwargs: [float(sum(map(ord, str(turn)))) for turn in completions],
+        RegionGRPOConfig(**{**TRAINER, "max_steps": 1, "output_dir": str(tmp_path / "run")}),
+        train_dataset=Dataset.from_parquet(str(rows / f"{prompts}_prompt_only" / "train.parquet")),
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["attention/coverage"] == 0 < trainer.state.log_history[0]["grad_norm"]
 
 
 # Weights and activations
