@@ -149,6 +149,8 @@ class GenerationReading(Listener):
         ran = torch.cat([self.prompts["input_ids"], *self._ran], dim=1)[:, : self.sequences.shape[1]]
         if self.problem is None and not (len(new) == rows and torch.equal(ran, self.sequences[:, : ran.shape[1]])):
             self.problem = "generate moves sequences between rows (beam search)"
+        if self.problem is None and len(self._last) < len(self.layers):
+            self.problem = "the kernel of a layer was not seen"  # the scoring pass says more
         if self.problem is None and len(self._ran) < new.shape[1]:
             model(**self._next_inputs())
         self.entropies = torch.stack(self._entropies[: new.shape[1]], dim=1)
