@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from scripts import families
 
 
@@ -14,6 +16,7 @@ def test_the_page_is_the_results():
     assert [row["type"] for row in results["rows"]] == list(families.TYPES)
 
 
+@pytest.mark.slow
 def test_a_few_types_are_read_as_the_page_says(tmp_path):
     words = ["-m", "scripts.families", "--quick", "--check", "--out", tmp_path / "rows.json"]
     done = subprocess.run([sys.executable, *words], cwd=families.ROOT, capture_output=True, text=True, timeout=300)

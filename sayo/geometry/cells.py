@@ -87,13 +87,14 @@ def mosaic(columns: int, rows: int, side: int, image: tuple[float, float], used:
             patches).
     """
     width, height = image[0] / columns, image[1] / rows
-    return np.concatenate(
+    footprints = np.concatenate(
         [
             uniform_grid(side, side, (c * width, r * height, (c + used) * width, (r + used) * height))
             for r in range(rows)
             for c in range(columns)
         ]
     )
+    return np.minimum(footprints, (*image, *image))  # (columns * width) may round to more than the image
 
 
 def clip_to_image(footprints: np.ndarray, width: int, height: int) -> np.ndarray:

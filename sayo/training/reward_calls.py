@@ -1,6 +1,7 @@
 """Reward functions held to what TRL expects of them: one finite number, or None, for every completion, in time."""
 
 import asyncio
+import functools
 import math
 import signal
 import threading
@@ -42,12 +43,14 @@ def checked_rewards(functions: Sequence[Any], names: Sequence[str], seconds: flo
 def _checked(function: Callable, name: str, seconds: float | None) -> Callable:
     if not is_async_callable(function):
 
+        @functools.wraps(function)
         def checked(*args, **kwargs):
             with _time_limit(name, seconds):
                 return _numbers(name, function(*args, **kwargs))
 
     else:
 
+        @functools.wraps(function)
         async def checked(*args, **kwargs):
             start = time.monotonic()
             try:

@@ -178,7 +178,7 @@ def finish(command: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("num_proc", ["1", "2"])
+@pytest.mark.parametrize("num_proc", ["2", pytest.param("1", marks=pytest.mark.slow)])
 def test_killed_run_resumes_and_ends_with_the_same_bytes(make_gqa, num_proc: str):
     gqa = make_gqa(120)
     (gqa.images / "7.jpg").unlink()
@@ -217,7 +217,7 @@ def test_workers_import_no_torch(tmp_path: Path):
     assert done.stdout == "[(False,), (False,)]\n", done.stderr
 
 
-@pytest.mark.parametrize("num_proc", ["1", "2"])
+@pytest.mark.parametrize("num_proc", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(make_gqa, num_proc: str):
     gqa = make_gqa(120)
     gqa.write()

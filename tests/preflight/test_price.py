@@ -69,7 +69,9 @@ def test_kv_cache_by_hand(policy):
     assert memory_of(policy, setting)["generation"]["KV cache"] == 8 * setting.length * 2 * 6 * 4 * 32 * 2
 
 
-@pytest.mark.parametrize("case", ["qwen3_vl 12M", "qwen2_5_vl 12M checkpointing"])
+@pytest.mark.parametrize(
+    "case", ["qwen3_vl 12M", pytest.param("qwen2_5_vl 12M checkpointing", marks=pytest.mark.slow)]
+)
 def test_prediction_is_close_to_a_real_step(case):
     result = measure_case(case)
     for item, tolerance in {"weights": 0.01, "optimizer": 0.01, "gradients": 0.01, "backward": 0.05}.items():

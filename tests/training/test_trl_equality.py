@@ -41,7 +41,7 @@ def words(prompts, trainer, env_mask=False):
 
 
 def two_images(row):
-    return {"images": row["images"] * 2, "num_visual_tokens": row["num_visual_tokens"] * 2}
+    return {name: row[name] * 2 for name in ("images", "image_sizes", "num_visual_tokens")}
 
 
 def trained(trainer_class, toys, tmp_path, case):

@@ -104,7 +104,7 @@ def test_unusable_options_and_folders_say_what_there_is(toy, sayo_command, optio
 
 
 def test_every_help_starts_quickly_and_without_torch():
-    """Half a CPU second, or on a busy machine twice what typer takes for a command of one line; torch takes five."""
+    """Half a CPU second, or on a busy machine three times typer's own for a command of one line; torch takes five."""
 
     def seconds(code: str, *words: str) -> float:
         before = os.times()
@@ -121,7 +121,7 @@ def test_every_help_starts_quickly_and_without_torch():
     code = "from sayo.cli import app\napp()"
     pairs = [(seconds(plain, "--help"), seconds(code, "prepare", "gqa", "--help")) for _ in range(3)]
     least, taken = map(min, zip(*pairs, strict=True))
-    assert taken < max(0.5, 2 * least)
+    assert taken < max(0.5, 3 * least)
 
 
 def test_inspection_and_map_need_no_torch(toy, tmp_path: Path):
