@@ -33,7 +33,8 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
     base, data = source.base, source.recipe.get("data") or {}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
     trained_with = source.start.get("versions", {})
-    exported_with = {name: version(name) for name in ("sayo", "trl", "transformers", "peft", "torch", "datasets")}
+    packages = ("trl", "transformers", "peft", "torch", "datasets")
+    exported_with = {"sayo": version("sayo-vlm")} | {name: version(name) for name in packages}
     environment.filters |= {"json": json.dumps, "listed": _listed, "yaml": yaml.safe_dump}
     card = environment.get_template("card.md.j2").render(
         name=name,

@@ -142,6 +142,6 @@ def launch_facts(trainer: Any) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    packages = ("sayo", "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
+    packages = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
     system = {"python": platform.python_version(), "platform": platform.platform()}
-    return system | {name: version(name) for name in packages}
+    return system | {"sayo": version("sayo-vlm")} | {name: version(name) for name in packages}

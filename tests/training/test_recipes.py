@@ -60,7 +60,6 @@ def test_recipe_takes_every_choice_of_rewards(name, rewards):
     check_recipe(recipe)
     variant = rewards.rpartition("/")[2]
     named = {
-        "iou": {"accuracy"},
         "both": {"accuracy", "attention"},
         "gated": {"accuracy", "attention"},
         "attention": {"attention"},
