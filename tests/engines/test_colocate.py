@@ -15,7 +15,6 @@ FAMILIES = {
 }
 """Beside Qwen3-VL, below. With transformers 5.23, vLLM 0.30 cannot import its LLaVA and Mistral models, and does not
 know the names of Gemma 3's parameters."""
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -30,12 +29,11 @@ def test_every_family_agrees(stand_in, tmp_path, family):
     assert max(differences) <= 1e-3
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "LoRA"])
-def test_limits_of_the_recipe(stand_in, tmp_path, lora):
+def test_limits_of_the_recipe(stand_in, tmp_path):
     """Pixel limits unlike those saved with the model: pictures above the largest and below the smallest size."""
     policy = stand_in("qwen3_vl")
     data = make_data(tmp_path, policy, LIMITS)
-    sayo("train", "--config-name", write_recipe(tmp_path, policy, data, model={"size": LIMITS, "lora": lora}))
+    sayo("train", "--config-name", write_recipe(tmp_path, policy, data, model={"size": LIMITS}))
     assert max(logged(tmp_path / "run", DIFFERENCE)) <= 1e-3
 
 
