@@ -50,7 +50,7 @@ test-torchvision: $(ENGINES)/.installed ## geometry and pixel limits with torchv
 		tests/training/test_pixel_limits.py
 
 test-vllm: $(ENGINES)/.vllm ## GRPO, evaluation and exports with a real vLLM on a CPU (Linux)
-	$(ENGINES)/bin/python -m pytest -m 'slow or not slow' --durations=15 tests/engines
+	$(ENGINES)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' --durations=15 tests/engines
 
 $(ENGINES)/.installed: $(VENV)/.installed scripts/engines_env.py
 	$(BIN)/python scripts/engines_env.py $(ENGINES)

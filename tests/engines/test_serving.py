@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from engines.runs import COMMAND, DIFFERENCE, ENVIRONMENT, LIMITS, logged, make_data, sayo, served, write_recipe
+from engines.runs import COMMAND, DIFFERENCE, LIMITS, environment, logged, make_data, sayo, served, write_recipe
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from sayo.training.checkpoints import is_complete
@@ -31,13 +31,15 @@ def policy(stand_in):
 def kill_after_a_step(recipe, run) -> int:
     """Leave a run with its first checkpoint, and not its last; returns when that was written."""
     command = [sys.executable, str(COMMAND), "train", "--config-name", str(recipe)]
-    with run.with_suffix(".log").open("w") as log, subprocess.Popen(command, env=ENVIRONMENT, stderr=log) as training:
+    with (
+        run.with_suffix(".log").open("w") as log,
+        subprocess.Popen(command, env=environment(), stderr=log) as training,
+    ):
         while not is_complete(run / "checkpoint-1") and training.poll() is None:
             time.sleep(0.1)
         training.kill()
-    assert is_complete(run / "checkpoint-1") and not (run / "checkpoint-3").is_dir(), run.with_suffix(
-        ".log"
-    ).read_text()
+    is_killed = is_complete(run / "checkpoint-1") and not (run / "checkpoint-3").is_dir()
+    assert is_killed, run.with_suffix(".log").read_text()
     return (run / "checkpoint-1").stat().st_mtime_ns
 
 
