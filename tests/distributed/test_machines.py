@@ -1,6 +1,7 @@
 """Launchers that are stopped: two that meet over the network, as by a scheduler; and one that is killed with -9."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -34,15 +35,21 @@ def machines(start, tmp_path):
     return run
 
 
-def test_stop_together_and_resume(machines, toys, tmp_path):
-    """Launchers and ranks get the signal at once, and the launchers pass it on: it is one request nevertheless."""
+def test_stop_together_and_resume(machines, toys, tmp_path, monkeypatch):
+    """Launchers and ranks get the signal at once, and the launchers pass it on: it is one request nevertheless.
+
+    In the environment of `scripts/train.slurm`: SIGTERM on one machine, on the other SIGUSR1, which ends a launcher
+    that was not told of it.
+    """
+    for line in re.findall(r"^export (PET\w+|TORCH\w+)=(\w.*)$", (ROOT / "scripts/train.slurm").read_text(), re.M):
+        monkeypatch.setenv(*line)
     run = tmp_path / "run"
     saving = {"save_strategy": "steps", "save_steps": 1000, "log_completions": True, "num_completions_to_print": 0}
     pair = machines(write_recipe(tmp_path, recipe_values(toys, run, max_steps=200, **saving)))
     wait_for_a_step(run, pair)
-    launchers = [psutil.Process(process.pid) for process in pair]
-    for process in [p for launcher in launchers for p in (*launcher.children(recursive=True), launcher)]:
-        process.send_signal(signal.SIGTERM)
+    for launcher, number in zip(pair, (signal.SIGTERM, signal.SIGUSR1), strict=True):
+        for process in (*psutil.Process(launcher.pid).children(recursive=True), launcher):
+            process.send_signal(number)
     assert [process.wait(timeout=300) for process in pair] == [1, 1], "torch's launcher has a status of its own"
     assert "2 (DEEPSPEED, sharding ZeRO-2)" in logs(tmp_path) and "Stopped after step" in logs(tmp_path)
     (checkpoint,) = run.glob("checkpoint-*")
