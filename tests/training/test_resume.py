@@ -245,12 +245,13 @@ def test_all_is_on_the_disk_before_it_counts(make_trainer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_and_in_a_save(tmp_path):
-    """The published check itself, three kills; every third one waits until a save has begun."""
-    command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--mode", "single"]
-    command += ["--out", tmp_path / "out.json"]
+@pytest.mark.parametrize("modes", [["single"], ["changed", "damaged", "disks"]], ids=["kills", "faults"])
+def test_the_published_check(tmp_path, modes):
+    """Three kills, of which every third waits until a save has begun; two faults of each kind, and separate disks."""
+    command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--out", str(tmp_path / "out.json")]
     root = Path(__file__).parents[2]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=root)
+    done = subprocess.run([*command, "--mode", *modes], capture_output=True, text=True, timeout=900, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
-    (mode,) = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert mode["kills"] == 3 and mode["in_save"] >= 1 and mode["compared"] >= 1 and mode["differences"] == []
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert all(row["compared"] >= 1 and row["differences"] == [] for row in rows) and len(rows) == len(modes)
+    assert modes != ["single"] or (rows[0]["kills"] == 3 and rows[0]["in_save"] >= 1)

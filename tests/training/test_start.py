@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from toy_runs import recipe_values
 
+from benchmarks.faults import flip
 from sayo.export.checkpoint import ExportError
 from sayo.export.package import export_checkpoint
 from sayo.recipes import RecipeError, parse_recipe
@@ -115,14 +116,6 @@ def test_data_and_base_model_are_what_their_files_hold(toys, again):
         compare(toys, again)
     with pytest.raises(ExportError, match="does not hold the weights that training started from"):
         export_checkpoint(again / "run/checkpoint-2", again / "out", base_model=str(again / "policy"))
-
-
-def flip(file: Path) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(file.stat().st_size // 2)
-        old = stream.read(4)
-        stream.seek(-4, os.SEEK_CUR)
-        stream.write(bytes(byte ^ 255 for byte in old))
 
 
 def cut(file: Path) -> None:
