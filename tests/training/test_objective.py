@@ -10,7 +10,7 @@ from toy_runs import rollout
 from trl import GRPOTrainer
 
 from sayo.rewards import region_attention_reward
-from sayo.training.config import RegionGRPOConfig
+from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.objective import mean_log_attention, region_objective, weighted_rows
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
@@ -131,6 +131,8 @@ REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"suppress_weight": -1.0}, "suppress_weight must not be negative"),
+        ({"enhance_weight": 1.0, **REENTRANT}, "use_reentrant': False"),
         ({"objective_rows": "last"}, "objective_rows must be one of of_token, deciding"),
         ({"objective_select": "some"}, "objective_select must be one of"),
         ({"objective_weight": -1.0}, "objective_weight must not be negative"),
@@ -141,7 +143,8 @@ REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"
 )
 def test_settings_that_cannot_work(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        RegionGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
+        config = AnchoredSFTConfig if fields.keys() & {"enhance_weight", "suppress_weight"} else RegionGRPOConfig
+        config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
 
 
 # Losses of attention masses

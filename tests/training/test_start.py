@@ -136,11 +136,12 @@ def test_damage_is_named(toys, again, name, damage):
         export_checkpoint(checkpoint, again / "out")
 
 
-def test_weights_alone_are_no_checkpoint_to_resume_from(make_trainer):
+def test_weights_alone_are_exported_and_not_resumed_from(make_trainer, tmp_path):
     fields = {**SAVING, "save_steps": 1, "max_steps": 1, "save_only_model": True}
     make_trainer(format_reward, **fields).train()
     with pytest.raises(CheckpointError, match=r"save_only_model: it has no optimizer.*sayo export"):
         make_trainer(format_reward, **fields).train(resume_from_checkpoint=True)
+    assert export_checkpoint(tmp_path / "run/checkpoint-1", tmp_path / "out").kind == "full"
 
 
 def test_complete_means_that_every_rank_has_its_part(tmp_path):

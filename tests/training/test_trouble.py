@@ -125,9 +125,7 @@ def test_a_float16_overflow_names_the_module(make_trainer):
     """In float16 2e4 is a number, but not a sum of them; torch notices where it samples and names nothing."""
     trainer = make_trainer(length)
     trainer.model.half().model.language_model.layers[1].mlp.down_proj.weight.data.fill_(2e4)
-    told = (
-        r"cannot be sampled from.*'model.language_model.layers.1.mlp.down_proj' \(Linear, torch.float16; its"
-    )
+    told = r"cannot be sampled from.*'model.language_model.layers.1.mlp.down_proj' \(Linear, torch.float16; its"
     with pytest.raises(NonFiniteError, match=told):
         trainer.train()
     assert "question" in next(Path(trainer.args.output_dir).glob("broken_batch/*.json")).read_text()
@@ -190,23 +188,29 @@ def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
 # Settings
 
 
+BUILT = "error: The trainer cannot be built: .*"
+
+
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.max_samples=1"], "1 prompts are too few: one batch takes 2 (per_device_train_batch_size 4 x 1 proc"),
+        (["data.max_samples=1"], r"1 prompts are too few: one batch takes 2 \(per_device_train_batch_size 4 x 1 proc"),
         (["trainer.deepspeed=zero.json"], "`trainer.deepspeed` needs a launcher, also for one process"),
         (["trainer.sync_ref_model=true", "trainer.beta=0.1", "model.lora={r: 4}"], "moves a second copy of the"),
         (["trainer.output_dir=FILE/run"], "there is a file of that name"),
-        (["trainer.use_vllm=true"], "pip install 'sayo[vllm]'"),
+        (["trainer.use_vllm=true"], r"pip install 'sayo\[vllm\]'"),
+        (["trainer.per_device_train_batch_size=3"], BUILT + "What would work: num_generations in"),
+        (["trainer.eval_strategy=steps"], BUILT + "didn't pass an `eval_dataset`"),  # transformers says it
+        (["model.lora={rr: 4}"], BUILT + "unexpected keyword argument 'rr'"),
     ],
 )
-def test_settings_that_would_end_in_a_traceback(overrides, message, dry_run, toys, tmp_path, sayo_command):
+def test_settings_that_cannot_work_are_one_line(overrides, message, dry_run, toys, tmp_path, sayo_command):
     (tmp_path / "file").touch()
     recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run"))
     words = [word.replace("FILE", str(tmp_path / "file")) for word in overrides]
     done = sayo_command("train", "--config-name", recipe, *words, *dry_run)
-    assert done.exit_code == 2 and message in done.stderr.splitlines()[-1], done.output
+    assert done.exit_code == 2 and re.search(message, done.stderr.splitlines()[-1]), done.output
     assert not (tmp_path / "run").exists()
 
 
