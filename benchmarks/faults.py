@@ -9,11 +9,7 @@ import socket
 import time
 from pathlib import Path
 
-import yaml
-
-from benchmarks.resume import LAST_STEP, Outcome, launch, wait_for
-
-CHANGES = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text())
+from benchmarks.resume import LAST_STEP, TABLES, Outcome, launch, wait_for
 
 
 def check_fault(mode: str, folder: Path, quick: bool) -> Outcome:
@@ -24,7 +20,7 @@ def check_fault(mode: str, folder: Path, quick: bool) -> Outcome:
     else:
         wait_for(launch("single", whole, folder), whole)
         files = [path for path in sorted((whole / f"checkpoint-{LAST_STEP}").rglob("*")) if path.is_file()]
-        faults = list(CHANGES.items()) if mode == "changed" else [(path.name, (None, 1)) for path in files]
+        faults = list(TABLES["changes"].items()) if mode == "changed" else [(path.name, (None, 1)) for path in files]
         for name, (value, status) in faults[:2] if quick else faults:
             run_dir = Path(shutil.copytree(whole, folder / mode / name))
             if value is None:

@@ -209,13 +209,14 @@ def test_a_restarted_run_keeps_its_name_in_wandb(tmp_path, monkeypatch):
 def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already.
 
-    And SIGHUP stays ignored where it is, as under nohup.
+    Under nohup SIGHUP stays ignored, but the launcher takes it all the same, and so must its ranks.
     """
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if launched:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
 
-    hangup, during = signal.signal(signal.SIGHUP, signal.SIG_IGN if launched else signal.SIG_DFL), []
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGINT, signal.default_int_handler)
+    during = []
 
     def twice(completions, trainer_state, **kwargs):
         during.append(signal.getsignal(signal.SIGHUP))
@@ -232,7 +233,8 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert (during[0] is signal.SIG_IGN) == launched == (signal.signal(signal.SIGHUP, hangup) is signal.SIG_IGN)
+    assert (during[0] is signal.SIG_IGN) != launched and signal.signal(signal.SIGHUP, usual[0]) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, usual[1])
 
 
 def test_all_is_on_the_disk_before_it_counts(make_trainer, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset, Features, Image, List, load_dataset
 from pyarrow import parquet
 from toy_runs import TRAINER, length, recipe_values, write_recipe
@@ -26,6 +27,9 @@ from sayo.training.pictures import BadPicture
 from sayo.training.reward_calls import RewardError, checked_rewards
 from sayo.training.setup import load_data
 from scripts.trl_tests import make_dataset, make_model
+
+REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
+
 
 # Rewards
 
@@ -188,23 +192,8 @@ def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
 # Settings
 
 
-BUILT = "error: The trainer cannot be built: .*"
-
-
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["data.max_samples=1"], r"1 prompts are too few: one batch takes 2 \(per_device_train_batch_size 4 x 1 proc"),
-        (["trainer.deepspeed=zero.json"], "`trainer.deepspeed` needs a launcher, also for one process"),
-        (["trainer.sync_ref_model=true", "trainer.beta=0.1", "model.lora={r: 4}"], "moves a second copy of the"),
-        (["trainer.output_dir=FILE/run"], "there is a file of that name"),
-        (["trainer.use_vllm=true"], r"pip install 'sayo\[vllm\]'"),
-        (["trainer.per_device_train_batch_size=3"], BUILT + "What would work: num_generations in"),
-        (["trainer.eval_strategy=steps"], BUILT + "didn't pass an `eval_dataset`"),  # transformers says it
-        (["model.lora={rr: 4}"], BUILT + "unexpected keyword argument 'rr'"),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "message"), REFUSED["commands"].values(), ids=REFUSED["commands"])
 def test_settings_that_cannot_work_are_one_line(overrides, message, dry_run, toys, tmp_path, sayo_command):
     (tmp_path / "file").touch()
     recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run"))
