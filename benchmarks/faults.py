@@ -9,22 +9,18 @@ import socket
 import time
 from pathlib import Path
 
-import yaml
-
-from benchmarks.resume import LAST_STEP, Outcome, launch, wait_for
-
-CHANGES = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text())
+from benchmarks.resume import LAST_STEP, TABLES, Outcome, launch, wait_for
 
 
 def check_fault(mode: str, folder: Path, quick: bool) -> Outcome:
     """A finished run, started again under each fault; `compared` counts the starts."""
     start, outcome, whole = time.time(), Outcome(mode), folder / mode / "whole"
     if mode == "disks":
-        outcome.differences = separate_disks(folder)
+        outcome.compared, outcome.differences = 1, separate_disks(folder)
     else:
         wait_for(launch("single", whole, folder), whole)
         files = [path for path in sorted((whole / f"checkpoint-{LAST_STEP}").rglob("*")) if path.is_file()]
-        faults = list(CHANGES.items()) if mode == "changed" else [(path.name, (None, 1)) for path in files]
+        faults = list(TABLES["changes"].items()) if mode == "changed" else [(path.name, (None, 1)) for path in files]
         for name, (value, status) in faults[:2] if quick else faults:
             run_dir = Path(shutil.copytree(whole, folder / mode / name))
             if value is None:
@@ -55,12 +51,12 @@ def separate_disks(folder: Path) -> list[str]:
         free.bind(("127.0.0.1", 0))
         options = ["--num_machines", "2", "--main_process_ip", "127.0.0.1"]
         options += ["--main_process_port", str(free.getsockname()[1]), "--machine_rank"]
-    pair = []
-    for rank in ("0", "1"):
-        disk = folder / "disks" / rank
+    disks, pair = [folder / "disks" / rank for rank in ("0", "1")], []
+    for disk in disks:
         disk.mkdir(parents=True)
-        pair.append(launch("ddp", disk / "run", folder, ["trainer.output_dir=run"], [*options, rank], disk))
+        pair.append(launch("ddp", disk / "run", folder, ["trainer.output_dir=run"], [*options, disk.name], disk))
     statuses = [process.wait(timeout=300) for process in pair]
-    told = "".join((folder / "disks" / rank / "run.log").read_text(errors="replace") for rank in ("0", "1"))
-    fine = statuses == [1, 1] and "does not see what rank 1" in " ".join(told.split())
-    return [] if fine else [f"statuses {statuses}: {told[-1000:]}"]
+    told = " ".join("".join((disk / "run.log").read_text(errors="replace") for disk in disks).split())
+    is_told = "does not see what rank 1 (on " in told and "trainer.output_dir=/SHARED/RUN" in told
+    left = [str(path) for disk in disks for path in disk.glob("run/*")]  # no token, and nothing saved
+    return [] if statuses == [1, 1] and is_told and not left else [f"statuses {statuses}, {left}: {told[-1000:]}"]

@@ -30,32 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from benchmarks.harness import ROOT, collect, finish, make_toy_data, options_of, sayo
 
 LAUNCHES = ("single", "ddp", "zero2", "zero3")
-LAST_STEP = 14
 MODES = (*LAUNCHES, "changed", "damaged", "disks")
-SETTINGS = {
-    "max_steps": LAST_STEP,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-    "steps_per_generation": 4,
-    "num_iterations": 2,
-    "num_generations": 2,
-    "max_completion_length": 8,
-    "learning_rate": 0.001,
-    "lr_scheduler_type": "cosine",
-    "beta": 0.05,
-    "sync_ref_model": "true",
-    "ref_model_sync_steps": 3,
-    "ref_model_mixup_alpha": 0.5,
-    "logging_steps": 2,
-    "save_steps": 3,
-    "save_total_limit": 2,
-    "overlay_steps": 0,
-    "log_completions": "true",
-}
+TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+SETTINGS, LAST_STEP = TABLES["settings"], TABLES["settings"]["max_steps"]
 CLOCK = ("step_time", "scoring_time", "runtime", "per_second", "seconds")
 
 

@@ -128,39 +128,27 @@ def make_dataset(configs: dict[str, list[str]], folder: Path) -> None:
     from PIL import Image as Picture
 
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    written = []
+    splits, written, is_multi = {"train": 17, "test": 2}, [], "multi" in folder.name
     for config, columns in configs.items():
         is_text = config.startswith("standard")
         turns = Value("string") if is_text else [{"role": Value("string"), "content": Value("string")}]
         features = Features({column: List(Image()) if column == "images" else turns for column in columns})
-        for split, size in (("train", 17), ("test", 2)):
+        for split, size in splits.items():
             rows = []
             for number in range(size):
-                prompt, completion = f"Which is better than number {number}?", f"Number {number + 1} is."
-                if not is_text:
-                    prompt, completion = (
-                        [{"role": "user", "content": prompt}],
-                        [{"role": "assistant", "content": completion}],
-                    )
-                count = 1 + number % 3 if "multi" in folder.name else 1
-                whole, pictures = prompt + completion, [Picture.fromarray(np.roll(pixels, number))] * count
-                values = {
-                    "prompt": prompt,
-                    "completion": completion,
-                    "messages": whole,
-                    "text": whole,
-                    "images": pictures,
-                }
-                rows.append({column: values[column] for column in columns})
+                texts = {"user": f"Which is better than number {number}?", "assistant": f"Number {number + 1} is."}
+                prompt, completion = (
+                    text if is_text else [{"role": role, "content": text}] for role, text in texts.items()
+                )
+                images = [Picture.fromarray(np.roll(pixels, number))] * (1 + number % 3 if is_multi else 1)
+                row = {"prompt": prompt, "completion": completion, "images": images}
+                row |= dict.fromkeys(("messages", "text"), prompt + completion)
+                rows.append({column: row[column] for column in columns})
             path = folder / config / f"{split}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             Dataset.from_list(rows, features=features).to_parquet(path)
-        written.append(
-            {
-                "config_name": config,
-                "data_files": [{"split": split, "path": f"{config}/{split}.parquet"} for split in ("train", "test")],
-            }
-        )
+        data_files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in splits]
+        written.append({"config_name": config, "data_files": data_files})
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': written})}---\n")
 
 

@@ -91,6 +91,11 @@ def write_recipe(folder: Path, values: dict) -> Path:
     return file
 
 
+def length(completions, **kwargs) -> list[float]:
+    """A reward function: characters of the completion."""
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
 def rollout(trainer) -> dict[str, Any]:
     """One scored generation batch, split as TRL splits it."""
     inputs = next(iter(trainer.get_train_dataloader()))

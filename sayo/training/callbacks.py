@@ -94,7 +94,8 @@ class StopOnSignal(TrainerCallback):
 
     SIGUSR1 is what Slurm users ask for before their time limit (`--signal=USR1@300`): the job is about to end, so the
     run saves and leaves as for SIGTERM. SIGHUP says that the terminal is gone (a lost ssh session), so whatever is
-    written there from now on goes nowhere; under nohup it stays ignored.
+    written there from now on goes nowhere. What is ignored (SIGHUP under nohup, SIGINT in a script's background) stays
+    so; but not behind torch's launcher, which takes its signals all the same, passes them on and then kills.
 
     A second signal has its usual effect, at once. Behind torch's launcher it has none: a scheduler signals launcher
     and ranks alike, and the launcher passes its own signal on, so that each rank gets two. The launcher kills its
@@ -113,8 +114,7 @@ class StopOnSignal(TrainerCallback):
         """Take the signals inside; however the body ends, they have their usual effect afterwards."""
         if threading.current_thread() is threading.main_thread():
             self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
-            is_nohup = getattr(signal, "SIGHUP", None), signal.SIG_IGN
-            listened = [n for n in SIGNALS if (n, signal.getsignal(n)) != is_nohup]
+            listened = [n for n in SIGNALS if is_behind_launcher() or signal.getsignal(n) is not signal.SIG_IGN]
             self._usual = {n: signal.signal(n, self._receive) for n in listened}
         try:
             yield

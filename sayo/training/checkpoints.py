@@ -93,11 +93,6 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
         return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
 
 
-def combined(digests: Mapping[str, str]) -> str:
-    """One digest of many."""
-    return xxh3_128(json.dumps(sorted(digests.items())).encode()).hexdigest()
-
-
 def _digest(file: Path) -> str:
     state, buffer = xxh3_128(), memoryview(bytearray(2**22))
     with file.open("rb", buffering=0) as stream:

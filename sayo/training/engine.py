@@ -6,11 +6,11 @@ recipe's. And after each step it forgets vLLM's cached prefixes, but not the vis
 with the old weights. None of this is an error there: the run goes on and learns from completions to other prompts.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from trl.generation import vllm_generation
@@ -45,7 +45,7 @@ class SamePrompts(vllm_generation.VLLMGeneration):
             return super()._init_vllm()
         size = changed_size(self.processing_class, self.model.name_or_path)
         settings = {} if size is None else {"mm_processor_kwargs": {"size": size}}
-        with _replaced(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
+        with patch.object(vllm_generation, "LLM", partial(vllm_generation.LLM, **settings)):
             return super()._init_vllm()
 
     def sync_weights(self):
@@ -96,21 +96,9 @@ def changed_size(processor: Any, name_or_path: str) -> dict[str, int] | None:
     return None if live == saved else live
 
 
-@contextmanager
-def same_prompts() -> Iterator[None]:
+def same_prompts() -> AbstractContextManager:
     """While it is open, TRL's trainer takes `SamePrompts` for its engine."""
-    with _replaced(grpo_trainer, "VLLMGeneration", SamePrompts):
-        yield
-
-
-@contextmanager
-def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
+    return patch.object(grpo_trainer, "VLLMGeneration", SamePrompts)
 
 
 def unexpanded_prompts(processor: Any, prompts: Sequence[Any], **template_options: Any) -> list[list[int]]:

@@ -72,16 +72,8 @@ def check_dataset(dataset: Any, processor: Any, model_config: Any, data: str = "
         model = getattr(model_config, "_name_or_path", "") or "MODEL"
         size = size_words(dict(getattr(processor, "image_processor", processor).size or {}))
         data = data.rstrip("/") if Path(data).is_dir() else "DATA"
-        command = [
-            "sayo",
-            "map",
-            data,
-            "--out",
-            f"{data}-mapped",
-            "--processor",
-            model,
-            *(["--size", size] if size else []),
-        ]
+        command = ["sayo", "map", data, "--out", f"{data}-mapped", "--processor", model]
+        command += ["--size", size] if size else []
         raise RecipeError(
             f"The data's region tokens belong to another processor ({others.pop() or 'none'}) than this model's "
             f"({expected}). Map them, and give the new folder as the data: {shlex.join(command)}"
@@ -135,7 +127,7 @@ class GuardedSteps:
             self._stop(what, partial(prepare, inputs))
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        compute = partial(super().compute_loss, model, inputs, return_outputs=return_outputs, **kwargs)
+        compute = partial(super().compute_loss, model, inputs, return_outputs, **kwargs)
         result = compute()
         if model.training:
             self._since_step.append(inputs)
@@ -177,18 +169,14 @@ class GuardedSteps:
 
         `forward` may be run once more to find a module; on one process only, for the others would not take part.
         """
-        texts, values = [self._texts(x) for x in self._since_step], [self._values(x) for x in self._since_step]
-        path = save_batch(self, texts, values)
+        values = [plain_values(dict(x)) if isinstance(x, Mapping) else None for x in self._since_step]
+        path = save_batch(self, [self._texts(x) for x in self._since_step], values)
         cause = first_not_finite(self.model, forward if self.args.world_size == 1 else None)
         raise NonFiniteError(
             f"{what} {cause}What went into it is in {path.parent}. Common causes: a learning rate too high, a reward "
             "without bounds, float16 weights. The last checkpoint is good: lower trainer.learning_rate and start the "
             "same command again."
         )
-
-    @staticmethod
-    def _values(batch: Any) -> Any:
-        return plain_values(dict(batch)) if isinstance(batch, Mapping) else None
 
     def _texts(self, batch: Any) -> Any:
         if not isinstance(batch, Mapping):

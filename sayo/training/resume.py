@@ -46,7 +46,6 @@ class ExactResume:
         self._resumed_from: Path | None = None
         self._fresh_groups: list[dict[str, Any]] = []
         self._sampler: Any = None
-        self._seconds_before = 0.0
         self.add_callback(_RestoreOnTrainBegin(self))
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
@@ -160,7 +159,7 @@ class ExactResume:
         super()._run_epoch(model, epoch, *args, **kwargs)
 
     def _finalize_training(self, trial, num_train_samples, start_time):
-        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        return super()._finalize_training(trial, num_train_samples, min(start_time, self._started))
 
     def _state_file(self, checkpoint: Path) -> Path:
         return checkpoint / f"training_state_{self.args.process_index}.pt"
@@ -194,7 +193,6 @@ class ExactResume:
         self._globalstep_last_logged = state["last_logged"]
         self._initial_global_step = state["initial_step"]
         self._started -= state["seconds"]
-        self._seconds_before = state["seconds"]
         self._total_train_tokens = state.get("tokens", 0)
         for mode, values in state["metrics"].items():
             self._metrics[mode] = defaultdict(list, values)

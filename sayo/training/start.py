@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import try_to_load_from_cache
+from xxhash import xxh3_128
 
 from sayo.recipes import Recipe, RecipeError
 from sayo.training import checkpoints
@@ -49,7 +50,8 @@ def weights_digest(name: str, revision: str | None = None) -> str | None:
 def _digest_of(files: list[Path]) -> str | None:
     if not files:
         return None
-    return checkpoints.combined(checkpoints.digests(files[0].parent, [file.name for file in files]))
+    each = checkpoints.digests(files[0].parent, [file.name for file in files])
+    return xxh3_128(json.dumps(sorted(each.items())).encode()).hexdigest()
 
 
 def write(folder: Path, description: dict[str, Any]) -> None:
@@ -71,10 +73,7 @@ def changes(checkpoint: Path, now: dict[str, Any], recipe: Recipe) -> list[dict[
     checkpoints.check_digests(checkpoint, checkpoints.read_marker(checkpoint), (FILE, "trainer_state.json"))
     before, state = (json.loads((checkpoint / name).read_text()) for name in (FILE, "trainer_state.json"))
     fields = (field for field in dataclasses.fields(trainer_config_class(recipe)) if field.init)
-    defaults = {
-        f"trainer.{field.name}": field.default_factory() if callable(field.default_factory) else field.default
-        for field in fields
-    }
+    defaults = {f"trainer.{f.name}": f.default_factory() if callable(f.default_factory) else f.default for f in fields}
     old, new = (defaults | _keys(description, before, now) for description in (before, now))
     found = [
         {"step": state["global_step"], "key": key, "before": old.get(key), "now": new.get(key)}

@@ -27,9 +27,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """Start the training script behind a launcher and do not wait; whatever is left at the end is killed."""
     started: list[subprocess.Popen] = []
 
-    def run(kind: str, recipe: Path, log: Path, *options: str, cwd: Path = ROOT) -> subprocess.Popen:
-        words = accelerate(kind, *options, ROOT / "scripts/train.py", "--config-name", recipe)
-        arguments = {**words, "cwd": cwd}
+    def run(kind: str, recipe: Path, log: Path, *options: str) -> subprocess.Popen:
+        arguments = accelerate(kind, *options, ROOT / "scripts/train.py", "--config-name", recipe)
         with log.open("ab") as output:
             started.append(subprocess.Popen(**arguments, stdout=output, stderr=output))
         return started[-1]

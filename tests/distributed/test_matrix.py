@@ -81,6 +81,9 @@ def jobs_of(toys, folder: Path, kind: str) -> dict:
             jobs[job]["advantage_shaper"] = {"function": shaper} if shaper else None
     if kind != "fsdp2":  # which sets the shards' gradients itself: the hook that poisons them would not be called
         jobs["poisoned"] = {**recipe_values(toys, folder / "poisoned"), "poison": True}
+    for steps, rate in ((2, 1e-3), (4, 0.0)):
+        changed = {"max_steps": steps, "learning_rate": rate, "save_strategy": "steps", "save_steps": 2}
+        jobs[f"rate {rate}"] = recipe_values(toys, folder / "rates", **changed)
     return jobs
 
 
@@ -133,6 +136,16 @@ def test_a_gradient_that_is_not_finite_on_one_rank_stops_both(runs, kind, toys):
     start = dict(AutoModelForImageTextToText.from_pretrained(toys.policy["qwen3_vl"]).named_parameters())
     after = load_file(run / "trained.safetensors")
     assert all(torch.equal(after[name], start[name]) for name in after)
+
+
+def test_a_new_learning_rate_is_the_optimizers(runs, kind):
+    """A rate of 0, which leaves the weights where the checkpoint has them."""
+    run = runs(kind) / "rates"
+    log = json.loads((run / "rank_0.json").read_text())["log"]
+    assert [line["learning_rate"] for line in log if "learning_rate" in line] == [1e-3, 1e-3, 0.0, 0.0]
+    assert "trainer.learning_rate from 0.001 to 0.0" in [line.get("changed") for line in log]
+    before, after = (load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4))
+    assert all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -3,8 +3,8 @@
     accelerate launch ... train_several.py JOBS.json
 
 JOBS.json maps a name to the plain values of a recipe; with `"poison": true` beside them, rank 1's first gradient is
-infinite. Into each run's output_dir go `rank_<r>.json`, the saved model and, from rank
-0, `trained.safetensors` with the trainable parameters in full.
+infinite. A recipe in the folder of an earlier one resumes from there. Into each run's output_dir go `rank_<r>.json`,
+the saved model and, from rank 0, `trained.safetensors` with the trainable parameters in full.
 """
 
 import json
@@ -33,20 +33,23 @@ def run_one(values: dict) -> None:
     from safetensors.torch import save_file
 
     from sayo.recipes import parse_recipe
+    from sayo.training import ranks
     from sayo.training.guards import NonFiniteError
-    from sayo.training.run import build_trainer
+    from sayo.training.run import _choose, build_trainer
 
     poison, stopped = values.pop("poison", False), None
-    trainer = build_trainer(parse_recipe(values))
+    recipe = parse_recipe(values)
+    trainer = build_trainer(recipe)
     launch.check_launch(trainer)
+    folder = Path(trainer.args.output_dir)
+    checkpoint, _, trainer.start, trainer.changes = ranks.of_rank_0(lambda: _choose(recipe, folder), 300)
     if poison and trainer.accelerator.process_index == 1:
         parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
         parameter.register_hook(lambda gradient: gradient * float("inf"))
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint)
     except NonFiniteError as error:
         stopped = str(error)
-    folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if not poison:
         trainer.save_model(str(folder / "saved"))

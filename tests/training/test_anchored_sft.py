@@ -175,13 +175,9 @@ def test_a_recipe_resumes(toys, rows, tmp_path, weights):
         saving = {"output_dir": str(run), "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
         trainer = {**OPTIONS, **saving, **weights, "optim": "adamw_torch", "per_device_train_batch_size": 2}
         del trainer["bf16"]
-        recipe = parse_recipe(
-            {
-                "model": {"name_or_path": str(toys.policy["qwen3_vl"]), "dtype": "float32"},
-                "data": {"path": str(tmp_path / "rows.parquet")},
-                "trainer": trainer,
-            }
-        )
+        model = {"name_or_path": str(toys.policy["qwen3_vl"]), "dtype": "float32"}
+        data = {"path": str(tmp_path / "rows.parquet")}
+        recipe = parse_recipe({"model": model, "data": data, "trainer": trainer})
         train(recipe)
         assert recipe.trainer["bf16"] is False, "TRL's default precision is meant for GPUs"
         if name == "cut":  # six steps are one and a half epochs
@@ -197,15 +193,7 @@ def test_a_recipe_resumes(toys, rows, tmp_path, weights):
     assert all(torch.equal(saved["whole"][key], saved["cut"][key]) for key in saved["whole"])
 
 
-def test_wrong_use(toys, rows, tmp_path):
-    with pytest.raises(ValueError, match="use_reentrant"):
-        AnchoredSFTConfig(
-            **{**OPTIONS, "gradient_checkpointing": True, "output_dir": str(tmp_path)},
-            enhance_weight=1.0,
-            gradient_checkpointing_kwargs={"use_reentrant": True},
-        )
-    with pytest.raises(ValueError, match="negative"):
-        AnchoredSFTConfig(**{**OPTIONS, "output_dir": str(tmp_path)}, suppress_weight=-1.0)
+def test_whole_conversations_are_refused(toys, rows, tmp_path):
     trainer = trainer_of(toys, rows, tmp_path, enhance_weight=0.1)
     with pytest.raises(ValueError, match="`prompt` and `completion`"):
         trainer.data_collator([{"messages": rows[0]["prompt"], "images": rows[0]["images"]}])

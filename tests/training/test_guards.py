@@ -8,19 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from toy_runs import recipe_values, write_recipe
+from toy_runs import length, recipe_values, write_recipe
 from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 
 from sayo.geometry import VisualLayout
 from sayo.recipes import RecipeError
 from sayo.rewards import format_reward
 from sayo.training.callbacks import WINDOW, WarnWhenFading, fading
-from sayo.training.guards import (
-    NonFiniteError,
-    OutOfMemory,
-    check_dataset,
-    out_of_memory_named,
-)
+from sayo.training.guards import NonFiniteError, OutOfMemory, check_dataset, out_of_memory_named
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -34,10 +29,6 @@ def test_reward(make_trainer, value):
     (file,) = Path(trainer.args.output_dir, "broken_batch").glob("*.json")
     saved = json.loads(file.read_text())
     assert len(saved["completions"]) == 4 and saved["samples"][0]["question"]
-
-
-def length(completions, **kwargs):
-    return [float(len(completion[0]["content"])) for completion in completions]
 
 
 def test_no_reward_function(make_trainer):
@@ -64,9 +55,8 @@ def test_loss_and_gradient(make_trainer, what):
         return length(completions)
 
     trainer.reward_funcs = [break_second]
-    named = (
-        "output .* is that of 'model.language_model.norm'" if what == "loss" else "1 of .* gradients .* 'model.visual"
-    )
+    module = "output .* is that of 'model.language_model.norm'"
+    named = module if what == "loss" else "1 of .* gradients .* 'model.visual"
     with pytest.raises(NonFiniteError, match=f"The {what} of step 2 is (nan|inf); no step was taken. .*{named}"):
         trainer.train()
     assert all(torch.equal(after_first[name], p) for name, p in trainer.model.named_parameters())
@@ -141,5 +131,4 @@ def test_warnings_reach_the_console(make_trainer, capsys):
     trainer = make_trainer(format_reward, max_steps=WINDOW + 2, max_completion_length=2)
     trainer.add_callback(WarnWhenFading())
     trainer.train()
-    warned = capsys.readouterr().err
-    assert warned.count("completions/clipped_ratio is") == 1
+    assert capsys.readouterr().err.count("completions/clipped_ratio is") == 1

@@ -2,15 +2,17 @@
 
 import math
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig
 from toy_runs import rollout
 from trl import GRPOTrainer
 
 from sayo.rewards import region_attention_reward
-from sayo.training.config import RegionGRPOConfig
+from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.objective import mean_log_attention, region_objective, weighted_rows
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
@@ -125,23 +127,14 @@ def test_trl_may_still_turn_checkpointing_reentrant(make_trainer, monkeypatch):
         make_trainer(constant, objective_weight=0.1, gradient_checkpointing=True, **ONE)
 
 
-REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())["configs"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"objective_rows": "last"}, "objective_rows must be one of of_token, deciding"),
-        ({"objective_select": "some"}, "objective_select must be one of"),
-        ({"objective_weight": -1.0}, "objective_weight must not be negative"),
-        ({"advantage_std_floor": 0.1, "scale_rewards": "none"}, "advantage_std_floor has no effect"),
-        ({"objective_weight": 0.1, **REENTRANT}, "use_reentrant': False"),
-        ({"remove_unused_columns": True}, "every attention reward would be None"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "message"), REFUSED.values(), ids=REFUSED)
 def test_settings_that_cannot_work(tmp_path, fields, message):
+    config = AnchoredSFTConfig if (fields := dict(fields)).pop("sft", False) else RegionGRPOConfig
     with pytest.raises(ValueError, match=message):
-        RegionGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
+        config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
 
 
 # Losses of attention masses

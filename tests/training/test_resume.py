@@ -207,12 +207,19 @@ def test_a_restarted_run_keeps_its_name_in_wandb(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("launched", [False, True], ids=["one process", "behind a launcher"])
 def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
-    """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already."""
+    """Twice by hand means at once; a launcher passes on to its ranks what a scheduler has sent to them already.
+
+    Under nohup SIGHUP stays ignored, but the launcher takes it all the same, and so must its ranks.
+    """
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if launched:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
 
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGINT, signal.default_int_handler)
+    during = []
+
     def twice(completions, trainer_state, **kwargs):
+        during.append(signal.getsignal(signal.SIGHUP))
         for _ in range(2 if trainer_state.global_step == 1 else 0):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
@@ -226,6 +233,8 @@ def test_a_signal_that_comes_twice(make_trainer, monkeypatch, launched):
     saved = [path.name for path in checkpoints(Path(trainer.args.output_dir))]
     assert (stop.stopped, saved) == ((True, ["checkpoint-2"]) if launched else (False, []))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (during[0] is signal.SIG_IGN) != launched and signal.signal(signal.SIGHUP, usual[0]) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, usual[1])
 
 
 def test_all_is_on_the_disk_before_it_counts(make_trainer, monkeypatch):
@@ -245,12 +254,13 @@ def test_all_is_on_the_disk_before_it_counts(make_trainer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_and_in_a_save(tmp_path):
-    """The published check itself, three kills; every third one waits until a save has begun."""
-    command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--mode", "single"]
-    command += ["--out", tmp_path / "out.json"]
+@pytest.mark.parametrize("modes", [["single"], ["changed", "damaged", "disks"]], ids=["kills", "faults"])
+def test_the_published_check(tmp_path, modes):
+    """Three kills, of which every third waits until a save has begun; two faults of each kind, and separate disks."""
+    command = [sys.executable, "-m", "benchmarks.resume", "--quick", "--check", "--out", str(tmp_path / "out.json")]
     root = Path(__file__).parents[2]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=root)
+    done = subprocess.run([*command, "--mode", *modes], capture_output=True, text=True, timeout=900, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
-    (mode,) = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert mode["kills"] == 3 and mode["in_save"] >= 1 and mode["compared"] >= 1 and mode["differences"] == []
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert all(row["compared"] >= 1 and row["differences"] == [] for row in rows) and len(rows) == len(modes)
+    assert modes != ["single"] or (rows[0]["kills"] == 3 and rows[0]["in_save"] >= 1)

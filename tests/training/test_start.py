@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from toy_runs import recipe_values
 
+from benchmarks.faults import flip
 from sayo.export.checkpoint import ExportError
 from sayo.export.package import export_checkpoint
 from sayo.recipes import RecipeError, parse_recipe
@@ -117,14 +118,6 @@ def test_data_and_base_model_are_what_their_files_hold(toys, again):
         export_checkpoint(again / "run/checkpoint-2", again / "out", base_model=str(again / "policy"))
 
 
-def flip(file: Path) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(file.stat().st_size // 2)
-        old = stream.read(4)
-        stream.seek(-4, os.SEEK_CUR)
-        stream.write(bytes(byte ^ 255 for byte in old))
-
-
 def cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
@@ -143,11 +136,12 @@ def test_damage_is_named(toys, again, name, damage):
         export_checkpoint(checkpoint, again / "out")
 
 
-def test_weights_alone_are_no_checkpoint_to_resume_from(make_trainer):
+def test_weights_alone_are_exported_and_not_resumed_from(make_trainer, tmp_path):
     fields = {**SAVING, "save_steps": 1, "max_steps": 1, "save_only_model": True}
     make_trainer(format_reward, **fields).train()
     with pytest.raises(CheckpointError, match=r"save_only_model: it has no optimizer.*sayo export"):
         make_trainer(format_reward, **fields).train(resume_from_checkpoint=True)
+    assert export_checkpoint(tmp_path / "run/checkpoint-1", tmp_path / "out").kind == "full"
 
 
 def test_complete_means_that_every_rank_has_its_part(tmp_path):

@@ -1,58 +1,23 @@
 """What we lean on inside TRL. A failure here names the method that moved; fix `sayo/training/` with it."""
 
 import inspect
+import pkgutil
+from pathlib import Path
 
 import pytest
+import yaml
 from trl import GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
 from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
 from sayo.training.engine import SamePrompts
-from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import GuardedSteps
-from sayo.training.objective import OpenCaptures, RegionObjective
-from sayo.training.reading import ReadRollouts
+from sayo.training.objective import OpenCaptures
 from sayo.training.resume import ExactResume
 
-EXTENDED = {
-    RegionGRPOTrainer: {
-        "_generate_and_score_completions": "inputs",
-        "_calculate_rewards": "inputs prompts completions completion_ids_list",
-        "_tokenize_prompts": "prompts",
-    },
-    ReadRollouts: {
-        "_generate": "prompts",
-        "_generate_single_turn": "prompt_ids images multimodal_fields num_generations has_tool_images",
-        "_get_per_token_logps_and_entropies": (
-            "model input_ids attention_mask logits_to_keep batch_size compute_entropy"
-        ),
-    },
-    OpenCaptures: {"training_step": ""},
-    RegionObjective: {"_compute_loss": "model inputs"},
-    ExactResume: {
-        "train": "resume_from_checkpoint",
-        "_save_checkpoint": "model trial",
-        "_load_from_checkpoint": "resume_from_checkpoint model",
-        "_get_train_sampler": "",
-        "_run_epoch": "model epoch",
-        "create_scheduler": "num_training_steps optimizer",
-        "_load_optimizer_and_scheduler": "checkpoint",
-        "_finalize_training": "trial num_train_samples start_time",
-    },
-    SamePrompts: {
-        "_init_vllm": "",
-        "sync_weights": "",
-        "generate": "prompts images num_generations profiler",
-        "_place_features": "features prompt_ids",
-    },
-    GuardedSteps: {
-        "train": "resume_from_checkpoint",
-        "_prepare_inputs": "",
-        "compute_loss": "model inputs return_outputs",
-        "_get_grad_norm": "model grad_norm",
-    },
-}
+TABLE = yaml.safe_load(Path(__file__).with_name("trl_contract.yaml").read_text())
+EXTENDED = {pkgutil.resolve_name(name): methods for name, methods in TABLE.items()}
 RESTORED = ("_step", "_buffered_inputs", "_metrics", "_logs", "_tr_loss", "_total_loss_scalar")
 BASES = [(ours, VLLMGeneration if ours is SamePrompts else GRPOTrainer) for ours in EXTENDED] + [
     (ours, SFTTrainer) for ours in (ExactResume, GuardedSteps, OpenCaptures)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset, Features, Image, List, load_dataset
 from pyarrow import parquet
-from toy_runs import TRAINER, recipe_values, write_recipe
+from toy_runs import TRAINER, length, recipe_values, write_recipe
 
 from sayo.recipes import DataSection, RecipeError
 from sayo.training import launch
@@ -27,9 +28,7 @@ from sayo.training.reward_calls import RewardError, checked_rewards
 from sayo.training.setup import load_data
 from scripts.trl_tests import make_dataset, make_model
 
-
-def length(completions, **kwargs):
-    return [float(len(completion[0]["content"])) for completion in completions]
+REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
 
 
 # Rewards
@@ -111,9 +110,8 @@ def test_a_policy_that_reads_no_pictures_is_trained_as_by_trl(prompts, tmp_path)
 
 def test_weights_that_the_optimizer_broke_are_named_and_not_saved(make_trainer):
     trainer = make_trainer(length, learning_rate=math.inf, save_strategy="steps", save_steps=1)
-    with pytest.raises(
-        NonFiniteError, match=r"after the optimizer's step 1.* of .* weights hold .*'model.visual.patch"
-    ):
+    told = r"after the optimizer's step 1.* of .* weights hold .*'model.visual.patch"
+    with pytest.raises(NonFiniteError, match=told):
         trainer.train()
     assert {path.name for path in Path(trainer.args.output_dir).iterdir()} == {"broken_batch"}
     (batch,) = torch.load(next(Path(trainer.args.output_dir).glob("broken_batch/*.pt")), weights_only=True)
@@ -121,11 +119,9 @@ def test_weights_that_the_optimizer_broke_are_named_and_not_saved(make_trainer):
 
 
 def test_weights_that_are_not_finite_at_the_start(make_trainer):
-    trainer = make_trainer(length)
-    trainer.model.get_parameter("model.language_model.layers.1.mlp.down_proj.weight").data[3, 5] = math.nan
-    with pytest.raises(
-        NonFiniteError, match=r"at the start. 1 of .*'model.language_model.layers.1.mlp.down_proj.weight'"
-    ):
+    trainer, name = make_trainer(length), "model.language_model.layers.1.mlp.down_proj.weight"
+    trainer.model.get_parameter(name).data[3, 5] = math.nan
+    with pytest.raises(NonFiniteError, match=rf"at the start. 1 of .*'{name}'"):
         trainer.train()
 
 
@@ -133,10 +129,8 @@ def test_a_float16_overflow_names_the_module(make_trainer):
     """In float16 2e4 is a number, but not a sum of them; torch notices where it samples and names nothing."""
     trainer = make_trainer(length)
     trainer.model.half().model.language_model.layers[1].mlp.down_proj.weight.data.fill_(2e4)
-    expected = (
-        r"cannot be sampled from.*'model.language_model.layers.1.mlp.down_proj' \(Linear, torch.float16; its largest"
-    )
-    with pytest.raises(NonFiniteError, match=expected):
+    told = r"cannot be sampled from.*'model.language_model.layers.1.mlp.down_proj' \(Linear, torch.float16; its"
+    with pytest.raises(NonFiniteError, match=told):
         trainer.train()
     assert "question" in next(Path(trainer.args.output_dir).glob("broken_batch/*.json")).read_text()
 
@@ -188,10 +182,8 @@ def test_a_picture_that_cannot_be_read_names_its_row(damaged, toys, sayo_command
 
 def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
     rows = load_data(DataSection(path=str(toys.data["qwen3_vl"])), "train")
-    rows = rows.map(
-        lambda row, index: {"images": [row["images"][0].resize((900, 1))]} if index == 2 else row, with_indices=True
-    )
-    rows.to_parquet(tmp_path / "rows.parquet")
+    flat = lambda row, index: {"images": [row["images"][0].resize((900, 1))]} if index == 2 else row  # noqa: E731
+    rows.map(flat, with_indices=True).to_parquet(tmp_path / "rows.parquet")
     recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run"))
     done = sayo_command("train", "--config-name", recipe, f"data.path={tmp_path}/rows.parquet", "--dry-run")
     assert done.exit_code == 2 and "error: Row 2 of the data" in done.stderr and "aspect ratio" in done.stderr
@@ -201,28 +193,13 @@ def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
 
 
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["data.max_samples=1"],
-            "1 prompts are too few: one batch takes 2 (per_device_train_batch_size 4 x 1 processes",
-        ),
-        (["trainer.deepspeed=zero.json"], "`trainer.deepspeed` needs a launcher, also for one process"),
-        (
-            ["trainer.sync_ref_model=true", "trainer.beta=0.1", "model.lora={r: 4}"],
-            "moves a second copy of the policy",
-        ),
-        (["trainer.output_dir=FILE/run"], "there is a file of that name"),
-        (["trainer.use_vllm=true"], "pip install 'sayo[vllm]'"),
-    ],
-)
-def test_settings_that_would_end_in_a_traceback(overrides, message, dry_run, toys, tmp_path, sayo_command):
+@pytest.mark.parametrize(("overrides", "message"), REFUSED["commands"].values(), ids=REFUSED["commands"])
+def test_settings_that_cannot_work_are_one_line(overrides, message, dry_run, toys, tmp_path, sayo_command):
     (tmp_path / "file").touch()
     recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run"))
     words = [word.replace("FILE", str(tmp_path / "file")) for word in overrides]
     done = sayo_command("train", "--config-name", recipe, *words, *dry_run)
-    assert done.exit_code == 2 and message in done.stderr.splitlines()[-1], done.output
+    assert done.exit_code == 2 and re.search(message, done.stderr.splitlines()[-1]), done.output
     assert not (tmp_path / "run").exists()
 
 
