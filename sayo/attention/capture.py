@@ -85,8 +85,6 @@ class AttentionCapture:
         Raises:
             AttentionNotCaptured: the body ended before all of it was read.
         """
-        if isinstance(rows, slice):
-            rows = torch.arange(next(iter(groups.values())).shape[1])[rows]
         captured = CapturedMasses(self.layers, rows, groups, image_index, gradients, self._options)
         with tapped(self._model, captured) as kernel:
             yield captured

@@ -1,5 +1,7 @@
 """What one pass over a batch yields: attention masses per key group, layer by layer."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -39,6 +41,7 @@ def no_kernel_call(layer: int, kernel: str) -> AttentionNotCaptured:
     )
 
 
+@dataclass(eq=False)
 class CapturedMasses(Listener):
     """Head-averaged masses per key group for chosen rows; filled while the model runs.
 
@@ -47,27 +50,22 @@ class CapturedMasses(Listener):
     `per_head` and `byte_budget` of `read_masses`.
     """
 
-    def __init__(
-        self,
-        layers: tuple[int, ...],
-        rows: torch.Tensor,
-        groups: dict[str, torch.Tensor],
-        image_index: torch.Tensor | None,
-        gradients: bool,
-        options: dict,
-    ):
-        if not groups:
+    layers: tuple[int, ...]
+    rows: slice | torch.Tensor
+    groups: dict[str, torch.Tensor]
+    image_index: torch.Tensor | None
+    gradients: bool
+    options: dict
+
+    def __post_init__(self):
+        if not self.groups:
             raise ValueError("Name at least one key group, e.g. groups={'image': input_ids == image_token_id}.")
-        self.layers = layers
-        self.rows = rows.cpu()
-        self.groups = tuple(groups)
-        self.weights = torch.stack([weight.float() for weight in groups.values()], dim=-1)
-        self.image_index = image_index
-        self.gradients = gradients
-        self.options = options
+        self.weights = torch.stack([weight.float() for weight in self.groups.values()], dim=-1)
+        is_slice = isinstance(self.rows, slice)
+        self.rows = torch.arange(self.weights.shape[1])[self.rows] if is_slice else self.rows.cpu()
         self._ran: set[int] = set()
-        self._masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-        self._maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        self._masses: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
+        self._maps: dict[int, list[torch.Tensor]] = {layer: [] for layer in self.layers}
 
     @property
     def masses(self) -> dict[str, torch.Tensor]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
-from sayo.attention.masks import RowMask, as_slice
+from sayo.attention.masks import RowMask, Visible, as_slice
 
 CPU_BLOCK = 3 * 2**20
 """Bytes of one block of scores on a CPU: near the size of a core's cache, so that the passes over a block after its
@@ -48,23 +49,17 @@ def read_masses(
     Returns:
         masses `(B, R, G)` and maps `(B, R, N)` or None; with `per_head`, `(B, Hq, R, G)` and `(B, Hq, R, N)`.
     """
-    batch, heads = query.shape[:2]
-    scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     reader = _BlockReader(query, key, rows.shape[-1], scaling, softcap, sinks, byte_budget)
     masses, maps = [], []
-    for sample in range(batch):
+    for sample in range(len(query)):
         # Contiguous along the keys, once: a product over strided keys packs them again for every block of rows.
         keys = key[sample].float().transpose(1, 2).contiguous()
-        sample_rows = rows if rows.dim() == 1 else rows[sample]
-        groups = _Groups(weights[sample].float())
+        groups = weights[sample].float().t().contiguous()
         index = None if image_index is None else image_index[sample]
         blocks = [
-            _join_heads(
-                reader.read(sample, keys, block, mask.block(sample, block, query.device), groups, index),
-                heads,
-                per_head,
-            )
-            for block in sample_rows.split(reader.num_rows)
+            _summed(reader.attention(sample, keys, block, visible, per_head), visible, groups, index)
+            for block in (rows if rows.dim() == 1 else rows[sample]).split(reader.num_rows)
+            for visible in [mask.block(sample, block, query.device)]
         ]
         masses.append(torch.cat([mass for mass, _ in blocks], dim=-2))
         if index is not None:
@@ -72,39 +67,30 @@ def read_masses(
     return torch.stack(masses), torch.stack(maps) if maps else None
 
 
-def _join_heads(parts: Iterator, heads: int, per_head: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(masses, map) of one row block from those of its blocks of heads, `(h, r, G)` and `(h, r, N)`."""
-    if not per_head:
-        parts = ((mass.sum(0) / heads, None if row_map is None else row_map.sum(0) / heads) for mass, row_map in parts)
-    masses, maps = zip(*parts, strict=True)
-    combine = torch.cat if per_head else sum
-    return combine(masses), None if maps[0] is None else combine(maps)
+def _summed(parts: Iterator[torch.Tensor], visible: Visible, groups: torch.Tensor, index: torch.Tensor | None):
+    """(masses, map) of a block of rows, `(h, r, G)` and `(h, r, N)`, from its attention `(h, r, k)` in parts of heads.
 
-
-class _Groups:
-    """Key weights of one sample, `(K, G)` kept as `(G, K)`, and the range of keys outside of which all are 0."""
-
-    def __init__(self, weights: torch.Tensor):
-        self.weights, self.start, self.stop = weights.t().contiguous(), 0, len(weights)
-        if weights.device.type == "cpu":  # a GPU would have to be waited for
-            some = weights.any(dim=1).nonzero()
-            self.start, self.stop = (int(some[0]), int(some[-1]) + 1) if len(some) else (0, 0)
-
-    def sums(self, numerators: torch.Tensor, start: int) -> torch.Tensor:
-        """`(h, r, k)`, keys from `start` on -> `(h, r, G)`."""
-        first = max(self.start, start)
-        last = max(first, min(self.stop, start + numerators.shape[-1]))
-        summed = numerators[..., first - start : last - start].flatten(0, 1)
+    `groups` is `(G, K)`; a part may be overwritten by the next.
+    """
+    start, _, stop, _ = visible
+    num_keys, masses, maps = groups.shape[1], [], []
+    for part in parts:
         # Few columns from the left: (G, k) x (k, h r) is three times as fast on a CPU as its transpose.
-        return torch.matmul(self.weights[:, first:last], summed.t()).t().view(*numerators.shape[:2], -1)
+        summed = torch.matmul(groups[:, start:stop], part.flatten(0, -2).t()).t()
+        masses.append(summed.view(*part.shape[:-1], -1))
+        if index is not None:
+            inside = (index >= 0) & (index < num_keys)
+            every = nn.functional.pad(part, (start, num_keys - stop))
+            maps.append(every[..., index.clamp(0, num_keys - 1)] * inside)
+    return torch.cat(masses), torch.cat(maps) if maps else None
 
 
 class _BlockReader:
-    """Reads blocks of rows of one sample, some key/value heads at a time, in one scratch buffer."""
+    """Attention of blocks of rows of one sample, some key/value heads at a time, in one scratch buffer."""
 
-    def __init__(self, query, key, num_rows: int, scaling: float, softcap: float | None, sinks, byte_budget: int):
-        self.query = query
-        self.scaling, self.softcap, self.sinks = scaling, softcap, sinks
+    def __init__(self, query, key, num_rows: int, scaling: float | None, softcap: float | None, sinks, byte_budget):
+        self.query, self.softcap, self.sinks = query, softcap, sinks
+        self.scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
         if sinks is not None and sinks.dim() == 1:
             self.sinks = sinks[None, :, None, None].expand(*query.shape[:3], 1)
         self.kv_heads = key.shape[1]
@@ -118,50 +104,38 @@ class _BlockReader:
             size = self.num_heads * self.shared * min(self.num_rows, num_rows) * key.shape[2]
             self.buffer = query.new_empty(size, dtype=torch.float32)
 
-    def read(self, sample, keys, rows, visible, groups, index) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    def attention(self, sample: int, keys, rows, visible: Visible, per_head: bool) -> Iterator[torch.Tensor]:
+        """`(h, r, k)` of some heads after others, or the mean of all, `(r, k)`; of the keys from start to stop."""
         start, partial, stop, mask = visible
         rows = as_slice(rows)
-        picked = self.query[sample][:, rows]
+        picked, total = self.query[sample][:, rows], 0
         for first in range(0, self.kv_heads, self.num_heads):
             last = min(first + self.num_heads, self.kv_heads)
             heads = slice(first * self.shared, last * self.shared)
             head_mask = mask if mask is None or mask.shape[0] == 1 else mask[heads]
             sinks = None if self.sinks is None else self.sinks[sample, heads, rows].float()
-            numerators, peak = self._numerators(
-                picked[heads], keys[first:last, :, start:stop], partial - start, head_mask, sinks
-            )
-            denominator = numerators.sum(dim=-1, keepdim=True)
-            if sinks is not None:
-                denominator = denominator + torch.exp(sinks - peak)
-            denominator = denominator.clamp(min=1)  # the peak alone makes 1; less where a row sees nothing
-            row_map = None
-            if index is not None:
-                inside = (index >= start) & (index < stop)
-                row_map = numerators[..., (index - start).clamp(0, max(stop - start - 1, 0))] if stop > start else 0
-                row_map = row_map * inside / denominator
-            yield groups.sums(numerators, start) / denominator, row_map
+            part = self._softmax(picked[heads], keys[first:last, :, start:stop], partial - start, head_mask, sinks)
+            if per_head:
+                yield part
+            else:
+                total = total + part.sum(dim=0)
+        if not per_head:
+            yield total / self.query.shape[1]
 
-    def _numerators(self, query, keys, partial: int, mask, sinks) -> tuple[torch.Tensor, torch.Tensor]:
-        """`exp(score - peak)`, `(h, r, k)`, and the peaks, `(h, r, 1)`; `keys` is `(h / shared, D, k)`, `mask` of the
-        keys from `partial` on."""
+    def _softmax(self, query, keys, partial: int, mask, sinks) -> torch.Tensor:
+        """`(h, r, k)`; `keys` is `(h / shared, D, k)`, `mask` of the keys from `partial` on."""
         num_heads, num_rows, dim = query.shape
         # Heads of one key/value group share its keys: fold them into the row axis instead of repeating the keys.
         rows = (query.float() * self.scaling).reshape(num_heads // self.shared, -1, dim)
         shape = (*rows.shape[:2], keys.shape[2])
         out = None if self.buffer is None else self.buffer[: math.prod(shape)].view(shape)
         scores = torch.bmm(rows, keys, out=out).view(num_heads, num_rows, -1)
-        if scores.shape[-1] == 0:
-            return scores, scores.new_zeros(num_heads, num_rows, 1)
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        if mask is not None:
-            part = scores[..., partial:]
-            if mask.dtype == torch.bool:
-                part.masked_fill_(~mask, torch.finfo(torch.float32).min)
-            else:
-                part.add_(mask)
-        # A row that an additive mask hides fully has no peak: without a floor it would be NaN, and so would gradients.
-        peak = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        if mask is not None:  # added: filling by a bool costs thirty times as much on a CPU
+            hidden = torch.finfo(torch.float32).min  # -inf throughout a row would be NaN, and so would all gradients
+            mask = torch.where(mask, 0.0, hidden) if mask.dtype == torch.bool else mask
+            scores[..., partial:].add_(mask.float().clamp(min=hidden))
         if sinks is not None:
-            peak = torch.maximum(peak, sinks.detach())
-        return scores.sub_(peak).exp_(), peak
+            return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
+        return torch.softmax(scores, dim=-1, out=None if self.buffer is None else scores)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sayo.attention.layers import resolve_layers
 from sayo.recipes import Recipe, RecipeError
+from sayo.training.generating import QUERY_BYTES
 from sayo.training.setup import load_data, trainer_config_class
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
@@ -46,6 +47,7 @@ class Setting:
     num_generations: int = 1
     objective_layers: int = 0  # decoder layers read with a graph, because the region score is a loss too
     engine: str = "none"  # or "transformers", "vllm colocate", "vllm server"
+    reads_generation: bool = False  # attention is read while generating, and no scoring pass runs
     vllm_share: float = 0.0  # of the GPU's memory, taken by a colocated engine
     vllm_sleeps: bool = False
     gather_to_generate: bool = False
@@ -70,7 +72,8 @@ class Setting:
     @property
     def extra_forwards(self) -> tuple[str, ...]:
         """Forward passes beside TRL's own generation and loss."""
-        return () if self.engine == "none" else ("scoring", "reference")[: 1 + (self.reference != "none")]
+        runs = {"scoring": not self.reads_generation, "reference": self.reference != "none"}
+        return () if self.engine == "none" else tuple(name for name, does in runs.items() if does)
 
 
 def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, sharding: str) -> Setting:
@@ -99,6 +102,14 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
     engine = f"vllm {get['vllm_mode']}" if get["use_vllm"] else "transformers"
     depth = config.get_text_config().num_hidden_layers
     layers = len(resolve_layers(get["attention_layers"], tuple(range(depth)), depth))
+    gathers = bool(get["ds3_gather_for_generation"]) and engine == "transformers"
+    # As `sayo.training.reading` and `sayo.training.generating` decide.
+    is_aligned = accumulation % (max(1, per_gpu // micro) * get["num_iterations"]) == 0
+    is_sharded = sharding == "fsdp2" or (sharding == "zero3" and not gathers)
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    queries = layers * per_gpu * get["max_completion_length"] * text.num_attention_heads * head_dim
+    fits = queries * (2 if bf16 else 4) <= QUERY_BYTES
     return dataclasses.replace(
         setting,
         completion_tokens=get["max_completion_length"],
@@ -107,9 +118,10 @@ def setting_of(recipe: Recipe, tokens: TokenCount, config: Any, gpus: int, shard
         num_generations=get["num_generations"],
         objective_layers=layers if get["objective_weight"] > 0 else 0,
         engine=engine,
+        reads_generation=engine == "transformers" and is_aligned and not is_sharded and fits,
         vllm_share=get["vllm_gpu_memory_utilization"] if engine == "vllm colocate" else 0.0,
         vllm_sleeps=bool(get["vllm_enable_sleep_mode"]),
-        gather_to_generate=bool(get["ds3_gather_for_generation"]) and engine == "transformers",
+        gather_to_generate=gathers,
         reference="none" if not get["beta"] else "adapter off" if recipe.model.lora is not None else "copy",
     )
 

@@ -16,8 +16,9 @@ def as_text(estimate: Estimate) -> str:
     """Memory and time under every sharding, the verdict last."""
     PAGES.filters |= {"gib": _gib, "seconds": "{:,.2f}".format, "yes": lambda fits: "yes" if fits else "no"}
     items = dict.fromkeys(name for price in estimate.prices.values() for name, size in price.worst.items() if size)
-    template = PAGES.get_template("estimate.txt")
-    return template.render(estimate=estimate, items=items, row=_row, knobs=until_it_fits(estimate)).strip()
+    parts = max((price.time for price in estimate.prices.values()), key=len)  # some shardings need a scoring pass
+    values = {"items": items, "parts": parts, "row": _row, "knobs": until_it_fits(estimate)}
+    return PAGES.get_template("estimate.txt").render(estimate=estimate, **values).strip()
 
 
 def _row(name: str, cells: Iterable[str]) -> str:

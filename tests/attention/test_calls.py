@@ -1,9 +1,12 @@
 """The notebook API: `with AttentionCapture(model) as capture`, then `capture.trace(...)`."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from attention.reference import eager_weights
+from peft import LoraConfig, get_peft_model
 from tiny_models import EOS, FAMILIES, IMAGE, PAD, VIDEO, VISION_END, batch, build, prompts, teacher_forced
 
 from sayo.attention import AttentionCapture, AttentionNotCaptured
@@ -17,13 +20,17 @@ def sample(model, inputs, seed=0, **options):
     return model.generate(**inputs, **options)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_generate_equals_eager(family):
-    """Prefill and decode steps with a cache against one eager forward over what was sampled."""
+OPTIONS = ({"use_cache": False}, {"cache_implementation": "static"}, {"do_sample": False}, {"max_new_tokens": 1})
+CASES = [(family, {}) for family in FAMILIES] + list(itertools.product(("llava", "gemma3"), OPTIONS))
+
+
+@pytest.mark.parametrize(("family", "options"), CASES, ids=str)
+def test_generate_equals_eager(family, options):
+    """Prefill and decode steps with a cache (or without) against one eager forward over what was sampled."""
     model, inputs = build(family), prompts(family)
     prompt_length = inputs["input_ids"].shape[1]
     with AttentionCapture(model, layers="all", maps=True) as capture:
-        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD)
+        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD, disable_compile=True, **options)
     traces = capture.trace(sequences, eos_token_id=EOS)
     full = teacher_forced(family, inputs, sequences)
     weights = eager_weights(family, full, capture.layers).mean(2)[:, :, prompt_length - 1 : -1]
@@ -74,7 +81,7 @@ def test_generate_and_forward_agree_on_entropy():
 
 
 def test_end_of_sequence_ends_a_trace():
-    model, inputs = build("llava"), prompts("llava")
+    model, inputs = get_peft_model(build("llava"), LoraConfig(r=4, target_modules=["q_proj"])), prompts("llava")
     with AttentionCapture(model) as capture:
         sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD)
         end = int(sequences[0, -4])  # some token of the first completion is declared its end
@@ -107,32 +114,6 @@ def test_samples_belong_to_prompts(n):
         assert trace.mass("start", "deciding").min() > 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"use_cache": False}, {"cache_implementation": "static"}, {"do_sample": False}, {"max_new_tokens": 1}],
-    ids=str,
-)
-@pytest.mark.parametrize("family", ["llava", "gemma3"])
-def test_caches(family, options):
-    model, inputs = build(family), prompts(family)
-    with AttentionCapture(model, layers="all") as capture:
-        sequences = sample(model, inputs, eos_token_id=None, pad_token_id=PAD, disable_compile=True, **options)
-    full = teacher_forced(family, inputs, sequences)
-    rows = slice(inputs["input_ids"].shape[1] - 1, -1)
-    weights = eager_weights(family, full, capture.layers).mean(2)[:, :, rows]
-    for row, trace in enumerate(capture.trace(sequences)):
-        expected = weights[row][..., full["input_ids"][row] == IMAGE].sum(-1)
-        assert np.abs(trace.mass("image", "deciding") - expected[:, : len(trace)].numpy()).max() <= 1e-5
-
-
-def test_the_last_call_counts():
-    model = build("llava")
-    with AttentionCapture(model) as capture:
-        lengths = [len(capture.trace(sample(model, prompts("llava"), max_new_tokens=n))[0]) for n in (3, 5)]
-    assert max(lengths) <= 5
-    assert lengths[0] <= 3
-
-
 def test_own_row_of_the_last_token():
     model, inputs = build("llava"), prompts("llava")
     with AttentionCapture(model, maps=True) as capture:
@@ -141,24 +122,6 @@ def test_own_row_of_the_last_token():
     for read in (lambda: trace.mass("image", "of_token"), lambda: trace.map("of_token")):
         with pytest.raises(ValueError, match="generate never runs"):
             read()
-
-
-def test_lora_generate():
-    from peft import LoraConfig, get_peft_model
-
-    model, inputs = get_peft_model(build("llava"), LoraConfig(r=4, target_modules=["q_proj"])), prompts("llava")
-    with AttentionCapture(model) as capture:
-        sequences = sample(model, inputs)
-    assert len(capture.trace(sequences)) == 2
-
-
-def test_text_model():
-    model, inputs = build("mistral"), prompts("mistral")
-    with AttentionCapture(model, layers="all") as capture:
-        sequences = sample(model, inputs, suppress_tokens=None)
-    trace = capture.trace(sequences)[0]
-    assert sorted(trace.masses) == ["response", "text"]
-    assert np.allclose(trace.mass("text", "deciding"), 1, atol=1e-5)
 
 
 # What cannot be traced
@@ -270,7 +233,8 @@ def test_prompt_in_pieces():
             sequences = sample(model, inputs, suppress_tokens=None, do_sample=False, eos_token_id=None, **options)
         traces.append(capture.trace(sequences))
     for whole, pieces in zip(*traces, strict=True):
-        assert whole.sizes == pieces.sizes
+        assert whole.sizes == pieces.sizes and sorted(whole.masses) == ["late", "response", "text"]
+        assert np.allclose(whole.mass("text", "deciding"), 1, atol=1e-5)
         for name, masses in whole.masses.items():
             assert np.allclose(masses, pieces.masses[name], atol=1e-5), name
 

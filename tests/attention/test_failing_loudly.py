@@ -15,7 +15,10 @@ from sayo.attention import AttentionCapture, AttentionNotCaptured
 from sayo.attention.groups import key_groups
 from sayo.attention.kernel import _eager_function
 from sayo.attention.layers import LayerError, attention_layers
+from sayo.errors import SayoError
 from sayo.geometry import VisualLayout
+
+UNKNOWN_LAYERS = (4, -5, "nine", 1.5, [], "3-9", True)
 
 
 def capturing(model, groups=None, **options):
@@ -46,14 +49,25 @@ def test_what_was_not_captured(context, runs, message):
             (build("qwen3_vl") if runs is build else model)(**batch("qwen3_vl"))
 
 
-def test_models_without_layers_to_read():
-    with pytest.raises(ValueError, match="no transformers model"):
-        AttentionCapture(nn.Linear(2, 2))
-    model = build("qwen3_vl")
+def blocks_for_layers(model):
     decoder = model.get_decoder()
     decoder.blocks = decoder._modules.pop("layers")
-    with pytest.raises(ValueError, match="holds no layer with a `self_attn`"):
-        AttentionCapture(model)
+    return AttentionCapture(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: AttentionCapture(nn.Linear(2, 2)), "no transformers model"),
+        (blocks_for_layers, "holds no layer with a `self_attn`"),
+        (lambda model: capturing(model, {}).__enter__(), "at least one key group"),
+        (lambda model: _eager_function(nn.Identity()), "attn_implementation='sdpa'"),
+        *((lambda model, spec=spec: AttentionCapture(model, spec), "layer") for spec in UNKNOWN_LAYERS),
+    ],
+)
+def test_what_has_no_attention_to_read(call, message):
+    with pytest.raises(SayoError if "sdpa" in message else ValueError, match=f"(?i){message}"):
+        call(build("qwen3_vl"))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +82,6 @@ def test_layers_behind_a_causal_model_inside(name, text):
     config = AutoConfig.for_model(name, text_config={**text, "num_hidden_layers": 3})
     with torch.device("meta"):
         assert sorted(attention_layers(AutoModelForImageTextToText.from_config(config))) == [0, 1, 2]
-
-
-def test_no_groups():
-    with pytest.raises(ValueError, match="at least one key group"):
-        with AttentionCapture(build("qwen3_vl")).reading(torch.tensor([0]), {}):
-            pass
-
-
-@pytest.mark.parametrize("spec", [4, -5, "nine", 1.5, [], "3-9", True])
-def test_unknown_layers(spec):
-    with pytest.raises(ValueError, match=r"layer|Layer"):
-        AttentionCapture(build("qwen3_vl"), layers=spec)
 
 
 @pytest.mark.parametrize(
@@ -198,24 +200,15 @@ def generate(model, inputs, **options):
         (lambda capture, model, inputs: capture.trace({"request": generate(model, inputs)}), "`generate_batch` packs"),
         (lambda capture, model, inputs: run(model, inputs, attention_bonus=torch.ones(1)), "'attention_bonus', which"),
         (lambda capture, model, inputs: run(model, inputs) or capture.trace(inputs["input_ids"]), "start is unknown"),
+        (lambda capture, model, inputs: run(model, inputs), "load it with its head"),
     ],
-    ids=["tuples", "guidance", "generate_batch", "unknown argument", "sequences of another maker"],
+    ids=["tuples", "guidance", "generate_batch", "unknown argument", "sequences of another maker", "no head"],
 )
 def test_calls_that_cannot_be_traced(calls, message):
     model, inputs = build("mistral"), batch("mistral")
+    model = model.model if "head" in message else model
     with pytest.raises(AttentionNotCaptured, match=message), AttentionCapture(model) as capture:
         calls(capture, model, inputs)
-
-
-def test_model_without_a_head():
-    model, inputs = build("mistral").model, batch("mistral")
-    with pytest.raises(AttentionNotCaptured, match="load it with its head"), AttentionCapture(model):
-        run(model, inputs)
-
-
-def test_module_without_an_eager_function():
-    with pytest.raises(AttentionNotCaptured, match="attn_implementation='sdpa'"):
-        _eager_function(nn.Identity())
 
 
 def test_captures_end_in_any_order():

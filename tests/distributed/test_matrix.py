@@ -113,6 +113,20 @@ def test_same_completions_and_parameters(runs, kind, job, toys):
     assert apart(ours, reference) <= (ROUNDING if kind == "zero3" else 0.0)
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_attention_is_read_alike(runs, kind, job):
+    """While generating, also where ZeRO-3 gathers the weights for it; under FSDP2 in one more forward."""
+    ours, reference = (json.loads((runs(which) / job / "rank_0.json").read_text()) for which in (kind, "ddp"))
+    (said,) = ours["attention_read"]
+    assert said.startswith("in one more forward" if kind == "fsdp2" else "while generating")
+    names = [name for name in reference["log"][0] if name.startswith("attention/") and "time" not in name]
+    assert {"attention/image_mass", "attention/region_mass", "attention/tas_sink_free"} <= set(names)
+    for line, expected in zip(ours["log"][:STEPS], reference["log"], strict=False):
+        assert {name: line[name] for name in names} == pytest.approx(
+            {name: expected[name] for name in names}, rel=1e-5
+        )
+
+
 @pytest.mark.parametrize("job", OTHER_JOBS)
 def test_objective_and_shapers(runs, kind, job):
     if kind == "ddp" or (kind, job) in REFUSED:

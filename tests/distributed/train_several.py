@@ -63,6 +63,7 @@ def run_one(values: dict) -> None:
         "sharding": launch.sharding(trainer),
         "local_elements": sum(local_elements(p) for p in trainer.model.parameters() if p.requires_grad),
         "elements": sum(p.numel() for p in parameters.values()),
+        "attention_read": sorted(trainer._said),
         "log": trainer.state.log_history,
         "stopped": stopped,
     }

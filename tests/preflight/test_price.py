@@ -176,6 +176,8 @@ def test_extra_forwards_are_priced_each(policy):
     alone = step_time(policy, make_setting(**TEXT, **GRPO), Hardware())
     both = step_time(policy, make_setting(**TEXT, **GRPO, reference="adapter off"), Hardware())
     assert "reference" not in alone and both["reference"] == both["scoring"] == alone["scoring"] > 0
+    during = step_time(policy, make_setting(**TEXT, **GRPO, reads_generation=True), Hardware())
+    assert "scoring" not in during and during["generation: decode"] == alone["generation: decode"]
     setting = make_setting(**GRPO, gpus=5, tokens=TokenCount(1, 1, 1, 1, samples=1000))
     assert setting.steps_per_epoch == 1000 * 4 / (4 * 2 * 5)
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from benchmarks.models import SHAPES, make_config
 from sayo.preflight.estimate import estimate
 from sayo.preflight.policy import MetaPolicy
-from sayo.preflight.setting import NO_DATA, count_tokens
+from sayo.preflight.setting import NO_DATA, TokenCount, count_tokens, setting_of
 from sayo.recipes import DataSection, ModelSection, RecipeError, load_recipe
 from sayo.training.setup import load_data, load_processor
 
@@ -88,6 +88,26 @@ def test_four_bits_shrink_the_layers_only():
 
     assert size(packed, "embed_tokens") == size(plain, "embed_tokens")
     assert 0.5625 / 2 <= size(packed, "language_model.layers") / size(plain, "language_model.layers") < 0.29
+
+
+@pytest.mark.parametrize(
+    ("sharding", "changes", "scores"),
+    [
+        ("ddp", [], False),
+        ("zero3", [], False),
+        ("ddp", ["trainer.num_iterations=2"], True),
+        ("ddp", ["trainer.steps_per_generation=8"], True),
+        ("ddp", ["trainer.use_vllm=true"], True),
+        ("zero3", ["trainer.ds3_gather_for_generation=false"], True),
+        ("fsdp2", [], True),
+        ("ddp", ["trainer.attention_layers=all", "trainer.max_completion_length=100000"], True),
+    ],
+)
+def test_scoring_passes_run_where_the_trainer_runs_them(sharding, changes, scores, toy):
+    """Not on aligned steps, whose attention is read while transformers generates."""
+    aligned = ["trainer.gradient_accumulation_steps=4", "trainer.steps_per_generation=4", "trainer.num_iterations=1"]
+    setting = setting_of(recipe_of(toy, *aligned, *changes), TokenCount(1, 1, 1, 1), CONFIG, 1, sharding)
+    assert ("scoring" in setting.extra_forwards) == scores
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe", "qwen3_5", "glm4v", "smolvlm"])
