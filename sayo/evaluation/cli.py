@@ -63,6 +63,7 @@ def evaluate(
     from sayo.evaluation.local import LocalModel
     from sayo.evaluation.server import ServerModel
     from sayo.evaluation.tables import print_summary, progress
+    from sayo.prompts import suffix_text
     from sayo.recipes import DataSection, ModelSection, model_section
     from sayo.steering import AttentionSteering
     from sayo.training.setup import load_data
@@ -82,7 +83,8 @@ def evaluate(
     local = LocalModel.from_pretrained(section, batch_size=batch_size, layers=layers, **sampling) if is_local else None
     client = ChatClient(server, server_model or name, timeout=timeout) if server else None
     answerer = ServerModel(client, local, concurrency=concurrency, **sampling) if client else local
-    with AttentionSteering(answerer.model, answerer.processor) if steer else nullcontext():
+    suffix = suffix_text(user_suffix) if user_suffix else ""
+    with AttentionSteering(answerer.model, answerer.processor, suffix=suffix) if steer else nullcontext():
         options = {"attention": attention, "whole_text": whole_text, "num_maps": num_maps, "overwrite": overwrite}
         summary = ask_all(answerer, rows, out, settings, **options, progress=progress)
     print_summary(model, summary)

@@ -36,7 +36,7 @@ def evaluate(
         rows: prepared rows; `prompt`, `images` and `solution` are enough.
         folder: gets `samples.jsonl`, `summary.json`, `settings.json`, `maps.npz` and `images/`.
         settings: everything that the results depend on; JSON values.
-        attention: read where the model looks, if the rows have regions.
+        attention: read where the model looks, if the rows have images.
         whole_text: as of `rewards.accuracy_reward`.
         num_maps: questions with a region whose picture and attention map are kept.
         overwrite: forget what is in the folder.
@@ -46,7 +46,7 @@ def evaluate(
         JournalError: the folder holds something else.
     """
     ids = list(map(str, rows["id"] if "id" in rows.column_names else range(len(rows))))
-    attention = attention and "regions" in rows.column_names
+    attention = attention and "images" in rows.column_names
     with closing(Journal(folder, settings or {}, ids, overwrite=overwrite)) as journal:
         todo = [index for index in range(len(rows)) if not journal.is_done(index)]
         asked = (_with_defaults(rows[index], ids[index], index) for index in progress(todo))

@@ -103,6 +103,9 @@ def response_values(reply: Reply) -> dict[str, float | None]:
     if trace is None or len(trace) == 0:
         return values
     values["entropy"] = trace.entropy.mean()
+    if trace.sizes.get("image"):
+        image = trace.mass("image", "deciding").astype(np.float64).mean(axis=0)
+        values["image_mass"] = image @ metrics.token_weights(trace.entropy)
     if trace.sizes.get("prefix"):
         values["vas"] = metrics.vas(*(trace.mass(group, "deciding")[:, None] for group in ("image", "prefix")))
         spans = metrics.back_spans(reply.text or "", reply.offsets or ())
@@ -117,7 +120,6 @@ def response_values(reply: Reply) -> dict[str, float | None]:
             "region_score": metrics.region_score(deciding.region, deciding.image),
             "region_ratio": metrics.region_ratio(deciding.region, deciding.image),
             "rrar": metrics.region_ratio(*prompt_end),
-            "image_mass": deciding.image_mass,
         }
     return {name: None if value is None else float(value) for name, value in values.items()}
 

@@ -47,6 +47,7 @@ class AttentionSteering(Steering):
         radius: number of cells by which T_q is dilated; by default the release's 2 (3 if hard); 0 in the paper.
         border_share: at most this share of each view's tokens is excluded as a border of attention sinks.
         layers: decoder layers to read and steer; see `AttentionCapture`.
+        suffix: text under the question of every prompt ("Answer in one word."), which is not part of the question.
 
     Raises:
         ValueError: unknown option, or a kernel without an additive bias; while running, a prompt that does not end
@@ -71,12 +72,13 @@ class AttentionSteering(Steering):
         radius: int | None = None,
         border_share: float = 0.2,
         layers: LayerSpec = "all",
+        suffix: str = "",
     ):
         if variant not in ("boost", "hard") or heads not in ("visual", "gated"):
             raise ValueError(f"variant is 'boost' or 'hard', heads 'visual' or 'gated'; got {variant!r}, {heads!r}")
         if gamma <= -1:
             raise ValueError(f"gamma must be above -1, got {gamma}")
-        super().__init__(model, layers, template_tail(processor) if processor is not None else ())
+        super().__init__(model, layers, template_tail(processor, suffix) if processor is not None else ())
         self.gamma, self.variant, self.heads, self.cells = gamma, variant, heads, cells
         self.background_weight, self.deviations, self.border_share = background_weight, deviations, border_share
         self.radius = radius if radius is not None else (2 if variant == "boost" else 3)

@@ -105,8 +105,8 @@ class Steering(CallListener):
         return ids.shape[1] >= len(tail) and bool((ids[:, ids.shape[1] - len(tail) :] == tail).all())
 
 
-def template_tail(processor: Any) -> list[int]:
-    """The tokens that the chat template puts after the last user message, including the generation prompt.
+def template_tail(processor: Any, suffix: str = "") -> list[int]:
+    """The tokens behind the question: those of `suffix`, a line under it, and the chat template's generation prompt.
 
     Raises:
         ValueError: the processor has no chat template.
@@ -115,6 +115,7 @@ def template_tail(processor: Any) -> list[int]:
         raise ValueError("The processor has no chat template: omit it.")
     ids = []
     for text in ("Alpha", "7"):
+        text = f"{text}\n{suffix}" if suffix else text
         messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
         rendered = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids.append(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"][::-1])

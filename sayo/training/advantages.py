@@ -16,7 +16,7 @@ import torch
 
 from sayo.attention.trace import AttentionTrace, Rows
 from sayo.metrics.perception import anchor_weights, dependency_filter, trajectory_scale
-from sayo.metrics.region import Select, token_weights
+from sayo.metrics.region import Select, region_score, tas, token_weights
 from sayo.metrics.sinks import sink_free_mass, sink_tokens
 
 
@@ -27,17 +27,24 @@ class ShapingBatch:
     Attributes:
         advantages: `(B,)` TRL's advantages.
         parts: reward name -> `(B,)`; the share of each reward in the advantages. They sum to `advantages`.
+        scales: reward name -> `(B,)`; by how much the advantage rises when that reward rises by 1.
+        paid: reward name -> `(B,)` bool; whether the reward applies, and no gate keeps it back.
         completion_mask: `(B, T)`.
         dependency: computes `(B, T)` how much each token depends on the image (VPPO's S_t; one more forward pass).
         gather: concatenates a tensor over all ranks.
+        group_mean: from `(B, W)` to the mean over each completion's group, on whatever ranks it is; narrower ranks
+            are continued by their last column.
     """
 
     advantages: torch.Tensor
     parts: Mapping[str, torch.Tensor]
+    scales: Mapping[str, torch.Tensor]
+    paid: Mapping[str, torch.Tensor]
     completion_mask: torch.Tensor
     traces: Sequence[AttentionTrace]
     dependency: Callable[[], torch.Tensor]
     gather: Callable[[torch.Tensor], torch.Tensor]
+    group_mean: Callable[[torch.Tensor], torch.Tensor]
 
 
 AdvantageShaper = Callable[[ShapingBatch], torch.Tensor]
@@ -49,28 +56,43 @@ def causal_credit(
     rows: Rows = "deciding",
     select: Select = "top_entropy",
     top_share: float = 0.3,
+    positive: bool = False,
 ) -> torch.Tensor:
-    """`(B, T)`: what a row's attention earned is paid only to the tokens that the row could see.
+    """`(B, T)`: of an attention reward, a token is paid what the rows that it could influence earned: a reward-to-go.
 
-    The reward pools rows with weights that sum to 1; token `t` gets the weight of the rows at or behind it. Under
-    `deciding`, the row of token `i` has seen the tokens before `i`, so the choice of token `i` itself earns nothing
-    by it; under `of_token` it does. All other rewards are paid to every token.
+    Row `i` contributes its weight times its own score. What rows contributed that token `t` could not influence (those
+    before it, and under `deciding` the row that chose it) is taken out of the reward; the rest is compared with the
+    group's mean at the same position. As these contributions do not depend on the token, the expected gradient stays
+    that of the reward (exactly if the weights do not depend on later tokens either: `select="all"`); what falls away
+    is noise. A completion that has ended counts at later positions with all of its contributions. Where they vary
+    more within the group than the rewards do, they set the scale, so that no token is paid a blown-up advantage. All
+    other rewards are paid to every token.
 
     Args:
-        reward: name of the attention reward in the recipe (KeyError if it has none of that name); `rows`, `select` and
-            `top_share` must be that reward's.
+        reward: name of the attention reward in the recipe (KeyError if it has none of that name); `rows`, `select`,
+            `top_share` and `positive` must be that reward's.
     """
     if reward not in batch.parts:
         raise KeyError(f"causal_credit pays out the reward {reward!r}, but the recipe has {sorted(batch.parts)}")
-    share = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
+    mask = batch.completion_mask.float()
+    earned = torch.zeros(len(mask), mask.shape[1] + 1, dtype=torch.float64)  # [:, t + 1]: by the row of token t
     for index, trace in enumerate(batch.traces):
-        if len(trace):
-            weights = torch.as_tensor(token_weights(trace.entropy, select, top_share), dtype=torch.float32)
-            behind = weights.flip(0).cumsum(0).flip(0)  # weight of the rows of tokens t, t + 1, ...
-            earned = behind - weights if rows == "deciding" else behind
-            share[index, trace.positions] = earned.to(share.device)
-    attention = batch.parts[reward]
-    return ((batch.advantages - attention)[:, None] + attention[:, None] * share) * batch.completion_mask
+        if batch.paid[reward][index] and len(trace) and trace.has_region:
+            scores = _row_scores(trace, rows, select, top_share, positive)
+            earned[index, trace.positions + 1] = torch.from_numpy(scores)
+    earlier = earned.cumsum(dim=1).to(mask)[:, 1 if rows == "deciding" else 0 :]  # the last column: all rows
+    deviation = earlier - batch.group_mean(earlier)
+    spread = batch.group_mean(deviation.square()).amax(dim=1, keepdim=True).sqrt()
+    deviation = deviation[:, : mask.shape[1]]
+    scale, attention = batch.scales[reward][:, None], batch.parts[reward][:, None]
+    shrink = (scale.abs() * spread).clamp(min=1)
+    return (batch.advantages[:, None] - attention + (attention - scale * deviation) / shrink) * mask
+
+
+def _row_scores(trace: AttentionTrace, rows: Rows, select: Select, top_share: float, positive: bool) -> np.ndarray:
+    """`(T,)`: the weight of each row in the reward times the score that it would have alone."""
+    region, image = (trace.mean(group, rows).astype(np.float64).mean(axis=0) for group in ("region", "image"))
+    return token_weights(trace.entropy, select, top_share) * (tas if positive else region_score)(region, image)
 
 
 def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) -> torch.Tensor:
@@ -78,14 +100,16 @@ def token_perception(batch: ShapingBatch, share: float = 0.4, low: float = 0.9) 
 
     Token filter: the `share` most dependent tokens of each response. Trajectory scale: from `low` upwards with the
     mean dependency, 1 on average over *all* ranks and micro-batches of the step (the release takes each rank's own).
+    Completions without a token take no part in it.
     """
     dependency = batch.dependency().float().cpu().numpy()
     lengths = batch.completion_mask.sum(dim=1).tolist()
     responses = [row[:length] for row, length in zip(dependency, lengths, strict=True)]
-    means = torch.tensor([float(row.mean()) if len(row) else 0.0 for row in responses], device=batch.advantages.device)
-    everyone = np.sort(batch.gather(means).cpu().numpy())
+    means = [float(row.mean()) if len(row) else math.nan for row in responses]
+    everyone = batch.gather(torch.tensor(means, device=batch.advantages.device)).cpu().numpy()
+    everyone = np.sort(everyone[~np.isnan(everyone)])
     # The scale is a straight line in the mean dependency, so those of this rank are interpolated on it.
-    scales = np.interp(means.cpu().numpy(), everyone, trajectory_scale(everyone, low)).tolist()
+    scales = np.interp(means, everyone, trajectory_scale(everyone, low)).tolist() if len(everyone) else means
     shaped = torch.zeros_like(batch.completion_mask, dtype=torch.float32)
     for index, row in enumerate(responses):
         keep = torch.as_tensor(dependency_filter(row, share), device=shaped.device)

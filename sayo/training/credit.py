@@ -1,7 +1,7 @@
 """Which reward an advantage comes from: gates, TRL's normalisation taken apart, shares of the gradient."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -68,7 +68,7 @@ def advantage_parts(
     scale_rewards: str = "group",
     aggregation: str = "sum_then_normalize",
     std_floor: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What each reward contributes to TRL's advantages, which are linear in the rewards once their std is known.
 
     Args:
@@ -80,8 +80,9 @@ def advantage_parts(
             as at least this, so that rounding noise is not blown up to advantages of 1. 0 is TRL.
 
     Returns:
-        parts `(N, F)`, which sum to the advantage of a completion; and `(N,)`, how far rounding may take that sum from
-        TRL's own: some units of the largest weighted reward over which the mean is taken, divided as the rewards are.
+        parts `(N, F)`, which sum to the advantage of a completion; scales `(N, F)`, what a reward of 1 more would add
+        to it; and `(N,)`, how far rounding may take the sum from TRL's own: some units of the largest weighted reward
+        over which the mean is taken, divided as the rewards are.
 
     Raises:
         ValueError: a mode of TRL's that is not known here.
@@ -89,11 +90,14 @@ def advantage_parts(
     _check_mode("scale_rewards", scale_rewards, ("group", "batch", "none"))
     _check_mode("multi_objective_aggregation", aggregation, ("sum_then_normalize", "normalize_then_sum"))
     unscorable = rewards.isnan().all(dim=1)
+    scales = weights.expand_as(rewards)
     size, floor = num_generations, std_floor  # completions over which TRL takes the mean, and the floor of their std
     if aggregation == "normalize_then_sum":
         grouped = rewards.view(-1, num_generations, rewards.shape[1])
         mean, std = torch.nanmean(grouped, dim=1, keepdim=True), nanstd(grouped, dim=1, keepdim=True)
-        rewards = ((grouped - mean) / (std.clamp(min=std_floor) + EPS)).view(rewards.shape)
+        divisor = (std.clamp(min=std_floor) + EPS).expand_as(grouped).reshape(rewards.shape)
+        rewards = (grouped - mean).view(rewards.shape) / divisor
+        scales = scales / divisor
         size, floor, scale_rewards = len(rewards), 0.0, "batch"
     weighted = torch.nan_to_num(rewards, nan=0.0) * weights
     largest = weighted.abs().sum(dim=1)
@@ -105,11 +109,11 @@ def advantage_parts(
         size = num_generations if scale_rewards == "group" else len(rewards)
         std = nanstd(weighted.sum(dim=1).view(-1, size), dim=1).repeat_interleave(size)
         divisor = std.clamp(min=floor) + EPS
-    parts = torch.nan_to_num(parts / divisor[:, None], nan=0.0)
+    parts, scales = (torch.nan_to_num(each / divisor[:, None], nan=0.0) for each in (parts, scales))
     largest = largest.view(-1, size).amax(dim=1).repeat_interleave(size)
     # The mean is off by a few units of the largest reward; the std too, in proportion to the advantage.
     rounding = ROUNDINGS * torch.finfo(weighted.dtype).eps * largest / divisor * (1 + parts.sum(dim=1).abs())
-    return parts, torch.nan_to_num(rounding, nan=0.0)
+    return parts, scales, torch.nan_to_num(rounding, nan=0.0)
 
 
 def named_parts(names: Sequence[str], parts: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -177,12 +181,16 @@ def shape_advantages(
         return advantages, {}
     sums = []
     for name, part in batch.parts.items():
-        others = {other: torch.zeros_like(part) for other in batch.parts}
-        paid = _shaped(shaper, dataclasses.replace(batch, advantages=part, parts={**others, name: part}))
-        sums.append((token_weights * paid.reshape(len(part), -1).abs()).sum())
+        alone = {key: _only(name, getattr(batch, key)) for key in ("parts", "scales")}
+        shaped = _shaped(shaper, dataclasses.replace(batch, advantages=part, **alone))
+        sums.append((token_weights * shaped.reshape(len(part), -1).abs()).sum())
     totals = reduce_sum(torch.stack(sums))
     shares = (totals / totals.sum()).tolist() if totals.sum() > 0 else []
     return advantages, {f"gradient_share/{name}": share for name, share in zip(batch.parts, shares, strict=False)}
+
+
+def _only(name: str, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {other: value if other == name else torch.zeros_like(value) for other, value in values.items()}
 
 
 def _shaped(shaper: AdvantageShaper | None, batch: ShapingBatch) -> torch.Tensor:

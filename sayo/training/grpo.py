@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from sayo.attention import AttentionCapture
 from sayo.attention.groups import vision_token_ids
 from sayo.metrics.perception import token_dependency
+from sayo.recipes import RecipeError
 from sayo.training import credit
 from sayo.training.advantages import AdvantageShaper, ShapingBatch, blank_patches
 from sayo.training.banned import ban_tokens
@@ -77,6 +78,11 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
             self.model, layers=self.args.attention_layers, byte_budget=self.args.attention_byte_budget
         )
         check_graph(self.args, self.args.objective_weight > 0)
+        if advantage_shaper is not None and self.importance_sampling_level == "sequence":
+            raise RecipeError(
+                "importance_sampling_level=sequence takes the mean of a completion's advantages, so an advantage "
+                "shaper would do nothing: drop advantage_shaper, or use importance_sampling_level=token."
+            )
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         credit.check_gates(self._reward_gates, self.reward_func_names)
@@ -132,7 +138,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         modes = (self.scale_rewards, self.multi_objective_aggregation, floor)
         weights = self.reward_weights.to(rewards.device)
-        all_parts, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
+        all_parts, scales, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
         first = self.accelerator.process_index * len(scored.inputs)
         here = slice(first, first + len(scored.inputs))
         if floor == 0:
@@ -146,10 +152,13 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
         batch = ShapingBatch(
             output["advantages"],
             credit.named_parts(names, all_parts[here]),
+            credit.named_parts(names, scales[here]),
+            dict(zip(names, scored.is_paid[here].unbind(dim=1), strict=True)),
             output["completion_mask"],
             scored.traces,
             dependency=cache(partial(self._image_dependency, scored, output)),
             gather=self.accelerator.gather,
+            group_mean=self._group_mean,
         )
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         token_weights = credit.token_weights_of_loss(self.loss_type, mask)
@@ -161,6 +170,14 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
         zero_std = [(f"rewards/{name}/frac_zero_std", share) for name, share in zip(names, zero_std, strict=True)]
         for name, value in [*metrics.items(), *zero_std]:
             self._metrics["train"][name].append(value)
+
+    def _group_mean(self, values: torch.Tensor) -> torch.Tensor:
+        """`(B, W)`: mean over each completion's group, whose members may be on several ranks; see `ShapingBatch`."""
+        width = int(self.accelerator.gather(torch.tensor([values.shape[1]], device=values.device)).max())
+        wide = torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
+        first = self.accelerator.process_index * len(values)
+        means = self.accelerator.gather(wide).view(-1, self.num_generations, width).mean(dim=1)
+        return means.repeat_interleave(self.num_generations, dim=0)[first : first + len(values), : values.shape[1]]
 
     @torch.no_grad()
     def _image_dependency(self, scored: ScoredRollouts, output: dict[str, Any]) -> torch.Tensor:
@@ -192,4 +209,5 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
             raise type(error)(f"{error} The samples and completions are in {path}.") from None
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored.rewards = credit.pay_gated(rewards, self.reward_func_names, self._reward_gates, group)
+        scored.is_paid = scored.rewards == rewards  # NaN, where a reward does not apply, is not
         return scored.rewards

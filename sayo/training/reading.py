@@ -30,6 +30,7 @@ class ScoredRollouts:
         groups: key weights over the padded sequences, `(B, P + T)` or longer.
         logps: `(B, T)` log-probabilities of the sampled tokens, where there was a scoring pass.
         rewards: `(N, F)` as paid, of all processes.
+        is_paid: `(N, F)` bool: the reward applies, and its gate is open.
     """
 
     inputs: Sequence[dict]
@@ -41,6 +42,7 @@ class ScoredRollouts:
     groups: dict[str, torch.Tensor] = field(default_factory=dict)
     logps: torch.Tensor | None = None
     rewards: torch.Tensor | None = None
+    is_paid: torch.Tensor | None = None
 
 
 class _NeverAligned(int):

@@ -65,6 +65,13 @@ def samples_of(toy_policy, tmp_path, lines):
     return run
 
 
+def test_rows_without_regions_are_read_too(toy_rows, samples_of):
+    """Somebody's questions about pictures, never prepared: what needs no region is known."""
+    row = {name: toy_rows[0][name] for name in ("prompt", "images", "solution", "question", "question_type")}
+    (sample,) = samples_of([row])
+    assert sample["vas"] > 0 and 0 < sample["image_mass"] < 1 and sample["tas"] is None
+
+
 def test_regions_are_mapped_for_the_model_at_hand(toy_rows, samples_of):
     """Rows that were prepared for no processor, or for another one, read the same attention."""
     rows = list(toy_rows.select(range(12)))

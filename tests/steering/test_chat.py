@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.local import LocalModel
 from sayo.processors import load_auto_processor
+from sayo.prompts import with_suffix
 from sayo.rollout import processor_inputs
 from sayo.steering import AttentionSteering, ScoreScaling
 from sayo.steering.calls import template_tail
@@ -24,11 +25,16 @@ def chat(toy, toy_rows):
     return model, load_auto_processor(toy.policy), toy_rows.select(range(6))
 
 
-def test_the_row_of_the_last_question_token(chat):
+@pytest.mark.parametrize("suffix", ["", "Answer in one word."])
+def test_the_row_of_the_last_question_token(chat, suffix):
+    """A line under the question is no part of it."""
     model, processor, rows = chat
-    assert processor.tokenizer.decode(template_tail(processor)) == "<|im_end|>\n<|im_start|>assistant\n"
+    tail = processor.tokenizer.decode(template_tail(processor, suffix))
+    assert tail == f"{suffix and chr(10)}{suffix}<|im_end|>\n<|im_start|>assistant\n"
+    if suffix:
+        rows = rows.map(lambda row: {"prompt": with_suffix(row["prompt"], suffix)})
     inputs = processor_inputs(processor, rows, "cpu")
-    steering = AttentionSteering(model, processor)
+    steering = AttentionSteering(model, processor, suffix=suffix)
     with steering:
         model.generate(**inputs, max_new_tokens=2, do_sample=False)
         last = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][:, steering._question_row].tolist())

@@ -127,7 +127,7 @@ def test_parts_of_random_rewards_are_trls(modes, dtype):
     for seed in range(60):
         rewards, weights, size = random_rewards(seed)
         arguments = (rewards.to(dtype), weights, size, *modes)
-        parts, rounding = advantage_parts(*arguments)
+        parts, _, rounding = advantage_parts(*arguments)
         check_parts(parts, trls_advantages(*arguments), rounding)
 
 
@@ -135,7 +135,7 @@ def test_parts_of_random_rewards_are_trls(modes, dtype):
 def test_another_normalisation_is_noticed(modes, monkeypatch):
     """Another mode, and already another number beside the standard deviation."""
     rewards, weights = torch.rand(32, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5])
-    parts, rounding = advantage_parts(rewards, weights, 8, *modes)
+    parts, _, rounding = advantage_parts(rewards, weights, 8, *modes)
     for others in MODES:
         if others != modes:
             with pytest.raises(RuntimeError, match="sum to other advantages than TRL's"):

@@ -121,7 +121,7 @@ def test_recipe_takes_every_advantage_shaper(shaper):
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
     if shaper == "causal_credit":
         options, reward = recipe.advantage_shaper.options, recipe.rewards["attention"].options
-        assert {name: options[name] for name in ("rows", "select", "top_share")} == reward
+        assert options == {"reward": "attention", **reward, "positive": False}
 
 
 @pytest.mark.parametrize(

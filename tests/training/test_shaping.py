@@ -1,6 +1,8 @@
 """Advantages per token in the trainer: what TRL's losses make of them, and what shapers are handed."""
 
 import dataclasses
+import itertools
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from toy_runs import rollout
 
 from sayo.attention import AttentionTrace
+from sayo.recipes import RecipeError
 from sayo.rewards import region_attention_reward
 from sayo.training.advantages import ShapingBatch, blank_patches, causal_credit, perceptual_anchors, token_perception
-from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES
+from sayo.training.credit import TOKEN_MEAN_LOSSES, TOKEN_SUM_LOSSES, advantage_parts
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4}
 
@@ -60,22 +63,30 @@ def test_a_wrong_shape_is_refused(make_trainer):
 
 
 def test_causal_credit_in_a_run(make_trainer):
-    """The shares count what the shaper lets through: attention earns less than its part, the rest keeps its own."""
+    """The first token of a group is paid the whole reward, later ones what is still to come, and logs say so."""
     seen = []
 
     def shaper(batch):
-        seen.append(batch)
-        return causal_credit(batch, reward="region_attention_reward", select="all")
+        seen.append((batch, causal_credit(batch, reward="region_attention_reward", select="all", rows="of_token")))
+        return seen[-1][1]
 
-    rewards = [region_attention_reward, lengths]
+    rewards = [partial(region_attention_reward, select="all"), lengths]
+    rewards[0].__name__ = "region_attention_reward"
     trainer = make_trainer(rewards, advantage_shaper=shaper, loss_type="grpo", **ONE)
     trainer.train()
-    size = seen[0].completion_mask.sum(dim=1)
-    attention, other = (part.abs() for part in seen[0].parts.values())
-    # With all rows alike, token t of T is paid (T - 1 - t) / T of what the attention earned: (T - 1) / 2T on average.
-    paid = (attention * (size - 1) / (2 * size)).sum()
-    share = trainer.state.log_history[0]["gradient_share/region_attention_reward"]
-    assert share == pytest.approx((paid / (paid + other.sum())).item(), abs=1e-5) and 0 < share < 1
+    batch, shaped = seen[0]
+    torch.testing.assert_close(shaped[:, 0], batch.advantages, atol=1e-5, rtol=1e-4)
+    assert (shaped[:, 1:] - batch.advantages[:, None])[batch.completion_mask[:, 1:] == 1].abs().max() > 0.01
+    shares = [trainer.state.log_history[0][f"gradient_share/{name}"] for name in batch.parts]
+    assert sum(shares) == pytest.approx(1.0) and min(shares) > 0
+
+
+@pytest.mark.parametrize("loss", ["grpo", "luspo"])
+def test_a_shaper_at_sequence_level_is_refused(make_trainer, loss):
+    with pytest.raises(RecipeError, match="would do nothing"):
+        make_trainer(
+            lengths, advantage_shaper=lambda batch: None, importance_sampling_level="sequence", loss_type=loss, **ONE
+        )
 
 
 def test_vppo_measures_the_image(make_trainer):
@@ -142,24 +153,82 @@ def test_maps_are_read_for_a_shaper_that_needs_them_and_only_within_the_budget(m
 def trace(entropy, maps=None):
     length = len(entropy)
     masses = {"image": np.full((1, length + 1), 0.5, np.float32)}
-    return AttentionTrace(masses, {"image": 4.0}, np.array(entropy, np.float32), (0,), maps)
+    masses["region"] = np.linspace(0.1, 0.3, length + 1, dtype=np.float32)[None]
+    return AttentionTrace(masses, {"image": 4.0, "region": 1.0}, np.array(entropy, np.float32), (0,), maps)
 
 
-def shaping_batch(advantages, traces, parts=None, dependency=None, gather=lambda tensor: tensor):
+def shaping_batch(advantages, traces, parts=None, dependency=None, gather=lambda tensor: tensor, **more):
+    """One group of completions; `more`: `scales` and `paid` of every reward, by default 1 and all."""
     lengths = torch.tensor([len(one) for one in traces])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    advantages = torch.tensor(advantages)
-    return ShapingBatch(advantages, parts or {}, mask, traces, lambda: torch.tensor(dependency), gather)
+    names, every = list(parts or {}), torch.ones(len(traces))
+    scales, paid = (dict.fromkeys(names, more.get(key, every)) for key in ("scales", "paid"))
+    return ShapingBatch(
+        torch.tensor(advantages), parts or {}, scales, paid, mask, traces,
+        lambda: torch.tensor(dependency), gather, group_mean,
+    )  # fmt: skip
 
 
-def test_causal_credit_pays_what_the_row_could_see():
-    parts = {"attention": torch.tensor([0.6]), "accuracy": torch.tensor([0.4])}
-    batch = shaping_batch([1.0], [trace([0.1, 3.0, 0.2, 2.0])], parts)
-    # the two most uncertain tokens are 1 and 3; their deciding rows have seen tokens < 1 and < 3
-    shaped = causal_credit(batch, select="top_entropy", top_share=0.5)
-    assert shaped[0].tolist() == pytest.approx([0.4 + 0.6, 0.4 + 0.3, 0.4 + 0.3, 0.4])
-    shaped = causal_credit(batch, rows="of_token", select="top_entropy", top_share=0.5)
-    assert shaped[0].tolist() == pytest.approx([1.0, 1.0, 0.7, 0.7])
+def group_mean(values):
+    return values.mean(dim=0, keepdim=True).expand_as(values)
+
+
+def every_response(rows, closed=()):
+    """A group of all 16 responses of four tokens 0 or 1; the attention of a row depends on what it has seen."""
+    responses = torch.tensor(list(itertools.product((0, 1), repeat=4)))
+    rng, traces = np.random.default_rng(0), []
+    of_prefix = {
+        tuple(prefix): rng.uniform(0.05, 0.4) for n in range(5) for prefix in itertools.product((0, 1), repeat=n)
+    }
+    for response in responses.tolist():
+        region = np.array([[of_prefix[tuple(response[:n])] for n in range(5)]])
+        masses = {"region": region.astype(np.float32), "image": np.full((1, 5), 0.5, np.float32)}
+        traces.append(AttentionTrace(masses, {"image": 16.0, "region": 4.0}, np.ones(4, np.float32), (0,)))
+    rewards = torch.tensor(region_attention_reward([""] * 16, traces, rows=rows, select="all"))[:, None]
+    paid = torch.ones(16, dtype=torch.bool)
+    paid[list(closed)] = False
+    rewards = rewards * paid[:, None]
+    parts, scales, _ = advantage_parts(rewards, torch.ones(1), 16)
+    batch = shaping_batch(parts[:, 0].tolist(), traces, {"attention": parts[:, 0]}, scales=scales[:, 0], paid=paid)
+    return responses, rewards[:, 0], batch
+
+
+@pytest.mark.parametrize("rows", ["deciding", "of_token"])
+def test_causal_credit_has_the_gradient_of_the_reward(rows):
+    """By enumeration: a policy of four free coins, all 16 responses equally likely; d E[R] / d logit_t exactly."""
+    responses, rewards, batch = every_response(rows)
+    score = responses - 0.5  # d log p(y_t) / d logit_t at p = 1/2
+    true = (rewards[:, None] * score).mean(dim=0)
+    shaped = causal_credit(batch, rows=rows, select="all")
+    found = (shaped * score).mean(dim=0)
+    assert (true[-1].abs() < 1e-6) == (rows == "deciding")  # the last token comes behind the row that chose it
+    torch.testing.assert_close(found / found[0], true / true[0], atol=1e-5, rtol=1e-5)
+    # what falls away is noise
+    noise = [(advantages * score).var(dim=0).sum() for advantages in (batch.advantages[:, None], shaped)]
+    assert noise[1] < 0.8 * noise[0]
+
+
+def test_causal_credit_takes_nothing_from_a_reward_that_was_not_paid():
+    """A closed gate paid 0: there is nothing in it that earlier rows earned."""
+    _, _, batch = every_response("of_token", closed=(0, 7))
+    shaped = causal_credit(batch, rows="of_token", select="all")
+    shifted = shaped[0] - shaped[7]  # both paid 0, and alike up to the group's mean of each position
+    torch.testing.assert_close(shifted, torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_equal_rewards_of_unequal_rows_are_not_blown_up():
+    """Rewards that hardly differ have a tiny standard deviation; what rows contributed may differ far more."""
+    early, late = [[0.4, 0.4, 0.1, 0.1]], [[0.1, 0.1, 0.4, 0.4001]]
+    traces = [
+        AttentionTrace(
+            {"region": np.array(region, np.float32), "image": np.full((1, 4), 0.5, np.float32)},
+            {"image": 16.0, "region": 4.0}, np.ones(4, np.float32), (0,),
+        )
+        for region in (early, late)
+    ]  # fmt: skip
+    batch = shaping_batch([-1.0, 1.0], traces, {"attention": torch.tensor([-1.0, 1.0])}, scales=torch.full((2,), 1e4))
+    shaped = causal_credit(batch, select="all")
+    assert 0.5 < shaped.abs().max() < 2
 
 
 def test_causal_credit_needs_the_reward():
@@ -207,7 +276,10 @@ def random_batch(width=14):
     dependency = torch.as_tensor(rng.random((len(SIZES), width)), dtype=torch.float32)
     mask = (torch.arange(width) < torch.tensor(SIZES)[:, None]).long()
     parts = {"attention": values[0], "accuracy": values[1]}
-    return ShapingBatch(values.sum(dim=0), parts, mask, traces, lambda: dependency, lambda tensor: tensor)
+    given = dict.fromkeys(parts, torch.ones(3))
+    return ShapingBatch(
+        values.sum(dim=0), parts, given, given, mask, traces, lambda: dependency, lambda tensor: tensor, group_mean
+    )
 
 
 @pytest.mark.parametrize("shaper", [causal_credit, token_perception, perceptual_anchors])
@@ -215,14 +287,22 @@ def test_padding_and_company_change_nothing(shaper):
     """A completion is shaped alike alone and among others, however far the batch is padded."""
     together = random_batch(width=20)
     means = torch.stack([row[:size].mean() for row, size in zip(together.dependency(), SIZES, strict=True)])
-    shaped = shaper(together)
+    group_means = []
+
+    def remember(values):
+        group_means.append(group_mean(values))
+        return group_means[-1]
+
+    shaped = shaper(dataclasses.replace(together, group_mean=remember))
     assert not shaped[together.completion_mask == 0].any()
     for row, size in enumerate(SIZES):
         parts = {name: part[[row]] for name, part in together.parts.items()}
+        given, known = dict.fromkeys(parts, torch.ones(1)), iter(group_means)
         alone = ShapingBatch(
-            together.advantages[[row]], parts, together.completion_mask[[row], :size], [together.traces[row]],
-            lambda row=row, size=size: together.dependency()[[row], :size],
+            together.advantages[[row]], parts, given, given, together.completion_mask[[row], :size],
+            [together.traces[row]], lambda row=row, size=size: together.dependency()[[row], :size],
             lambda _: means,  # the other completions are on other ranks
+            lambda values, known=known: next(known)[:1, : values.shape[1]],
         )  # fmt: skip
         torch.testing.assert_close(shaper(alone)[0], shaped[row, :size])
 
@@ -234,5 +314,6 @@ def test_shapers_are_linear(shaper):
     parts = []
     for name, part in batch.parts.items():
         others = {other: torch.zeros(3) for other in batch.parts}
-        parts.append(shaper(dataclasses.replace(batch, advantages=part, parts={**others, name: part})))
+        alone = {"parts": {**others, name: part}, "scales": {**others, name: batch.scales[name]}}
+        parts.append(shaper(dataclasses.replace(batch, advantages=part, **alone)))
     torch.testing.assert_close(sum(parts), shaper(batch))
