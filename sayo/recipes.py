@@ -180,6 +180,26 @@ def _edges(words: str) -> dict[str, int]:
     raise RecipeError(f"--size {words!r} is not EDGE=NUMBER,... such as longest_edge=1048576,shortest_edge=65536")
 
 
+def trained_layers(name: str) -> Any:
+    """The `trainer.attention_layers` of a run, one of its checkpoints or its export: what it was trained to look with.
+
+    None for any other model, and for supervised tuning without a loss on the attention.
+    """
+    folder = Path(name).absolute()
+    files = [folder / "recipe.yaml", folder / "start.json"]
+    if folder.name.startswith("checkpoint-"):
+        files.append(folder.parent / "recipe.yaml")
+    for file in filter(Path.is_file, files):
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe = recipe.get("recipe", recipe)
+        trainer = recipe.get("trainer") or {}
+        if recipe.get("rewards"):
+            return trainer.get("attention_layers", "last")
+        is_anchored = trainer.get("enhance_weight") or trainer.get("suppress_weight")
+        return trainer.get("attention_layers", "all") if is_anchored else None
+    return None
+
+
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Compose and resolve a recipe.
 

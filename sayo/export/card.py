@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from transformers import ProcessorMixin
 
-from sayo.export.checkpoint import Checkpoint, display_name
+from sayo.export.checkpoint import RECIPE, Checkpoint, display_name
 from sayo.training.config import RegionGRPOConfig
 
 HUB_ID = re.compile(r"^(?!runs/)[\w.-]+/[\w.-]+$")  # runs/demo is a run even if its folder no longer exists
@@ -27,7 +27,8 @@ METRICS = (  # of the training log, in the order of the card
 def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name: str) -> None:
     """Write `folder/README.md`: how to use the model and how it was trained, leaving out what is unknown.
 
-    `name` is the hub id or folder under which the quick start loads the model.
+    And `folder/recipe.yaml`, in which `sayo.recipes.trained_layers` looks. `name` is the hub id or folder under which
+    the quick start loads the model.
     """
     recipe = _public(source.recipe)
     base, data = source.base, source.recipe.get("data") or {}
@@ -53,6 +54,8 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
         trained_with=trained_with,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+    if recipe:
+        (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _hub_id(name: str | None) -> str | None:
