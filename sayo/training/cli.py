@@ -15,7 +15,7 @@ def train(
         typer.Option("--config-name", "-c", help="A shipped recipe (`sayo ls`) or the path of your own file."),
     ] = "toy",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, the model and ten rows of data, then stop.")
+        bool, typer.Option("--dry-run", help="Check the recipe, the model and ten rows, roll out a tiny group, stop.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved recipe and stop; loads nothing.")] = False,
 ) -> None:

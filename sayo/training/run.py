@@ -17,6 +17,7 @@ from sayo.recipes import Recipe, RecipeError
 from sayo.training import launch, ranks, setup, start
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
 from sayo.training.checkpoints import checkpoints, newest_complete, step_of
+from sayo.training.dry_run import try_one_group
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import check_dataset, check_enough_rows, out_of_memory_named
 from sayo.training.pictures import check_pictures
@@ -33,7 +34,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     `environment.json` and `run_id` (its name in a tracker).
 
     Args:
-        dry_run: check everything on ten rows and stop before the first step.
+        dry_run: check everything on ten rows, roll out one tiny group, and stop before the first step.
         callbacks: added to the trainer.
 
     Raises:
@@ -58,7 +59,9 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     checkpoint, messages, trainer.start, trainer.changes = chosen
     if dry_run:
         check_pictures(trainer)
+        done = try_one_group(trainer)
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
+        console.print(done, highlight=False)
         return run_dir
     if main:
         for message in messages:
@@ -102,7 +105,8 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     except (TypeError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, SayoError):
             raise
-        raise RecipeError(f"The trainer cannot be built: {error}") from error
+        on_cpu = " On a CPU, say so: add trainer.use_cpu=true trainer.bf16=false." if "use_cpu" in str(error) else ""
+        raise RecipeError(f"The trainer cannot be built: {error}{on_cpu}") from error
 
 
 def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:

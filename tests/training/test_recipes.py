@@ -134,6 +134,10 @@ def test_recipe_takes_every_advantage_shaper(shaper):
         (["data.pathh=x"], "Unknown recipe key `data.pathh`. Did you mean `path`?"),
         (["trainerr.seed=1"], "Unknown recipe key `trainerr`. Did you mean `trainer`?"),
         (["trainer.learning_rat=1"], "`trainer.learning_rat`. Did you mean `learning_rate`?"),
+        (["trainer.max_steps=abc"], "`trainer.max_steps`: Input should be a valid integer"),
+        (["trainer.beta=low"], "`trainer.beta`: Input should be a valid number"),
+        (["trainer.use_cpu=sometimes"], "`trainer.use_cpu`: Input should be a valid boolean"),
+        (["trainer.lr_scheduler_type=flat"], "`trainer.lr_scheduler_type`: Input should be 'linear', 'cosine'"),
         (["trainer.n_gpu=1"], "Unknown recipe key `trainer.n_gpu`."),  # not a setting of the config, but worked out
         (["model.freeze_vision=perhaps"], "`model.freeze_vision`: Input should be a valid boolean"),
         (["model.size=large"], "`model.size`: Input should be a valid dictionary; got 'large'."),
@@ -226,6 +230,8 @@ def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output
     assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
+    tried = "completions of 8 tokens were rewarded" if recipe.rewards else "the loss of one row was computed"
+    assert tried in " ".join(done.output.split())
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"
 
 
@@ -245,15 +251,69 @@ def test_what_cannot_be_built_is_one_line(override, message, dry_run, toys, tmp_
     assert done.stderr.splitlines()[-1].startswith("error: The trainer cannot be built: ")
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("empty", "The model 'empty' cannot be loaded: Unrecognized model in empty."),
+        ("bert", "The model 'bert' cannot be loaded: Unrecognized configuration class"),
+        ("no/such-model", "The model 'no/such-model' cannot be loaded: We couldn't connect"),
+        ("runs/some/where", "There is no model 'runs/some/where': neither a folder here"),
+    ],
+)
+def test_a_model_that_is_none_is_one_sentence(model, message, toys, tmp_path, sayo_command, monkeypatch):
+    recipe, data = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run")), toys.data["qwen3_vl"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.chdir(tmp_path)
+    picture = next((toys.world / "images").iterdir())
+    for words in (
+        ("train", "--config-name", recipe, f"model.name_or_path={model}"),
+        ("evaluate", model, "--data", data, "--split", "train", "--out", "results"),
+        ("look", model, picture, "What?"),
+    ):
+        done = sayo_command(*words)
+        assert done.exit_code == 2 and done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    for words in (("export", model, "--out", "o"), ("map", data, "--processor", model, "--out", "mapped")):
+        done = sayo_command(*words)
+        assert done.exit_code == 2 and model in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_gpu_the_two_keys_are_named(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run", bf16=True, use_cpu=False))
+    done = sayo_command("train", "--config-name", recipe)
+    assert done.exit_code == 2 and done.stderr.splitlines()[-1].endswith(
+        "add trainer.use_cpu=true trainer.bf16=false."
+    )
+
+
 def broken(**kwargs):
     raise ValueError("a bug in a reward")
 
 
-def test_an_error_inside_a_step_keeps_its_traceback(toys, tmp_path, sayo_command, monkeypatch):
+def too_few(completions, **kwargs):
+    return [1.0]
+
+
+def of_another_shape(batch):
+    return batch.advantages[:, None, None]
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
+@pytest.mark.parametrize("function", ["broken", "too_few", "of_another_shape"])
+def test_a_broken_function_of_the_user_fails_in_the_dry_run_as_in_a_step(
+    function, dry_run, toys, tmp_path, sayo_command, monkeypatch
+):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    values = recipe_values(toys, tmp_path / "run", rewards={"broken": {"function": "test_recipes.broken"}})
-    done = sayo_command("train", "--config-name", write_recipe(tmp_path, values))
-    assert type(done.exception) is ValueError and str(done.exception) == "a bug in a reward"
+    values = recipe_values(toys, tmp_path / "run")
+    if function == "of_another_shape":
+        values["advantage_shaper"] = {"function": f"test_recipes.{function}"}
+    else:
+        values["rewards"] = {"mine": {"function": f"test_recipes.{function}"}}
+    done = sayo_command("train", "--config-name", write_recipe(tmp_path, values), *dry_run)
+    assert done.exit_code == 1 and not isinstance(done.exception, SystemExit), "a user's bug keeps its traceback"
+    assert function != "broken" or str(done.exception) == "a bug in a reward"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "a run that failed gives the signals back"
 
 
