@@ -15,6 +15,7 @@ from transformers import AutoProcessor, PretrainedConfig, ProcessorMixin, Qwen2_
 
 from sayo.errors import SayoError
 from sayo.geometry import LayoutError, with_limits
+from sayo.recipes import check_model_name
 
 
 class ModelError(SayoError):
@@ -52,7 +53,11 @@ for _model_type, _processor in {"toy_qwen3_vl": ToyQwen3VLProcessor, "toy_qwen2_
 
 @contextmanager
 def named_model(name_or_path: str | Path) -> Iterator[None]:
-    """What transformers says about files that are not there or no model, as a ModelError with the model's name."""
+    """What transformers says about files that are not there or no model, as a ModelError with the model's name.
+
+    RecipeError where it is neither a folder nor in the form of a hub id.
+    """
+    check_model_name(str(name_or_path))
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -112,7 +112,7 @@ def compare(
 ) -> None:
     """Compare two results question by question: the difference, its interval, and an exact paired test.
 
-    Example: sayo compare results/base results/my-model
+    Example: sayo compare results/before results/after
     """
     from sayo.evaluation.compare import compare_results
     from sayo.evaluation.tables import print_comparison

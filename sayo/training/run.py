@@ -10,7 +10,9 @@ import torch.distributed
 from accelerate.utils import patch_environment
 from rich.console import Console
 from rich.table import Table
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.utils.logging import disable_progress_bar
 
 from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
@@ -21,6 +23,7 @@ from sayo.training.dry_run import try_one_group
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import check_dataset, check_enough_rows, out_of_memory_named
 from sayo.training.pictures import check_pictures
+from sayo.training.progress import Progress, print_end
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -72,7 +75,12 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         environment = {**facts, "versions": launch.versions()}
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     stop = StopOnSignal(trainer.accelerator)
-    for callback in (stop, WarnWhenFading(), *callbacks):
+    bar = [Progress()] if trainer.pop_callback(ProgressCallback) else []
+    disable_progress_bar()  # of files that are read and written
+    for board in trainer.callback_handler.callbacks:
+        if isinstance(board, TensorBoardCallback) and board.logging_dir is None:
+            board.logging_dir = str(run_dir / "runs" / "tensorboard")  # the same for every start: one curve
+    for callback in (stop, WarnWhenFading(), *bar, *callbacks):
         trainer.add_callback(callback)
     out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
     with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory, stop.listening():
@@ -89,6 +97,8 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
             f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
             f"{run_dir}. The same command resumes from there."
         )
+    if main and bar:
+        print_end(console, recipe, run_dir, trainer.state.log_history)
     return run_dir
 
 

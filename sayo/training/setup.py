@@ -21,16 +21,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from sayo.processors import load_auto_processor, named_model, set_limits
 from sayo.prompts import suffix_text, with_suffix
-from sayo.recipes import (
-    DataSection,
-    ModelSection,
-    Recipe,
-    RecipeError,
-    RewardSection,
-    ShaperSection,
-    check_model_name,
-    did_you_mean,
-)
+from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
 from sayo.training.credit import check_gates
 from sayo.training.pictures import named, readable
@@ -108,7 +99,6 @@ def load_processor(section: ModelSection) -> Any:
 def load_policy(section: ModelSection) -> PreTrainedModel:
     """Load the weights and freeze what the recipe says; RecipeError for an unknown dtype or a missing package."""
     options = {"dtype": torch_dtype(section), "attn_implementation": section.attn_implementation, **section.load}
-    check_model_name(section.name_or_path)
     try:
         with named_model(section.name_or_path):
             policy = AutoModelForImageTextToText.from_pretrained(section.name_or_path, **options)

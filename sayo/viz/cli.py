@@ -44,7 +44,7 @@ def look(
 ) -> None:
     """Show where the model looks at every token of its response: one HTML page that works offline.
 
-    Example: sayo look runs/demo/toy picture.png "What color is the disc?" --box 16,32,32,48
+    Example: sayo look runs/demo/export runs/demo/world/images/3601.png "How many frames are there?"
     """
     import torch
     from PIL import Image
@@ -70,6 +70,12 @@ def look(
         system_prompt=system_prompt,
         name=model,
     )
+    for region in result.regions:
+        (width, height), (x1, y1, x2, y2) = result.images[region["image"]].size, region["box"]
+        if min(x1, y1) < 0 or x2 > width or y2 > height:
+            typer.echo(
+                f"--box {region['box']} reaches beyond the picture ({width} x {height}) and is clipped.", err=True
+            )
     path = write_look(result, out)
     typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB, layers {list(result.trace.layers)})")
     if png is not None:
@@ -91,7 +97,7 @@ def figures(
 ) -> None:
     """Draw the same question before and after training, and how attention drifts over the responses.
 
-    Example: sayo figures runs/demo/cold_start runs/demo/toy --data runs/demo/prepared --out docs/figures
+    Example: sayo figures runs/demo/cold_start runs/demo/export --data runs/demo/prepared --out figures
     """
     import torch
 
@@ -146,7 +152,7 @@ def trend(
     its control; a second control is another run with --user-suffix
     text-back, whose checks do not look at the image.
 
-    Example: sayo trend runs/look_back --data prepared/mix --user-suffix semantic-back --out trend
+    Example: sayo trend runs/demo/export --data runs/demo/prepared --user-suffix semantic-back --out trend
     """
     import torch
 
@@ -185,6 +191,8 @@ def report(
     """Write one self-contained HTML page: curves, held-out table, attention before and after, recipe, environment.
 
     Evaluations are read from evaluation/before and evaluation/after in a run's folder.
+
+    Example: sayo report runs/demo/ablation/both_0 --out report.html
     """
     from sayo.viz.report import build_report
 
@@ -212,9 +220,9 @@ def inspect(
 
     Examples:
 
-        sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
+        sayo inspect runs/demo/prepared --out sheet.png --num 12
 
-        sayo inspect data/mix --out page.html --num 100
+        sayo inspect runs/demo/prepared --out page.html --num 100
     """
     from sayo.viz.inspection import pick_rows, prepared_files, save_rows, write_page
 

@@ -42,9 +42,22 @@ SHAPERS = sorted(path.stem for path in (recipes_dir() / "advantage_shaper").glob
 DATA = "data.path=prepared/somewhere"
 
 
+def layer_of(name: str) -> list[str]:
+    """What `sayo evaluate` would find, for the recipe that needs it."""
+    return ["trainer.attention_layers=1"] if name == "sayo_recommended" else []
+
+
+def test_the_recommended_recipe_wants_the_layer_and_reads_what_did_best():
+    with pytest.raises(RecipeError, match=r"needs `trainer.attention_layers`"):
+        load_recipe("sayo_recommended", [DATA])
+    recipe = load_recipe("sayo_recommended", [DATA, "trainer.attention_layers=7"])
+    assert recipe.rewards["attention"].options["rows"] == "deciding" and set(recipe.rewards) >= {"accuracy"}
+    assert recipe.trainer["attention_layers"] == 7 and "recommended" in recipe.trainer["output_dir"]
+
+
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    recipe = load_recipe(path.stem, [DATA])
+    recipe = load_recipe(path.stem, [DATA, *layer_of(path.stem)])
     assert recipe.data.path == "prepared/somewhere" and recipe.resume == "auto"
     check_recipe(recipe)
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe, "the written recipe.yaml is not the same recipe"
@@ -63,6 +76,7 @@ def test_recipe_takes_every_choice_of_rewards(name, rewards):
         "both": {"accuracy", "attention"},
         "gated": {"accuracy", "attention"},
         "attention": {"attention"},
+        "recommended": {"accuracy", "attention"},
     }
     expected = named.get(variant, {"accuracy", variant})
     assert set(recipe.rewards) - {"format"} == expected
@@ -218,14 +232,14 @@ def answers(toys, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_dry_run(name, toys, answers, tmp_path, sayo_command):
-    recipe = load_recipe(name, ["data.path=prepared/somewhere"])
+    recipe = load_recipe(name, [DATA, *layer_of(name)])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
     data = toys.data[family] if recipe.rewards else answers
     if recipe.rewards and recipe.model.size:  # other pixel limits than the stand-in's own
         limits = ("--processor", toys.policy[family], "--size", size_words(recipe.model.size))
         assert sayo_command("map", data, *limits, "--out", tmp_path / "mapped").exit_code == 0
         data = tmp_path / "mapped"
-    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}"]
+    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}", *layer_of(name)]
     on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
     done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output

@@ -214,7 +214,7 @@ def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
             "moves a second copy of the policy",
         ),
         (["trainer.output_dir=FILE/run"], "there is a file of that name"),
-        (["trainer.use_vllm=true"], "pip install 'sayo[vllm]'"),
+        (["trainer.use_vllm=true"], "pip install 'sayo-vlm[vllm]'"),
     ],
 )
 def test_settings_that_would_end_in_a_traceback(overrides, message, dry_run, toys, tmp_path, sayo_command):
