@@ -196,7 +196,7 @@ def trained_layers(name: str) -> Any:
     if folder.name.startswith("checkpoint-"):
         files.append(folder.parent / "recipe.yaml")
     for file in filter(Path.is_file, files):
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         recipe = recipe.get("recipe", recipe)
         trainer = recipe.get("trainer") or {}
         if recipe.get("rewards"):

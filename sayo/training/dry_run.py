@@ -16,13 +16,13 @@ def try_one_group(trainer: Any) -> str:
     """Generate, read, reward, shape and compute the loss of one row's completions (supervised: of the row itself).
 
     What a reward function, a shaper or the loss raises in training, it raises here. Nothing is trained or written.
-
-    Returns:
-        what was done, for the terminal.
+    Returns what was done, for the terminal.
     """
     if sharding(trainer) in ("ZeRO-3", "FSDP"):
         return "no completion was generated: sharded weights are whole in training only (try it on one process)"
-    trainer.model.to(trainer.args.device).train()  # DeepSpeed would move it later
+    if next(trainer.model.parameters()).device.type != trainer.args.device.type:  # DeepSpeed moves it later
+        trainer.model.to(trainer.args.device)
+    trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     rows = trainer.train_dataset
     row = next((row for row in rows if row.get("region_tokens")), rows[0])

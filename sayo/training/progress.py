@@ -20,10 +20,7 @@ METRICS = (  # of the training log, in the order in which they are shown
 
 
 class Progress(ProgressCallback):
-    """transformers' bar (step, time left) with the reward, its parts and the TAS of the last log line beside it.
-
-    Every metric is in `trainer_state.json` and in the tracker; the lines themselves are not printed.
-    """
+    """transformers' bar (step, time left) with the reward, its parts and the TAS of the last log line beside it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and (line := beside_the_bar(logs or {})):
@@ -59,11 +56,10 @@ def print_end(console: Console, recipe: Recipe, run: Path, history: Sequence[Map
         table.add_row(name, f"{first:.3g}", f"{last:.3g}")
     console.print(table)
     model = Path("models", run.name)
-    places = {"model": run, "every metric": run / "trainer_state.json", "completions": run / "completions"}
-    places |= {"overlays": run / "overlays"}
-    for name, path in places.items():
-        if path.exists():
-            console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+    places = {"model": "", "every metric": "trainer_state.json", "completions": "completions", "overlays": "overlays"}
+    for name, place in places.items():
+        if (run / place).exists():
+            console.print(f"{name}: {run / place}", highlight=False, soft_wrap=True)
     console.print("next:")
     following = [f"sayo report {run}", f"sayo export {run} --out {model}"]
     if recipe.rewards:

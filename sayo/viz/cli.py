@@ -73,9 +73,7 @@ def look(
     for region in result.regions:
         (width, height), (x1, y1, x2, y2) = result.images[region["image"]].size, region["box"]
         if min(x1, y1) < 0 or x2 > width or y2 > height:
-            typer.echo(
-                f"--box {region['box']} reaches beyond the picture ({width} x {height}) and is clipped.", err=True
-            )
+            typer.echo(f"--box {region['box']} is clipped to the picture ({width} x {height})", err=True)
     path = write_look(result, out)
     typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB, layers {list(result.trace.layers)})")
     if png is not None:
