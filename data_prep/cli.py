@@ -155,7 +155,7 @@ def map_rows(
 
     Example:
 
-        sayo map data/gqa --processor qwen3_vl_4b --out data/gqa-qwen3
+        sayo map runs/demo/prepared --processor runs/demo/policy --out mapped
     """
     from data_prep.mapping import map_tokens
     from data_prep.workers import only_writer

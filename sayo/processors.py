@@ -4,13 +4,22 @@ Qwen's processors need torchvision for video, which not every laptop has; the to
 never pass here: their checkpoints name the stock classes.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoProcessor, PretrainedConfig, ProcessorMixin, Qwen2_5_VLProcessor, Qwen3VLProcessor
 
+from sayo.errors import SayoError
 from sayo.geometry import LayoutError, with_limits
+from sayo.recipes import check_model_name
+
+
+class ModelError(SayoError):
+    """The files of a model are not there, cannot be reached, or are no vision-language model's."""
 
 
 class _WithoutVideo:
@@ -42,9 +51,27 @@ for _model_type, _processor in {"toy_qwen3_vl": ToyQwen3VLProcessor, "toy_qwen2_
     AutoProcessor.register(_config, _processor, exist_ok=True)
 
 
+@contextmanager
+def named_model(name_or_path: str | Path) -> Iterator[None]:
+    """What transformers says about files that are not there or no model, as a ModelError with the model's name.
+
+    RecipeError where it is neither a folder nor in the form of a hub id.
+    """
+    check_model_name(str(name_or_path))
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = re.split(r"(?<=[.!?])\s", str(error).strip())[0]
+        raise ModelError(
+            f"The model {str(name_or_path)!r} cannot be loaded: {first[:300].rstrip('.')}. Name a folder with the "
+            "config, weights and processor of a vision-language model, or a hub id that can be reached from here."
+        ) from error
+
+
 def load_auto_processor(name_or_path: str | Path) -> Any:
-    """`AutoProcessor.from_pretrained` with padding on the left, able to load toy checkpoints too."""
-    return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
+    """`AutoProcessor.from_pretrained` with padding on the left, able to load toy checkpoints too; or a ModelError."""
+    with named_model(name_or_path):
+        return AutoProcessor.from_pretrained(name_or_path, padding_side="left")
 
 
 def set_limits(image_processor: Any, limits: Mapping[str, int]) -> None:

@@ -151,18 +151,24 @@ def model_section(name: str, size: str | None = None) -> ModelSection:
         RecipeError: none of the three, or a size that is not in these words.
     """
     values: dict[str, Any] = {"name_or_path": name}
-    if not Path(name).is_dir():
-        if name in recipe_names("model"):
-            file = yaml.safe_load((recipes_dir() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
-            values = {key: file.get(key) for key in ("name_or_path", "size")}
-        elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise RecipeError(
-                f"There is no model {name!r}: neither a folder here, nor a hub id (OWNER/NAME), nor a shipped model "
-                f"({', '.join(recipe_names('model'))}).{did_you_mean(name, recipe_names('model'))}"
-            )
+    if not Path(name).is_dir() and name in recipe_names("model"):
+        file = yaml.safe_load((recipes_dir() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+        values = {key: file.get(key) for key in ("name_or_path", "size")}
+    check_model_name(values["name_or_path"])
     if size:
         values["size"] = {**(values.get("size") or {}), **_edges(size)}
     return ModelSection(**values)
+
+
+def check_model_name(name: str) -> None:
+    """RecipeError where `name` is neither a folder nor in the form of a hub id."""
+    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        shipped = recipe_names("model")
+        raise RecipeError(
+            f"There is no model {name!r}: neither a folder here, nor a hub id (OWNER/NAME), nor a shipped model "
+            f"({', '.join(shipped)})."
+            + (f" In a recipe, say model={name}." if name in shipped else did_you_mean(name, shipped))
+        )
 
 
 def size_words(size: Mapping[str, int]) -> str:
@@ -178,6 +184,26 @@ def _edges(words: str) -> dict[str, int]:
     except ValueError:
         pass
     raise RecipeError(f"--size {words!r} is not EDGE=NUMBER,... such as longest_edge=1048576,shortest_edge=65536")
+
+
+def trained_layers(name: str) -> Any:
+    """The `trainer.attention_layers` of a run, one of its checkpoints or its export: what it was trained to look with.
+
+    None for any other model, and for supervised tuning without a loss on the attention.
+    """
+    folder = Path(name).absolute()
+    files = [folder / "recipe.yaml", folder / "start.json"]
+    if folder.name.startswith("checkpoint-"):
+        files.append(folder.parent / "recipe.yaml")
+    for file in filter(Path.is_file, files):
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        recipe = recipe.get("recipe", recipe)
+        trainer = recipe.get("trainer") or {}
+        if recipe.get("rewards"):
+            return trainer.get("attention_layers", "last")
+        is_anchored = trainer.get("enhance_weight") or trainer.get("suppress_weight")
+        return trainer.get("attention_layers", "all") if is_anchored else None
+    return None
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -102,7 +102,7 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         words = shlex.split(command.replace(" ... ", f" {FILES} "), comments=True)
         if words[:2] == ["sayo", "prepare"]:
             data = words[words.index("--out") + 1]
-        for step in road_of(words, data) if part != "docs" and words[0] == "accelerate" else [words]:
+        for step in road_of(words, data) if part != "docs" and words[1] == "launch" else [words]:
             if shlex.join(step) not in done:
                 done.add(shlex.join(step))
                 yield {**row, "command": shlex.join(step), **run(step)}
@@ -133,13 +133,18 @@ def recipe_of(words: list[str]) -> Any:
 def run(words: list[str]) -> dict[str, Any]:
     """Run a command on this CPU, with few and small steps: its seconds, and `ran` or what went wrong."""
     print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
+    from sayo.preflight.advice import sharding_for
+
     start, log = time.monotonic(), Path("log.txt")
     small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SIZES.get(words[1], "").split()
     if words[1] in ("train", "launch", "scripts/train.py") and "--show" not in words:
         recipe = recipe_of(words)
         small += [f"trainer.{size}" for size in (TRAINING + GRPO * bool(recipe.rewards)).split()]
-    if words[0] == "accelerate":
-        small[:2] = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2", "--main_process_port=0"]
+    if words[1] == "launch":
+        own = ["-m", "sayo", "launch", f"--sharding={sharding_for(recipe)}"]  # not that of the CPU
+        theirs = ["-m", "accelerate.commands.launch", "--num_processes=2", "--main_process_port=0"]
+        small[:2] = [sys.executable, *(own if words[0] == "sayo" else theirs)]
+        small += ["--gpus=2"] if words[0] == "sayo" else []
         problem = killed_and_resumed(small, Path(recipe.trainer["output_dir"]), log)
     else:
         status = in_fork(small, log) if words[0] == "sayo" else in_process([sys.executable, *small[1:]], log)

@@ -1,7 +1,7 @@
 """`sayo train` as a script, which a launcher can start.
 
     python scripts/train.py --config-name toy
-    accelerate launch --config_file recipes/accelerate/zero2.yaml scripts/train.py --config-name sayo \\
+    accelerate launch --config_file recipes/accelerate/zero1.yaml scripts/train.py --config-name sayo \\
         model=qwen3_vl_8b data.path=prepared/gqa
 """
 

@@ -34,10 +34,12 @@ class CallCapture(CallListener):
     temperature: float
     tokens: torch.Tensor | None = field(default=None, init=False)
     _generating: tuple[torch.Tensor, torch.Tensor | None] | None = field(default=None, init=False)
+    _num_generated: int = field(default=0, init=False)
 
     def generates(self, ids: torch.Tensor | None, mask: torch.Tensor | None) -> None:
         self._generating = None if ids is None else (ids, mask)
         self._starts = True
+        self._num_generated += ids is not None
 
     def before(self, ids: torch.Tensor, past: int, inputs: Mapping[str, Any]) -> None:
         """Note the tokens of this forward and which rows are wanted."""
@@ -215,6 +217,11 @@ class CallCapture(CallListener):
             )
         seen = self.tokens[:, : sequences.shape[1] - 1]
         if seen.shape[0] != sequences.shape[0] or not torch.equal(seen, sequences[:, : seen.shape[1]].to(seen.device)):
+            if self._num_generated > 1:
+                raise AttentionNotCaptured(
+                    "A capture holds the last call only, and `generate` ran again after these tokens: ask for the "
+                    "trace before the next call, or open one capture for each."
+                )
             raise AttentionNotCaptured(
                 "The tokens that ran are not those that generate returned: beam search and other strategies move "
                 "sequences between rows. Use greedy search or sampling (num_beams=1), or run one forward over the "
@@ -242,6 +249,10 @@ class CallCapture(CallListener):
 def _sequences(output: Any) -> torch.Tensor:
     if isinstance(output, Mapping) and "sequences" in output:
         return output["sequences"]
+    if isinstance(output, Mapping) and "logits" in output:
+        raise AttentionNotCaptured(
+            "This is the output of a plain forward: trace(prompt_length=inputs['input_ids'].shape[1]), without it."
+        )
     raise AttentionNotCaptured(
         "trace() takes what `generate` returned: token ids, or with return_dict_in_generate=True an output with "
         "`sequences`. `generate_batch` packs its prompts into one row, which sayo does not read: use `generate`."

@@ -40,6 +40,11 @@ class AttentionTrace:
     maps: np.ndarray | None = field(default=None, repr=False)
     tokens: np.ndarray | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{name} ({size:g} keys)" for name, size in self.sizes.items())
+        maps = "" if self.maps is None else f", maps of {self.maps.shape[-1]} visual tokens"
+        return f"AttentionTrace({len(self)} tokens, layers {list(self.layers)}, {groups}{maps})"
+
     @property
     def positions(self) -> np.ndarray:
         """`(T,)` int64: where its tokens stand in the completion."""

@@ -3,14 +3,25 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sayo.errors import SayoError
 
 MODEL = "Checkpoint, exported folder, hub id or a name in recipes/model."
+LAYERS = "Decoder layers: last, all, 4-7, 0.5, 3,7,11. By default those that MODEL was trained on, else"
 SIZE = "Pixel limits other than the model's, as model.size: longest_edge=1048576,... (of Qwen-VL, areas in pixels)."
+
+
+def layers_of(model: str, asked: str | None, otherwise: str) -> Any:
+    """What `--layers` says, else the layers that the model was trained on, else `otherwise`."""
+    from sayo.recipes import trained_layers
+
+    if asked is None:
+        trained = trained_layers(model)
+        return otherwise if trained is None else trained
+    return [float(part) if "." in part else part for part in asked.replace(" ", "").split(",") if part]
 
 
 class SamplesFailed(SayoError):
@@ -38,7 +49,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 64,
     whole_text: Annotated[bool, typer.Option(help="Without <answer> or \\boxed, all of it is the answer.")] = False,
     attention: Annotated[bool, typer.Option(help="Read where the model looks (of --server: MODEL itself).")] = True,
-    layers: Annotated[str, typer.Option(help="Layers whose mean is reported: last, all, 4-7, ...")] = "last",
+    layers: Annotated[str | None, typer.Option(help=f"{LAYERS} the last. Their mean is reported.")] = None,
     steer: Annotated[Literal["vrga"] | None, typer.Option(help="Steer attention: vrga (no training).")] = None,
     num_maps: Annotated[int, typer.Option(min=0, help="Questions whose attention picture is kept.")] = 6,
     server: Annotated[str | None, typer.Option(help="OpenAI-compatible server, http://localhost:8000/v1.")] = None,
@@ -73,14 +84,17 @@ def evaluate(
     sampling = {"num_samples": num_samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     prompts = {"system_prompt": system_prompt, "user_suffix": user_suffix}
     rows = load_data(DataSection(path=data, max_samples=limit, **prompts), split)
-    is_local = not server or (attention and "regions" in rows.column_names)
+    reads = attention and "regions" in rows.column_names
+    is_local = not server or reads
     section = model_section(model, size) if is_local else ModelSection(name_or_path=model)
     name = section.name_or_path
     settings = {"model": name, "server_model": (server_model or name) if server else None, "data": data}
     settings |= {"split": split, **prompts, **sampling, "whole_text": whole_text, "attention": attention}
-    settings |= {"size": section.size, "layers": layers, "steer": steer, "model_files": files_mark(name)}
+    settings |= {"size": section.size, "steer": steer, "model_files": files_mark(name)}
     settings |= {"data_files": files_mark(data, "**/*")}
-    local = LocalModel.from_pretrained(section, batch_size=batch_size, layers=layers, **sampling) if is_local else None
+    reading = {"batch_size": batch_size, "layers": layers_of(name, layers, "last")}
+    local = LocalModel.from_pretrained(section, **reading, **sampling) if is_local else None
+    settings |= {"layers": list(local.layers) if reads else None}
     client = ChatClient(server, server_model or name, timeout=timeout) if server else None
     answerer = ServerModel(client, local, concurrency=concurrency, **sampling) if client else local
     suffix = suffix_text(user_suffix) if user_suffix else ""
@@ -100,7 +114,7 @@ def compare(
 ) -> None:
     """Compare two results question by question: the difference, its interval, and an exact paired test.
 
-    Example: sayo compare results/base results/my-model
+    Example: sayo compare results/before results/after
     """
     from sayo.evaluation.compare import compare_results
     from sayo.evaluation.tables import print_comparison

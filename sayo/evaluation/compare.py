@@ -10,6 +10,7 @@ import numpy as np
 from sayo.errors import SayoError
 from sayo.evaluation.intervals import clusters_of, difference_interval, sign_flip_test
 from sayo.evaluation.journal import read_records
+from sayo.metrics.lookback import mean_of_known
 
 Results = dict[str, dict[Any, Mapping[str, Any]]]
 """Data or task -> question -> a mapping with `accuracy`, `links` (`intervals.clusters_of`), `asked` (what must be the
@@ -27,7 +28,8 @@ def compare_results(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
     """Compare two folders of `sayo evaluate`, or two of lmms-eval (`--log_samples`), question by question.
 
     Returns:
-        data or task -> `paired_difference` of the `accuracy` and, where both were read, of the `tas`; of the accuracy
+        data or task -> `paired_difference` of the `accuracy` and, where both were read, of the `tas` of `tas_layers`
+        (where the two report other layers, the one of B, which was trained on it, else that of A); of the accuracy
         `by_type`; how many questions were left out: `only_in_a`, `only_in_b`, `not_scored_in_both`; and `warnings`:
         settings and prompts that differ, of which the difference may come.
 
@@ -40,9 +42,12 @@ def compare_results(a: str | Path, b: str | Path) -> dict[str, dict[str, Any]]:
     if not shared:
         raise CompareError(f"{a} holds {', '.join(first)}; {b} holds {', '.join(second)}: they share no task.")
     settings = [load_settings(Path(folder)) for folder in (a, b)]
-    results = {name: _compare(name, first[name], second[name]) for name in shared}
-    for name, figures in results.items():
-        figures["warnings"] += _differing(*(found.get(name, {}) for found in settings))
+    results = {}
+    for name in shared:
+        own = [found.get(name, {}) for found in settings]
+        layers = [found.pop("layers", None) for found in own]
+        results[name] = _compare(name, first[name], second[name], *layers)
+        results[name]["warnings"] += _differing(*own)
     return results
 
 
@@ -89,7 +94,9 @@ def load_results(folder: Path) -> Results:
     return results
 
 
-def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> dict[str, Any]:
+def _compare(
+    name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping], layers_a: Any = None, layers_b: Any = None
+) -> dict[str, Any]:
     shared = [key for key in a if key in b]
     if not shared:
         raise CompareError(f"{name}: the two results have no question in common; were the data the same?")
@@ -108,18 +115,32 @@ def _compare(name: str, a: Mapping[Any, Mapping], b: Mapping[Any, Mapping]) -> d
         pairs = [(a[key][value], b[key][value]) for key in known]
         return paired_difference(pairs, [cluster[key] for key in known])
 
+    layers, warnings = layers_b, [f"{others} questions were asked with other prompts"] if others else []
+    if layers_a != layers_b:
+        layers = next((some for some in (layers_b, layers_a) if isinstance(some, list) and len(some) == 1), None)
+        a, b = ({key: {**found[key], "tas": _tas(found[key], layers)} for key in found} for found in (a, b))
+        if layers is None and layers_a and layers_b:
+            warnings.append(f"layers: {layers_a} in A, {layers_b} in B; TAS was not compared")
+
     types: dict[str, list] = {}
     for key in shared:
         types.setdefault(a[key].get("question_type", "all"), []).append(key)
     return {
         "accuracy": difference(shared, "accuracy"),
         "tas": difference(shared, "tas"),
+        "tas_layers": layers,
         "by_type": {kind: difference(keys, "accuracy") for kind, keys in sorted(types.items())},
-        "warnings": [f"{others} questions were asked with other prompts"] if others else [],
+        "warnings": warnings,
         "only_in_a": len(a) - len(shared),
         "only_in_b": len(b) - len(shared),
         "not_scored_in_both": sum(a[k].get("accuracy") is None or b[k].get("accuracy") is None for k in shared),
     }
+
+
+def _tas(record: Mapping[str, Any], layers: list[int] | None) -> float | None:
+    """Of a single layer alone, as of `records.tas_by_layer`: mean over the responses."""
+    known = [values["tas_by_layer"].get(str(*layers)) for values in record.get("responses", ())] if layers else []
+    return mean_of_known(known)
 
 
 def load_settings(folder: Path) -> dict[str, dict[str, Any]]:

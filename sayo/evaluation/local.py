@@ -68,6 +68,11 @@ class LocalModel:
         others = [layer for layer in every if layer not in reported.layers]
         return [reported, *([AttentionCapture(self.model, layers=others)] if others else [])]
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The decoder layers that are reported."""
+        return self._captures[0].layers
+
     @cached_property
     def layout(self) -> VisualLayout:
         return VisualLayout.from_processor(self.processor, self.model.config)

@@ -30,7 +30,9 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
     console.print(table)
     names = {key: name for key, name in ATTENTION_NAMES.items() if summary[key] is not None}
     if names:
-        table = Table("questions", *names.values(), "AUC of TAS", title="attention")
+        table = Table(
+            "questions", *names.values(), "AUC of TAS", title=f"attention{_of_layers(summary.get('layers'))}"
+        )
         for name, part in parts.items():
             link = part["tas_and_correctness"]
             values = [_number(part[key], part["intervals"].get(key)) for key in names]
@@ -64,7 +66,7 @@ def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]])
     table = Table("data", "n", f"A: {a.name}", f"B: {b.name}", "B - A", "better/worse", "p", title=f"{b} against {a}")
     for name, values in results.items():
         kinds = values["by_type"] if len(values["by_type"]) > 1 else {}
-        rows = {name: values["accuracy"], f"{name}: TAS": values["tas"]}
+        rows = {name: values["accuracy"], f"{name}: TAS{_of_layers(values['tas_layers'])}": values["tas"]}
         for label, part in {**rows, **{f"  {kind}": part for kind, part in kinds.items()}}.items():
             if part is not None:
                 means = (f"{part['mean_a']:.3f}", f"{part['mean_b']:.3f}")
@@ -72,6 +74,12 @@ def print_comparison(a: Path, b: Path, results: Mapping[str, Mapping[str, Any]])
                 counts = f"{part['better']}/{part['worse']}"
                 table.add_row(label, str(part["num_questions"]), *means, difference, counts, f"{part['p_value']:.2g}")
     wide_console().print(table)
+
+
+def _of_layers(layers: Sequence[int] | str | None) -> str:
+    if isinstance(layers, str):  # of earlier results, as it was asked for
+        return f" (layers: {layers})"
+    return f" (layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))})" if layers else ""
 
 
 def progress(todo: Sequence[int]) -> Iterable[int]:

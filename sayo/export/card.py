@@ -1,33 +1,28 @@
 """The model card: collects what a training run left behind and renders `card.md.j2`."""
 
-import fnmatch
 import json
-import math
 import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader
 from transformers import ProcessorMixin
 
-from sayo.export.checkpoint import Checkpoint, display_name
+from sayo.export.checkpoint import RECIPE, Checkpoint, display_name
 from sayo.training.config import RegionGRPOConfig
+from sayo.training.progress import first_and_last
 
 HUB_ID = re.compile(r"^(?!runs/)[\w.-]+/[\w.-]+$")  # runs/demo is a run even if its folder no longer exists
 SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
-METRICS = (  # of the training log, in the order of the card
-    *("reward", "rewards/*/mean", "attention/tas", "attention/region_ratio", "attention/region_mass"),
-    *("completions/mean_length", "entropy", "kl"),
-)
 
 
 def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name: str) -> None:
     """Write `folder/README.md`: how to use the model and how it was trained, leaving out what is unknown.
 
-    `name` is the hub id or folder under which the quick start loads the model.
+    And `folder/recipe.yaml`, in which `sayo.recipes.trained_layers` looks. `name` is the hub id or folder under which
+    the quick start loads the model.
     """
     recipe = _public(source.recipe)
     base, data = source.base, source.recipe.get("data") or {}
@@ -46,29 +41,20 @@ def write_card(folder: Path, source: Checkpoint, processor: ProcessorMixin, name
         recipe=recipe,
         trainer={"attention_layers": RegionGRPOConfig.attention_layers} | (recipe.get("trainer") or {}),
         steps=source.trainer_state.get("global_step"),
-        metrics=_metrics(source.trainer_state.get("log_history") or []),
+        metrics=first_and_last(source.trainer_state.get("log_history") or []),
         held_out=_held_out(source.run / "evaluation"),
         changes=_public(source.start.get("changes", [])),
         versions={name: v for name, v in trained_with.items() if name != "platform"} or exported_with,
         trained_with=trained_with,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+    if recipe:
+        (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _hub_id(name: str | None) -> str | None:
     """The name again if it is one on the hub, and no local folder."""
     return name if name is not None and HUB_ID.match(name) and not Path(name).exists() else None
-
-
-def _metrics(history: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
-    """`(metric, first, last)`: means of the finite values of up to ten log entries at the start and at the end."""
-    keys, means = dict.fromkeys(key for entry in history for key in entry), []
-    for key in (key for pattern in METRICS for key in fnmatch.filter(keys, pattern)):
-        values = [v for v in (e.get(key) for e in history) if isinstance(v, (int, float)) and math.isfinite(v)]
-        many = min(10, math.ceil(len(values) / 2))
-        if values:
-            means.append((key, np.mean(values[:many]), np.mean(values[-many:])))
-    return means
 
 
 def _held_out(folder: Path) -> dict[str, dict[str, Any]]:

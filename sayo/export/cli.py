@@ -6,7 +6,7 @@ import typer
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, e.g. runs/toy/checkpoint-40.")],
+    checkpoint: Annotated[str, typer.Argument(help="A run, or one of its checkpoints.")],
     out: Annotated[str, typer.Option(help="Folder to write.")],
     base_model: Annotated[
         str | None, typer.Option(help="Base model (folder or hub id), if the checkpoint does not name it.")
@@ -26,6 +26,8 @@ def export(
     Merges LoRA in fp32, writes weights, processor, generation config and model card, reloads the result and compares
     logits. Writes nothing if a weight is missing, unexpected or different. DeepSpeed and FSDP shards contain pickles:
     export only checkpoints that you wrote yourself.
+
+    Example: sayo export runs/demo/ablation/both_0 --out my-model
     """
     from sayo.export.package import export_checkpoint, push_folder
 

@@ -16,6 +16,16 @@ ORDER = ("ddp", "zero1", "zero2", "zero3")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
+def sharding_for(recipe: Recipe) -> str:
+    """The file of recipes/accelerate that `sayo launch` takes for a recipe, and that recipes and pages name.
+
+    On 8 GPUs of 80 GiB these are the fastest that fit 8B models (docs/scale.md); `sayo preflight` knows others better.
+    """
+    if recipe.trainer.get("use_cpu"):
+        return "cpu"
+    return "zero1" if recipe.model.lora is not None else "zero3"
+
+
 def changes(setting: Setting, model: ModelSection) -> Iterator[tuple[dict[str, Any], str]]:
     """Keys of the recipe (or `sharding`) with their new values, and what the change costs.
 
@@ -58,7 +68,7 @@ def typed(overrides: dict[str, Any]) -> str:
 
     def word(key: str, value: Any) -> str:
         if key == "sharding":
-            return f"--config_file recipes/accelerate/{value}.yaml"
+            return f"--sharding {value}"
         plain = yaml.safe_dump(value, default_flow_style=True, sort_keys=False).removesuffix("...\n").strip()
         return shlex.quote(f"{key}={plain}")
 

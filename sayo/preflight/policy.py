@@ -59,7 +59,10 @@ def trainable(module: nn.Module) -> tuple[int, int]:
 def load_config(name_or_path: str) -> Any:
     """The transformers config of a local folder or a hub id; RecipeError where there is none to be had."""
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path)
+        if not hasattr(config, "vision_config"):
+            raise ValueError(f"it is {config.model_type!r}, no vision-language model.")
+        return config
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"The config of `model.name_or_path: {name_or_path}` cannot be read: {str(error).strip().splitlines()[0]} "

@@ -5,12 +5,14 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from sayo.recipes import RecipeError
 
-_LAUNCH = "accelerate launch --config_file recipes/accelerate/{} scripts/train.py --config-name RECIPE ..."
+_LAUNCH = "sayo launch --sharding {} --config-name RECIPE ..."
 
 
 def is_behind_launcher() -> bool:
@@ -33,17 +35,24 @@ def prepare_environment(trainer: dict[str, Any]) -> None:
     """Settings that have to be there before the trainer's config is built; on CPU, `bf16` is false unless set."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("WANDB_PROJECT", "sayo")
+    # TRL 1.16 speaks of gradient checkpointing; transformers 5.23 has a new word for it, and says so at every step.
+    warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
     _check_deepspeed(trainer)
     if not trainer.get("use_cpu"):
         return
     if trainer.get("bf16") is None and not trainer.get("fp16"):
         trainer["bf16"] = False  # TRL's default, true, is meant for GPUs
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed would compile a shared-memory collective for a minute on every new CPU machine, and needs a
-    # compiler for it; gloo serves as well.
-    import deepspeed.ops
+    if _wants_deepspeed(trainer):
+        # It would compile a shared-memory collective for a minute on every new CPU machine, and needs a compiler for
+        # it; gloo serves as well.
+        import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _wants_deepspeed(trainer: dict[str, Any]) -> bool:
+    return bool(trainer.get("deepspeed")) or _is_true("ACCELERATE_USE_DEEPSPEED")
 
 
 def _check_deepspeed(trainer: dict[str, Any]) -> None:
@@ -53,10 +62,9 @@ def _check_deepspeed(trainer: dict[str, Any]) -> None:
     if trainer.get("deepspeed") and "RANK" not in os.environ:
         raise RecipeError(
             "`trainer.deepspeed` needs a launcher, also for one process; without one every process would train "
-            f"alone. Leave it out and use: {_LAUNCH.format('zero2.yaml')} (with --num_processes 1 after `launch`)"
+            f"alone. Leave it out and use: {_LAUNCH.format('zero2')} (with --gpus 1)"
         )
-    has_deepspeed = trainer.get("deepspeed") or _is_true("ACCELERATE_USE_DEEPSPEED")
-    if has_deepspeed and not trainer.get("use_cpu") and not torch.accelerator.is_available():
+    if _wants_deepspeed(trainer) and not trainer.get("use_cpu") and not torch.accelerator.is_available():
         raise RecipeError(
             "DeepSpeed was asked for, but no GPU is visible here. On the CPU, say so: add trainer.use_cpu=true "
             "trainer.bf16=false. Otherwise see why: nvidia-smi, CUDA_VISIBLE_DEVICES, sayo version."
@@ -70,7 +78,7 @@ def check_engine(args: Any) -> None:
     if getattr(args, "use_vllm", False) and not is_vllm_available():
         raise RecipeError(
             "`trainer.use_vllm` needs vLLM in the trainer's own environment, also for a server (its client): pip "
-            "install 'sayo[vllm]'. Without it, leave the key out: transformers generates."
+            "install 'sayo-vlm[vllm]'. Without it, leave the key out: transformers generates."
         )
 
 
@@ -80,14 +88,14 @@ def check_processes(args: Any) -> None:
     if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise RecipeError(
             "accelerate was asked for several processes but started one (distributed_type MULTI_CPU does that "
-            f"without MPI). Use: {_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true (if one process is what you mean, "
+            f"without MPI). Use: {_LAUNCH.format('cpu')} trainer.use_cpu=true (if one process is what you mean, "
             "unset MASTER_ADDR)."
         )
     if args.world_size != launched:
         raise RecipeError(
             f"The launcher started {launched} processes, but each of them trains alone ({args.world_size} process), "
             f"on {args.device.type}: they would overwrite each other. Is CUDA visible to all? Without a GPU, use: "
-            f"{_LAUNCH.format('cpu.yaml')} trainer.use_cpu=true"
+            f"{_LAUNCH.format('cpu')} trainer.use_cpu=true"
         )
 
 
@@ -99,8 +107,8 @@ def check_launch(trainer: Any) -> None:
     if not sharding(trainer).startswith(asked):
         raise RecipeError(
             f"{asked} was asked for, but this is {trainer.accelerator.distributed_type.value} with sharding "
-            f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3.yaml), and a stage in the recipe's "
-            f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2.yaml')}"
+            f"{sharding(trainer)}. accelerate has no FSDP on CPU (use zero3), and a stage in the recipe's "
+            f"`trainer.deepspeed` must be the accelerate file's. Start with: {_LAUNCH.format('zero2')}"
         )
 
 
@@ -143,5 +151,5 @@ def launch_facts(trainer: Any) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     packages = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets")
-    system = {"python": platform.python_version(), "platform": platform.platform()}
-    return system | {"sayo": version("sayo-vlm")} | {name: version(name) for name in packages}
+    system = {"python": platform.python_version(), "platform": platform.platform(), "sayo": version("sayo-vlm")}
+    return system | {name: version(name) if find_spec(name) else "not installed" for name in packages}

@@ -10,16 +10,20 @@ import torch.distributed
 from accelerate.utils import patch_environment
 from rich.console import Console
 from rich.table import Table
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.utils.logging import disable_progress_bar
 
 from sayo.errors import SayoError
 from sayo.recipes import Recipe, RecipeError
 from sayo.training import launch, ranks, setup, start
 from sayo.training.callbacks import Interrupted, StopOnSignal, WarnWhenFading
 from sayo.training.checkpoints import checkpoints, newest_complete, step_of
+from sayo.training.dry_run import try_one_group
 from sayo.training.grpo import RegionGRPOTrainer
 from sayo.training.guards import check_dataset, check_enough_rows, out_of_memory_named
 from sayo.training.pictures import check_pictures
+from sayo.training.progress import Progress, print_end
 from sayo.training.sft import AnchoredSFTTrainer
 
 console = Console(stderr=True)
@@ -33,7 +37,7 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     `environment.json` and `run_id` (its name in a tracker).
 
     Args:
-        dry_run: check everything on ten rows and stop before the first step.
+        dry_run: check everything on ten rows, roll out one tiny group, and stop before the first step.
         callbacks: added to the trainer.
 
     Raises:
@@ -58,7 +62,9 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
     checkpoint, messages, trainer.start, trainer.changes = chosen
     if dry_run:
         check_pictures(trainer)
+        done = try_one_group(trainer)
         console.print(f"[green]dry run:[/] recipe, model, processor, data and rewards of {run_dir} fit together.")
+        console.print(done, highlight=False)
         return run_dir
     if main:
         for message in messages:
@@ -69,7 +75,12 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
         environment = {**facts, "versions": launch.versions()}
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     stop = StopOnSignal(trainer.accelerator)
-    for callback in (stop, WarnWhenFading(), *callbacks):
+    bar = [Progress()] if trainer.pop_callback(ProgressCallback) else []
+    disable_progress_bar()  # of files that are read and written
+    for board in trainer.callback_handler.callbacks:
+        if isinstance(board, TensorBoardCallback) and board.logging_dir is None:
+            board.logging_dir = str(run_dir / "runs" / "tensorboard")  # the same for every start: one curve
+    for callback in (stop, WarnWhenFading(), *bar, *callbacks):
         trainer.add_callback(callback)
     out_of_memory = out_of_memory_named(trainer.args.world_size, launch.sharding(trainer))
     with same_tracker_run(run_dir, main, anew=recipe.resume == "never"), out_of_memory, stop.listening():
@@ -86,6 +97,8 @@ def train(recipe: Recipe, dry_run: bool = False, callbacks: Sequence[TrainerCall
             f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
             f"{run_dir}. The same command resumes from there."
         )
+    if main and bar:
+        print_end(console, recipe, run_dir, trainer.state.log_history)
     return run_dir
 
 
@@ -102,7 +115,8 @@ def build_trainer(recipe: Recipe, max_samples: int | None = None) -> RegionGRPOT
     except (TypeError, ValueError, ImportError, NotImplementedError) as error:
         if isinstance(error, SayoError):
             raise
-        raise RecipeError(f"The trainer cannot be built: {error}") from error
+        on_cpu = " On a CPU, say so: add trainer.use_cpu=true trainer.bf16=false." if "use_cpu" in str(error) else ""
+        raise RecipeError(f"The trainer cannot be built: {error}{on_cpu}") from error
 
 
 def _trainer(recipe: Recipe, max_samples: int | None) -> RegionGRPOTrainer | AnchoredSFTTrainer:

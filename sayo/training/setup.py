@@ -7,17 +7,19 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
+from enum import EnumMeta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from peft import LoraConfig
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from sayo.processors import load_auto_processor, set_limits
+from sayo.processors import load_auto_processor, named_model, set_limits
 from sayo.prompts import suffix_text, with_suffix
 from sayo.recipes import DataSection, ModelSection, Recipe, RecipeError, RewardSection, ShaperSection, did_you_mean
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
@@ -25,14 +27,16 @@ from sayo.training.credit import check_gates
 from sayo.training.pictures import named, readable
 from sayo.training.rows import holds_pictures, load_linked
 
+_PLAIN = {int, float, bool, type(None)}
+
 
 def check_recipe(recipe: Recipe) -> None:
     """Check what only the trainers and the functions know; loads no model and no data.
 
     Raises:
-        RecipeError: a key of `trainer:` that the trainer's config does not have, a function that cannot be imported,
-            an option that it does not take, a gate that could not open, an `output_dir` that cannot be a folder, or
-            settings that exclude each other.
+        RecipeError: a key of `trainer:` that the trainer's config does not have, or has of another type; a function
+            that cannot be imported, an option that it does not take, a gate that could not open, an `output_dir` that
+            cannot be a folder, or settings that exclude each other.
     """
     _check_trainer(recipe)
     fields = [item.name for item in dataclasses.fields(trainer_config_class(recipe)) if item.init]
@@ -52,6 +56,15 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_trainer(recipe: Recipe) -> None:
+    for key, hint in get_type_hints(trainer_config_class(recipe)).items():
+        kinds = set(get_args(hint) or (hint,))
+        plain = hint if kinds <= _PLAIN else next((kind for kind in kinds if isinstance(kind, EnumMeta)), None)
+        if plain is not None and recipe.trainer.get(key) is not None:
+            try:
+                TypeAdapter(plain).validate_python(recipe.trainer[key])
+            except ValidationError as error:
+                found = f"{error.errors()[0]['msg']}; got {recipe.trainer[key]!r}."
+                raise RecipeError(f"`trainer.{key}`: {found}") from None
     output_dir = Path(recipe.trainer["output_dir"])
     if not next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists()).is_dir():
         raise RecipeError(f"`trainer.output_dir: {output_dir}` cannot be a folder: there is a file of that name.")
@@ -85,11 +98,10 @@ def load_processor(section: ModelSection) -> Any:
 
 def load_policy(section: ModelSection) -> PreTrainedModel:
     """Load the weights and freeze what the recipe says; RecipeError for an unknown dtype or a missing package."""
-    dtype = torch_dtype(section)
+    options = {"dtype": torch_dtype(section), "attn_implementation": section.attn_implementation, **section.load}
     try:
-        policy = AutoModelForImageTextToText.from_pretrained(
-            section.name_or_path, dtype=dtype, attn_implementation=section.attn_implementation, **section.load
-        )
+        with named_model(section.name_or_path):
+            policy = AutoModelForImageTextToText.from_pretrained(section.name_or_path, **options)
     except ImportError as error:  # a kernel or a quantization whose package is not installed
         raise RecipeError(f"`model` cannot be loaded: {error}") from None
     return freeze_vision(policy) if section.freeze_vision else policy
@@ -194,7 +206,9 @@ def _load_rows(name: str, split: str) -> Dataset:
     if path.is_file() and path.suffix == ".parquet":
         return load_dataset("parquet", data_files={split: name}, split=split)
     if path.suffix == ".parquet" or path.is_absolute() or name.count("/") != 1:
-        raise RecipeError(f"`data.path: {path}` does not exist. `sayo prepare --help` shows how to make it.")
+        raise RecipeError(
+            f"`data.path: {path}` does not exist. `sayo prepare --help` shows how (the toy's: make demo)."
+        )
     try:
         return load_dataset(name, split=split)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:

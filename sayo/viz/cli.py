@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from sayo.errors import SayoError
-from sayo.evaluation.cli import MODEL, SIZE
+from sayo.evaluation.cli import LAYERS, MODEL, SIZE, layers_of
 
-Layers = Annotated[str, typer.Option(help="Decoder layers to read: all, last, 4-7, 0.5, 3,7,11.")]
+Layers = Annotated[str | None, typer.Option(help=f"{LAYERS} all.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
 Temperature = Annotated[
     float, typer.Option(min=0, help="0 is greedy, which hides what a policy does half of the time.")
@@ -33,7 +33,7 @@ def look(
         typer.Option("--image", exists=True, dir_okay=False, help="A further picture (image 1, ...)."),
     ] = None,
     size: Annotated[str | None, typer.Option(help=SIZE)] = None,
-    layers: Layers = "all",
+    layers: Layers = None,
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("look.html"),
     png: Annotated[Path | None, typer.Option("--png", help="Also write a picture for papers.")] = None,
     max_new_tokens: MaxNewTokens = 512,
@@ -44,7 +44,7 @@ def look(
 ) -> None:
     """Show where the model looks at every token of its response: one HTML page that works offline.
 
-    Example: sayo look runs/demo/toy picture.png "What color is the disc?" --box 16,32,32,48
+    Example: sayo look runs/demo/export runs/demo/world/images/3601.png "How many frames are there?"
     """
     import torch
     from PIL import Image
@@ -63,15 +63,19 @@ def look(
         images,
         question,
         regions=regions,
-        layers=_layers(layers),
+        layers=layers_of(model, layers, "all"),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         response=response,
         system_prompt=system_prompt,
         name=model,
     )
+    for region in result.regions:
+        (width, height), (x1, y1, x2, y2) = result.images[region["image"]].size, region["box"]
+        if min(x1, y1) < 0 or x2 > width or y2 > height:
+            typer.echo(f"--box {region['box']} is clipped to the picture ({width} x {height})", err=True)
     path = write_look(result, out)
-    typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB, layers {list(result.trace.layers)})")
     if png is not None:
         typer.echo(save_looks({"": result}, png).resolve())
 
@@ -84,14 +88,14 @@ def figures(
     split: Split = "test",
     index: Annotated[int, typer.Option(min=0, help="Which question with a region to show.")] = 0,
     num_questions: Annotated[int, typer.Option(min=1, help="Questions that the drift is averaged over.")] = 128,
-    layers: Layers = "all",
+    layers: Layers = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
 ) -> None:
     """Draw the same question before and after training, and how attention drifts over the responses.
 
-    Example: sayo figures runs/demo/cold_start runs/demo/toy --data runs/demo/prepared --out docs/figures
+    Example: sayo figures runs/demo/cold_start runs/demo/export --data runs/demo/prepared --out figures
     """
     import torch
 
@@ -107,7 +111,7 @@ def figures(
     if index >= len(with_region):
         raise SayoError(f"--index {index}: only {len(with_region)} questions of {split!r} have a region")
     row, asked = rows[with_region[index]], rows.select(with_region[:num_questions])
-    options = {"layers": _layers(layers), "max_new_tokens": max_new_tokens, "temperature": temperature}
+    options = {"layers": layers_of(after, layers, "all"), "max_new_tokens": max_new_tokens, "temperature": temperature}
     looks, traces = {}, {}
     for label, name in (("before", before), ("after", after)):
         policy, processor = _load(name)
@@ -135,7 +139,7 @@ def trend(
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = 2048,
     batch_size: Annotated[int, typer.Option(min=1, help="Responses at once.")] = 16,
-    layers: Layers = "all",
+    layers: Layers = None,
     panels: Annotated[int, typer.Option(min=1, help="Responses to draw, those with <back> first.")] = 6,
     seed: Seed = 0,
 ) -> None:
@@ -146,7 +150,7 @@ def trend(
     its control; a second control is another run with --user-suffix
     text-back, whose checks do not look at the image.
 
-    Example: sayo trend runs/look_back --data prepared/mix --user-suffix semantic-back --out trend
+    Example: sayo trend runs/demo/export --data runs/demo/prepared --user-suffix semantic-back --out trend
     """
     import torch
 
@@ -161,9 +165,10 @@ def trend(
     check_dataset(rows, processor, policy.config, data)
     torch.manual_seed(seed)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size}
-    responses = list(sample_responses(policy, processor, rows, layers=_layers(layers), **options))
+    options["layers"] = layers_of(model, layers, "all")
+    responses = list(sample_responses(policy, processor, rows, **options))
     records = [trend_record(response) for response in responses]
-    summary = trend_summary(records)
+    summary = {"layers": options["layers"], **trend_summary(records)}
     out.mkdir(parents=True, exist_ok=True)
     (out / "trend.json").write_text(json.dumps({"summary": summary, "responses": records}, indent=2) + "\n")
     typer.echo(json.dumps(summary, indent=2))
@@ -184,6 +189,8 @@ def report(
     """Write one self-contained HTML page: curves, held-out table, attention before and after, recipe, environment.
 
     Evaluations are read from evaluation/before and evaluation/after in a run's folder.
+
+    Example: sayo report runs/demo/ablation/both_0 --out report.html
     """
     from sayo.viz.report import build_report
 
@@ -211,9 +218,9 @@ def inspect(
 
     Examples:
 
-        sayo inspect data/gqa --out sheet.png --num 12 --type compare-attr
+        sayo inspect runs/demo/prepared --out sheet.png --num 12
 
-        sayo inspect data/mix --out page.html --num 100
+        sayo inspect runs/demo/prepared --out page.html --num 100
     """
     from sayo.viz.inspection import pick_rows, prepared_files, save_rows, write_page
 
@@ -241,8 +248,3 @@ def _region(text: str) -> dict[str, Any]:
         raise SayoError(
             f"--box {text!r} is not x1,y1,x2,y2 in pixels (with several images: 1:x1,y1,x2,y2 for the second)"
         ) from None
-
-
-def _layers(text: str) -> list[str | float]:
-    parts = [part.strip() for part in text.split(",")]
-    return [float(part) if "." in part else part for part in parts if part]

@@ -134,5 +134,6 @@ def _facts(look: Look) -> dict[str, str]:
         facts["Region"] = (
             f"{trace.sizes['region']:.1f} visual tokens, {trace.masses['region'].mean():.1%} of attention"
         )
-        facts["Target attention score"] = f"{tas(pooled.region, pooled.image):.2f} (TAS, deciding rows, all layers)"
+        score, layers = tas(pooled.region, pooled.image), list(trace.layers)
+        facts["Target attention score"] = f"{score:.2f} (TAS, deciding rows, layers {layers})"
     return {name: fact for name, fact in facts.items() if fact}

@@ -135,6 +135,21 @@ def test_beams():
         capture.trace(output)
 
 
+def test_an_earlier_call_and_the_output_of_a_forward_are_named():
+    model, inputs = build("llava"), prompts("llava")
+    with AttentionCapture(model) as capture:
+        first = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        sample(model, inputs, max_new_tokens=5, suppress_tokens=first[:, -3:].flatten().tolist())
+    with pytest.raises(AttentionNotCaptured, match="`generate` ran again"):
+        capture.trace(first)
+    with torch.no_grad(), AttentionCapture(model) as capture:
+        output = model(**inputs)
+    with pytest.raises(AttentionNotCaptured, match="output of a plain forward"):
+        capture.trace(output)
+    shown = repr(capture.trace(prompt_length=inputs["input_ids"].shape[1] - 2)[0])
+    assert shown.startswith("AttentionTrace(2 tokens, layers [") and "image (" in shown and "array" not in shown
+
+
 def test_prompt_length_is_asked_for():
     model, inputs = build("llava"), batch("llava")
     with torch.no_grad(), AttentionCapture(model) as capture:

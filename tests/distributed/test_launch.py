@@ -1,16 +1,24 @@
 """Two ranks through the shipped script and files; a launch that would silently be something else stops."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
-from distributed.conftest import ROOT, launch
+from distributed.conftest import ROOT, accelerate, launch
 from toy_runs import recipe_values, write_recipe
 
 
-def test_two_ranks_train_under_zero2(toys, tmp_path):
+def test_two_ranks_train_under_zero2_from_an_empty_folder(toys, tmp_path):
     values = recipe_values(toys, tmp_path / "run", max_steps=2, save_strategy="steps", save_steps=1)
-    done = launch("zero2", ROOT / "scripts/train.py", "--config-name", write_recipe(tmp_path, values))
+    words = ["--gpus", 2, "--sharding", "zero2", "--config-name", write_recipe(tmp_path, values), "trainer.seed=1"]
+    (tmp_path / "empty").mkdir()
+    arguments = accelerate("zero2") | {"cwd": tmp_path / "empty"}
+    arguments["args"] = [sys.executable, "-m", "sayo", "launch", *map(str, words)]
+    done = subprocess.run(**arguments, capture_output=True, text=True, timeout=1800)
+    assert "$ accelerate launch --config_file" in done.stderr and "-m sayo train --config-name" in done.stderr
+    assert "seed: 1" in (tmp_path / "run/recipe.yaml").read_text()
     assert done.returncode == 0 and "2 (DEEPSPEED, sharding ZeRO-2)" in done.stderr, done.stderr[-6000:]
     checkpoint = tmp_path / "run" / "checkpoint-2"
     marker = json.loads((checkpoint / "COMPLETE").read_text())
@@ -27,9 +35,13 @@ def test_two_ranks_train_under_zero2(toys, tmp_path):
     ("kind", "fields", "messages"),
     [
         # MULTI_GPU without `use_cpu` would be two independent rank-0 jobs in the same folder
-        ("ddp", {"use_cpu": False}, ["The launcher started 2 processes, but each of them trains alone", "cpu.yaml"]),
+        (
+            "ddp",
+            {"use_cpu": False},
+            ["started 2 processes, but each of them trains alone", "--sharding cpu"],
+        ),
         # accelerate's own MULTI_CPU starts one process
-        ("multi_cpu", {}, ["asked for several processes but started one", "cpu.yaml", "trainer.use_cpu=true"]),
+        ("multi_cpu", {}, ["asked for several processes but started one", "--sharding cpu", "trainer.use_cpu=true"]),
         ("fsdp2", {}, ["FSDP was asked for, but this is MULTI_CPU with sharding none"]),
     ],
 )

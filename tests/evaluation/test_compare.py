@@ -1,6 +1,7 @@
 """Two results against each other: folders of `sayo evaluate`, and of lmms-eval as its 0.7.3 writes them."""
 
 import json
+import shutil
 
 import pytest
 from evaluation.parrot import Parrot
@@ -23,6 +24,36 @@ def test_two_evaluations(ten, tmp_path):
     with pytest.raises(CompareError, match="holds no results"):
         compare_results(tmp_path / "a", tmp_path / "nowhere")
     assert compare_results(tmp_path / "b", tmp_path / "b")["questions"]["accuracy"]["p_value"] == 1.0
+
+
+def test_the_layer_that_was_trained_is_read_shown_and_compared(toy, tmp_path, sayo_command):
+    trained, options = shutil.copytree(toy.policy, tmp_path / "trained"), ("--limit", 6, "--max-new-tokens", 4)
+    recipe = {"rewards": {"attention": {"function": "x"}}, "trainer": {"attention_layers": 1}}
+    (trained / "recipe.yaml").write_text(json.dumps(recipe))
+    for name, model in (("before", toy.policy), ("after", trained)):
+        greedy = (*options, "--temperature", 0, "--num-samples", 1, "--out", tmp_path / name)
+        shown = sayo_command("evaluate", model, "--data", toy.prepared, *greedy)
+        assert f"attention (layer {2 if name == 'before' else 1})" in shown.output
+    figures = compare_results(tmp_path / "before", tmp_path / "after")["questions"]
+    assert figures["tas_layers"] == [1] and figures["warnings"] == []
+    assert figures["tas"]["num_questions"] > 0
+    assert figures["tas"]["difference"] == pytest.approx(0)  # the same weights, read at the same layer
+    assert "questions: TAS (layer 1)" in sayo_command("compare", tmp_path / "before", tmp_path / "after").output
+    picture = next((toy.world / "images").iterdir())
+    looked = sayo_command("look", trained, picture, "Where?", "--out", tmp_path / "x.html", "--max-new-tokens", 2)
+    assert "layers [1])" in looked.output
+    sayo_command("trend", trained, "--data", toy.prepared, *options, "--out", tmp_path)
+    assert json.loads((tmp_path / "trend.json").read_text())["summary"]["layers"] == 1
+
+
+def test_several_layers_are_compared_only_with_themselves(toy, tmp_path, sayo_command):
+    for name in ("0,1", "all"):
+        options = ("--limit", 6, "--max-new-tokens", 4, "--num-samples", 1, "--layers", name)
+        sayo_command("evaluate", toy.policy, "--data", toy.prepared, *options, "--out", tmp_path / name)
+    figures = compare_results(tmp_path / "0,1", tmp_path / "all")["questions"]
+    assert figures["tas"] is None
+    assert figures["warnings"] == ["layers: [0, 1] in A, [0, 1, 2] in B; TAS was not compared"]
+    assert compare_results(tmp_path / "all", tmp_path / "all")["questions"]["tas"]["difference"] == 0
 
 
 def lmms_eval_folder(folder, samples, time="20261128_230450"):

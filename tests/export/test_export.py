@@ -19,6 +19,7 @@ from transformers import AutoProcessor, GenerationConfig
 
 from sayo.export.checkpoint import ExportError, tensor_names
 from sayo.export.package import export_checkpoint
+from sayo.recipes import trained_layers
 from sayo.training.start import weights_digest
 
 WEIGHTS = "model.safetensors"
@@ -51,6 +52,8 @@ def test_full_checkpoint_keeps_its_logits_and_the_names_of_the_base(
     assert np.abs(expected - logits_of(base)).max() > 0.1
     assert tensor_names(tmp_path / "out") == tensor_names(base)
     assert result.num_tensors == len(tensor_names(base))
+    assert trained_layers(tmp_path / "out") == trained_layers(full_checkpoint) == [-1] and trained_layers(base) is None
+    assert "hf_secret" not in (tmp_path / "out/recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize("options", [{}, {"modules_to_save": ["merger"]}], ids=["lora", "lora and full modules"])

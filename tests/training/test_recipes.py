@@ -42,9 +42,22 @@ SHAPERS = sorted(path.stem for path in (recipes_dir() / "advantage_shaper").glob
 DATA = "data.path=prepared/somewhere"
 
 
+def layer_of(name: str) -> list[str]:
+    """What `sayo evaluate` would find, for the recipe that needs it."""
+    return ["trainer.attention_layers=1"] if name == "sayo_recommended" else []
+
+
+def test_the_recommended_recipe_wants_the_layer_and_reads_what_did_best():
+    with pytest.raises(RecipeError, match=r"needs `trainer.attention_layers`"):
+        load_recipe("sayo_recommended", [DATA])
+    recipe = load_recipe("sayo_recommended", [DATA, "trainer.attention_layers=7"])
+    assert recipe.rewards["attention"].options["rows"] == "deciding" and set(recipe.rewards) >= {"accuracy"}
+    assert recipe.trainer["attention_layers"] == 7 and "recommended" in recipe.trainer["output_dir"]
+
+
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    recipe = load_recipe(path.stem, [DATA])
+    recipe = load_recipe(path.stem, [DATA, *layer_of(path.stem)])
     assert recipe.data.path == "prepared/somewhere" and recipe.resume == "auto"
     check_recipe(recipe)
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe, "the written recipe.yaml is not the same recipe"
@@ -59,7 +72,12 @@ def test_recipe_takes_every_choice_of_rewards(name, rewards):
     recipe = load_recipe(name, [DATA, f"rewards={rewards}"])
     check_recipe(recipe)
     variant = rewards.rpartition("/")[2]
-    named = {"both": {"accuracy", "attention"}, "gated": {"accuracy", "attention"}, "attention": {"attention"}}
+    named = {
+        "both": {"accuracy", "attention"},
+        "gated": {"accuracy", "attention"},
+        "attention": {"attention"},
+        "recommended": {"accuracy", "attention"},
+    }
     expected = named.get(variant, {"accuracy", variant})
     assert set(recipe.rewards) - {"format"} == expected
 
@@ -130,6 +148,10 @@ def test_recipe_takes_every_advantage_shaper(shaper):
         (["data.pathh=x"], "Unknown recipe key `data.pathh`. Did you mean `path`?"),
         (["trainerr.seed=1"], "Unknown recipe key `trainerr`. Did you mean `trainer`?"),
         (["trainer.learning_rat=1"], "`trainer.learning_rat`. Did you mean `learning_rate`?"),
+        (["trainer.max_steps=abc"], "`trainer.max_steps`: Input should be a valid integer"),
+        (["trainer.beta=low"], "`trainer.beta`: Input should be a valid number"),
+        (["trainer.use_cpu=sometimes"], "`trainer.use_cpu`: Input should be a valid boolean"),
+        (["trainer.lr_scheduler_type=flat"], "`trainer.lr_scheduler_type`: Input should be 'linear', 'cosine'"),
         (["trainer.n_gpu=1"], "Unknown recipe key `trainer.n_gpu`."),  # not a setting of the config, but worked out
         (["model.freeze_vision=perhaps"], "`model.freeze_vision`: Input should be a valid boolean"),
         (["model.size=large"], "`model.size`: Input should be a valid dictionary; got 'large'."),
@@ -210,30 +232,82 @@ def answers(toys, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_dry_run(name, toys, answers, tmp_path, sayo_command):
-    recipe = load_recipe(name, ["data.path=prepared/somewhere"])
+    recipe = load_recipe(name, [DATA, *layer_of(name)])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
     data = toys.data[family] if recipe.rewards else answers
     if recipe.rewards and recipe.model.size:  # other pixel limits than the stand-in's own
         limits = ("--processor", toys.policy[family], "--size", size_words(recipe.model.size))
         assert sayo_command("map", data, *limits, "--out", tmp_path / "mapped").exit_code == 0
         data = tmp_path / "mapped"
-    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}"]
+    stand_in = [f"model.name_or_path={toys.policy[family]}", f"data.path={data}", *layer_of(name)]
     on_cpu = ["trainer.use_cpu=true", "trainer.bf16=false", f"trainer.output_dir={tmp_path / 'run'}"]
     done = sayo_command("train", "--config-name", name, "--dry-run", *stand_in, *on_cpu)
     assert done.exit_code == 0, done.output
     assert "dry run: recipe, model, processor, data and rewards" in " ".join(done.output.split())
+    tried = "completions of 8 tokens were rewarded" if recipe.rewards else "the loss of one row was computed"
+    assert tried in " ".join(done.output.split())
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()], "a dry run writes no file"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("empty", "The model 'empty' cannot be loaded: Unrecognized model in empty."),
+        ("bert", "The model 'bert' cannot be loaded: Unrecognized configuration class"),
+        ("no/such-model", "The model 'no/such-model' cannot be loaded: We couldn't connect"),
+        ("runs/some/where", "There is no model 'runs/some/where': neither a folder here"),
+    ],
+)
+def test_a_model_that_is_none_is_one_sentence(model, message, toys, tmp_path, sayo_command, monkeypatch):
+    recipe, data = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run")), toys.data["qwen3_vl"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.chdir(tmp_path)
+    picture = next((toys.world / "images").iterdir())
+    for words in (
+        ("train", "--config-name", recipe, f"model.name_or_path={model}"),
+        ("evaluate", model, "--data", data, "--split", "train", "--out", "results"),
+        ("look", model, picture, "What?"),
+    ):
+        done = sayo_command(*words)
+        assert done.exit_code == 2 and done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    for words in (("export", model, "--out", "o"), ("map", data, "--processor", model, "--out", "mapped")):
+        done = sayo_command(*words)
+        assert done.exit_code == 2 and model in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_gpu_the_two_keys_are_named(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run", bf16=True, use_cpu=False))
+    done = sayo_command("train", "--config-name", recipe)
+    assert done.exit_code == 2 and done.stderr.splitlines()[-1].endswith(
+        "add trainer.use_cpu=true trainer.bf16=false."
+    )
 
 
 def broken(**kwargs):
     raise ValueError("a bug in a reward")
 
 
-def test_an_error_inside_a_step_keeps_its_traceback(toys, tmp_path, sayo_command, monkeypatch):
+def of_another_shape(batch):
+    return batch.advantages[:, None, None]
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
+@pytest.mark.parametrize("function", ["broken", "of_another_shape"])
+def test_a_broken_function_of_the_user_fails_in_the_dry_run_as_in_a_step(
+    function, dry_run, toys, tmp_path, sayo_command, monkeypatch
+):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    values = recipe_values(toys, tmp_path / "run", rewards={"broken": {"function": "test_recipes.broken"}})
-    done = sayo_command("train", "--config-name", write_recipe(tmp_path, values))
-    assert type(done.exception) is ValueError and str(done.exception) == "a bug in a reward"
+    values = recipe_values(toys, tmp_path / "run")
+    if function == "of_another_shape":
+        values["advantage_shaper"] = {"function": f"test_recipes.{function}"}
+    else:
+        values["rewards"] = {"mine": {"function": f"test_recipes.{function}"}}
+    done = sayo_command("train", "--config-name", write_recipe(tmp_path, values), *dry_run)
+    assert done.exit_code == 1 and not isinstance(done.exception, SystemExit), "a user's bug keeps its traceback"
+    assert function != "broken" or str(done.exception) == "a bug in a reward"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "a run that failed gives the signals back"
 
 

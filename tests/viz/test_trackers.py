@@ -66,6 +66,8 @@ def test_tensorboard(trained):
     events = EventAccumulator(str(folder)).Reload()
     assert set(events.Tags()["scalars"]) >= METRICS
     assert [event.step for event in events.Images("attention/overlay")] == [0, 1]
+    trained("tensorboard")
+    assert list(folder.parent.iterdir()) == [folder], "a second start continues the same curves"
 
 
 def test_trackio(toys, tmp_path):
