@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from transformers import TrainerCallback
 
@@ -26,36 +27,12 @@ from sayo.recipes import Recipe, load_recipe
 
 TOLERANCE = 0.15
 PIXELS = {"shortest_edge": 192 * 192, "longest_edge": 256 * 256}  # toy pictures are enlarged: 144 visual tokens
-OPTIONS = {
-    "checkpointing": ["trainer.gradient_checkpointing=true"],
-    "bf16": ["trainer.bf16=true"],
-    "bf16-weights": ["trainer.bf16=true", "model.dtype=bfloat16"],
-    "LoRA": ["model.lora={r: 16, lora_alpha: 32, target_modules: all-linear}"],
-    "frozen-vision": ["model.freeze_vision=true"],
-    "reference": ["trainer.beta=0.04"],
-    "GPU": ["trainer.use_cpu=false"],
-}
-QUICK = ["qwen3_vl 12M", "qwen2_5_vl 12M LoRA bf16"]
-CASES = [  # family, shape, then keys of `OPTIONS`
-    *QUICK,
-    "qwen3_vl 12M checkpointing",
-    "qwen2_5_vl 12M",
-    "qwen3_vl 80M",
-    "qwen3_vl 80M checkpointing",
-    "qwen3_vl 80M bf16",
-    "qwen3_vl 80M bf16-weights",
-    "qwen3_vl 80M LoRA checkpointing",
-    "qwen3_vl 80M frozen-vision",
-    "qwen3_vl 80M reference",
-    "qwen2_5_vl 80M",
-    "qwen2_5_vl 80M LoRA bf16-weights",
-    "qwen3_vl 390M checkpointing",
-    "qwen2_5_vl 390M checkpointing",
-]
+_FILE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+OPTIONS: dict[str, list[str]] = _FILE["options"]
 
 
 def measure_case(case: str) -> dict[str, Any]:
-    """`{"case", "parameters", "measured", "predicted", "error"}` of one of `CASES`: bytes by item and phase.
+    """`{"case", "parameters", "measured", "predicted", "error"}` of a case: bytes by item and phase.
 
     `"allocated"` is the peak of the allocator of a GPU (`GPU` among the case's options), 0 without one.
     """
@@ -80,20 +57,9 @@ def measure_case(case: str) -> dict[str, Any]:
 
 def toy_recipe(folder: Path, changes: list[str]) -> Recipe:
     """The toy recipe with two micro-batches of four completions, on the policy in `folder`."""
-    shared = {
-        "model.name_or_path": folder / "policy",
-        "data.path": make_toy_data(folder, 12),
-        "data.max_samples": 2,  # the prompts of every step: the longest is in the peak
-        "trainer.output_dir": folder / "run",
-        "trainer.max_steps": 2,
-        "trainer.per_device_train_batch_size": 4,
-        "trainer.gradient_accumulation_steps": 2,
-        "trainer.num_generations": 4,
-        "trainer.overlay_steps": 0,
-        "trainer.log_completions": "false",
-        "trainer.save_strategy": "'no'",
-    }
-    return load_recipe("toy", [*(f"{key}={value}" for key, value in shared.items()), *changes])
+    paths = {"model.name_or_path": folder / "policy", "data.path": make_toy_data(folder, 12)}
+    paths["trainer.output_dir"] = folder / "run"
+    return load_recipe("toy", [*(f"{key}={path}" for key, path in paths.items()), *_FILE["recipe"], *changes])
 
 
 class PhasePeaks(TrainerCallback):
@@ -159,7 +125,7 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
-    cases = QUICK if options.quick else [case for case in CASES if options.only in case]
+    cases = [case for case in _FILE["quick"] + _FILE["more"] * (not options.quick) if options.only in case]
     measured = (own_process("benchmarks.memory:measure_case", case) for case in cases)
     rows = collect(options, measured, tolerance=TOLERANCE)
     shown = [{**row, **{f"{name} MB": _pair(row, name) for name in row["measured"]}} for row in rows]

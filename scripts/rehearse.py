@@ -22,37 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image
 
 from benchmarks.harness import ROOT, collect, finish, options_of
 
 STARTS = ("sayo ", "accelerate launch ", "python scripts/", "python -m ")
-CANNOT = {  # what stands in a command -> why it is not run here
-    "gqa|coco|": "a synopsis of commands",
-    "sayo synthesize": "asks a server of large models; tests/synthesize asks a stub",
-    "--server ": "asks a server; tests/evaluation/test_server.py starts one",
-    "results/bench/": "compares results of lmms-eval, which has an environment of its own",
-    "use_vllm=": "needs GPUs; `make test-vllm` trains with vLLM on a CPU",
-    "--num_machines": "needs two machines; tests/distributed/test_machines.py starts two launchers",
-    "python -m benchmarks.": "measures for minutes to hours",
-    "python -m sayo.preflight.scale": "writes the page itself; tests/preflight/test_scale.py compares it",
-}
-FILES = "--questions train_balanced_questions.json --scene-graphs train_sceneGraphs.json --images images/"
+SETTINGS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+CANNOT: dict[str, str] = SETTINGS["cannot"]
 UNPRICED = "Preflight models the activations of"  # the beginning of its answer about other families: that is tested
-GRPO = " num_generations=4 max_completion_length=8"
-TRAINING = (
-    "use_cpu=true bf16=false max_steps=2 save_steps=1 per_device_train_batch_size=2 gradient_accumulation_steps=2"
-)
-SIZES = {"evaluate": "--limit 4 --num-samples 2 --max-new-tokens 8", "look": "--max-new-tokens 8"}
-SIZES |= {
-    "figures": "--num-questions 8 --max-new-tokens 8",
-    "trend": "--limit 2 --max-new-tokens 8",
-}  # the last one counts
-ALWAYS = (
-    "qwen3_vl_8b",
-    "qwen3_vl_4b",
-    "qwen2_5_vl_7b",
-)  # models of the recipes and pages, without a part of their own
 
 
 def commands_of(text: str) -> list[str]:
@@ -73,7 +51,7 @@ def parts() -> dict[str, list[tuple[str, str]]]:
     published = [name for name in recipe_names() if "toy" not in name]
     heads = {name: (ROOT / f"recipes/{name}.yaml").read_text("utf-8").replace("\n#  ", "\n   ") for name in published}
     made = {name: [(f"{name}.yaml", command) for command in commands_of(text)] for name, text in heads.items()}
-    for model in (name for name in recipe_names("model") if name not in ALWAYS):
+    for model in (name for name in recipe_names("model") if name not in SETTINGS["always"]):
         own = {"qwen3_vl_8b": model, "prepared/gqa": f"prepared/{model}"}
         made[model] = [(where, re.sub("|".join(own), lambda m: own[m[0]], text)) for where, text in made["sayo"]]  # noqa: B023
     pages = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,7 +65,7 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
 
     data, done = "prepared/gqa", set()
     try:
-        for model in {*ALWAYS, part} & set(recipe_names("model")):
+        for model in {*SETTINGS["always"], part} & set(recipe_names("model")):
             stand_in(model)
     except ImportError as error:
         yield {"part": part, "written_in": "", "command": "", "seconds": 0.0, "result": f"not run: {error}"}
@@ -99,7 +77,7 @@ def walk(part: str, written: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         if reasons := [reason for words, reason in CANNOT.items() if words in command]:
             yield {**row, "result": f"not run: {reasons[0]}"}
             continue
-        words = shlex.split(command.replace(" ... ", f" {FILES} "), comments=True)
+        words = shlex.split(command.replace(" ... ", f" {SETTINGS['files']} "), comments=True)
         if words[:2] == ["sayo", "prepare"]:
             data = words[words.index("--out") + 1]
         for step in road_of(words, data) if part != "docs" and words[1] == "launch" else [words]:
@@ -136,10 +114,10 @@ def run(words: list[str]) -> dict[str, Any]:
     from sayo.preflight.advice import sharding_for
 
     start, log = time.monotonic(), Path("log.txt")
-    small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SIZES.get(words[1], "").split()
+    small = [re.sub(r":(\d+)000$", r":\1", word) for word in words] + SETTINGS["sizes"].get(words[1], "").split()
     if words[1] in ("train", "launch", "scripts/train.py") and "--show" not in words:
         recipe = recipe_of(words)
-        small += [f"trainer.{size}" for size in (TRAINING + GRPO * bool(recipe.rewards)).split()]
+        small += [f"trainer.{size}" for size in SETTINGS["training"] + SETTINGS["grpo"] * bool(recipe.rewards)]
     if words[1] == "launch":
         own = ["-m", "sayo", "launch", f"--sharding={sharding_for(recipe)}"]  # not that of the CPU
         theirs = ["-m", "accelerate.commands.launch", "--num_processes=2", "--main_process_port=0"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import datasets
 import yaml
-from typer.testing import CliRunner
+
+from benchmarks.harness import sayo
 
 datasets.disable_progress_bars()
 
@@ -30,12 +31,6 @@ def make_toy(
 
     Real files, made by the commands that users type.
     """
-    from sayo.cli import app
-
-    def sayo(*words: object) -> None:
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        assert result.exit_code == 0, result.output
-
     world, policy, data = folder / "world", {}, {}
     sayo("toy", "world", "--out", world, "--num-images", num_images)
     for family in families:

@@ -1,6 +1,6 @@
 """Run folders as training leaves them, made of the toy policies (real Qwen3-VL and Qwen2.5-VL classes)."""
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,37 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sayo.toyworld.policy import make_policy, make_processor
 
-TRAINER_STATE = {
-    "global_step": 2,
-    "log_history": [
-        {"step": 1, "rewards/accuracy_reward/mean": 0.25, "attention/tas": 0.5, "entropy": 1.0},
-        {"step": 2, "rewards/accuracy_reward/mean": 0.75, "attention/tas": 0.625, "entropy": 0.5, "kl": float("nan")},
-    ],
-}
-RECIPE = """\
-model:
-  name_or_path: {base}
-data:
-  path: someone/grounded-questions
-  system_prompt: 'Look at the "object" first.'
-rewards:
-  accuracy:
-    function: sayo.rewards.accuracy_reward
-    weight: 2.0
-    gate: correct
-    options:
-      strict: true
-advantage_shaper:
-  function: sayo.training.advantages.causal_credit
-  options:
-    share: 0.5
-trainer:
-  objective_weight: 0.25
-  objective_warmup_steps: 30
-  attention_layers: [-1]
-  learning_rate: 0.0001
-  hub_token: hf_secret
-"""
+HERE = Path(__file__).parent
 
 
 def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
@@ -59,8 +29,8 @@ def write_policy(folder: Path, family: str, seed: int = 0) -> Path:
 
 def as_checkpoint(folder: Path, base: Path) -> Path:
     """Add the trainer's log to `folder` and the resolved recipe to its parent, the run."""
-    (folder / "trainer_state.json").write_text(json.dumps(TRAINER_STATE))
-    (folder.parent / "recipe.yaml").write_text(RECIPE.format(base=base))
+    shutil.copy(HERE / "trainer_state.json", folder)
+    (folder.parent / "recipe.yaml").write_text((HERE / "recipe.yaml").read_text().replace("{base}", str(base)))
     return folder
 
 

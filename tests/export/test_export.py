@@ -70,6 +70,7 @@ def test_lora_is_merged_into_the_base(base, make_lora, tmp_path, logits_of, opti
     assert bool(changed) == bool(options)
 
 
+@ONE_FAMILY
 def test_bfloat16_base_stays_bfloat16_and_reports_the_rounding(base, make_lora, tmp_path):
     half = tmp_path / "half"
     export_checkpoint(base, half, dtype="bfloat16")
@@ -79,6 +80,7 @@ def test_bfloat16_base_stays_bfloat16_and_reports_the_rounding(base, make_lora, 
     assert result.merge_difference < 1e-4 < result.logit_difference < 1.0
 
 
+@ONE_FAMILY
 def test_processor_is_kept_and_generation_ends_where_its_tokenizer_says(full_checkpoint, tmp_path):
     tokenizer = AutoProcessor.from_pretrained(full_checkpoint).tokenizer
     GenerationConfig(eos_token_id=7, bos_token_id=151643, use_cache=False).save_pretrained(full_checkpoint)
@@ -119,6 +121,7 @@ def drop_tensor(tensors) -> None:
     tensors.pop(first(tensors, "q_proj"))
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize(
     ("damage", "message"),  # None: the file is cut off
     [
@@ -158,6 +161,7 @@ def test_command(base, make_lora, sayo_command, tmp_path):
         assert result.exit_code == 2 and message in result.output and not (tmp_path / "another").exists()
 
 
+@ONE_FAMILY
 def test_another_base_is_refused(full_checkpoint, base, make_lora, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
     edit(other / WEIGHTS, drop_tensor)
@@ -240,6 +244,7 @@ def test_card_is_right_for_a_vision_language_model(full_checkpoint, tmp_path):
     assert str(tmp_path) not in str(card) and "hf_secret" not in str(card) and "nan" not in card.text
 
 
+@ONE_FAMILY
 def test_quick_start_of_the_card_runs(full_checkpoint, tmp_path, monkeypatch, capsys):
     """The code block runs unchanged on a machine without a GPU."""
     export_checkpoint(full_checkpoint, tmp_path / "out")

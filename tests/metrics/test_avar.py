@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sayo.metrics import vas
+from sayo.metrics.avar import vas
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,14 @@
 """Look-Back's attention trend and lift on worked numbers."""
 
+from itertools import accumulate, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from sayo.attention.trace import AttentionTrace
-from sayo.metrics import attention_trend, back_spans, lift, look_back_lift, token_span
-from sayo.metrics.lookback import control_spans
-from sayo.rollout import token_offsets
+from sayo.metrics.lookback import attention_trend, back_spans, control_spans, lift, look_back_lift, token_span
 
 MASSES = {"image": 0.20, "question": 0.08, "response": 0.30}  # and .02 on vision_end, in no group
 
@@ -78,31 +76,11 @@ def test_control_spans_touch_no_span_nor_follow_one():
     assert control_spans((5, 5), [], 80) == [] and control_spans((0, 90), [(0, 90)], 90) == []
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Byte-level BPE whose tokens merge the tags with their neighbours (`.</`, `><`), as Qwen's do."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.decoder = decoders.ByteLevel()
-    corpus = ["a.</think><back>ok</back><think>b.</think>"] * 9 + ["><", ".</", ">ok<", "k</"] * 99
-    initial = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=275, initial_alphabet=initial, special_tokens=["<eos>"])
-    bpe.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-
-
-def test_spans_of_merged_tags_come_from_the_ids(tokenizer):
-    """With or without an end of sequence, and however the ids cut the text; an empty span is none."""
-    text = "<think>a.</think><back>ok</back><think>b</think>"
-    ids = tokenizer(text)["input_ids"]
-    pieces = [tokenizer.decode([token]) for token in ids]
-    assert any("<" in piece and ">" in piece for piece in pieces) and len(pieces) < len(text)
-    for response in (ids, [*ids, tokenizer.eos_token_id]):
-        decoded, offsets = token_offsets(tokenizer, response)
-        assert decoded.startswith(text) and len(offsets) == len(response), "T = number of ids"
-        [(start, end)] = back_spans(decoded, offsets)
-        inside = "".join(pieces[start:end])
-        assert "ok" in inside and len(inside) <= len("<back>ok</back>")
-    characters = [tokenizer(character)["input_ids"][0] for character in text]  # not how the tokenizer would cut it
-    assert back_spans(*token_offsets(tokenizer, characters)) == [(text.index("ok"), text.index("ok") + 2)]
+def test_spans_of_tokens_that_merge_tags_with_their_neighbours():
+    """As Qwen's tokenizer cuts them; the ids' offsets are tested in `test_rollout.py`. An empty span is none."""
+    tokens = ["<think", ">a", ".</", "think", "><", "back", ">o", "k<", "/back", "><", "think", ">b</think>"]
+    ends = [0, *accumulate(map(len, tokens))]
+    assert back_spans("".join(tokens), list(pairwise(ends))) == [(6, 8)]
+    characters = [(start, start + 1) for start in range(ends[-1])]
+    assert back_spans("".join(tokens), characters) == [(ends[6] + 1, ends[7] + 1)]
     assert back_spans("<back> </back>", [(0, 14)]) == [] and token_span((3, 3), []) == (0, 0)

@@ -3,14 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import (
-    anchor_weights,
-    dependency_filter,
-    sink_free_mass,
-    sink_tokens,
-    token_dependency,
-    trajectory_scale,
-)
+from sayo.metrics.perception import anchor_weights, dependency_filter, token_dependency, trajectory_scale
+from sayo.metrics.sinks import sink_free_mass, sink_tokens
 
 
 def test_dependency_and_filter():

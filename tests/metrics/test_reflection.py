@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import half_means, late_attention
+from sayo.metrics.reflection import half_means, late_attention
 
 
 def test_halves():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import region_ratio, region_score, tas, token_weights, top_count
+from sayo.metrics.region import region_ratio, region_score, tas, token_weights, top_count
 
 
 @given(st.floats(0.01, 10.0))

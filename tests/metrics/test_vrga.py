@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sayo.metrics import region_ratio, vrga
+from sayo.metrics import vrga
+from sayo.metrics.region import region_ratio
 
 ROW = [0.50, 0.02, 0.10, 0.20, 0.08, 0.06, 0.04]  # system | four visual tokens | two of text
 LONGER = [0.40, 0.02, 0.03, 0.05, 0.10, 0.20, 0.05, 0.05, 0.02, 0.08]  # as the release: with vision_start as visual

@@ -2,34 +2,24 @@
 
 import time
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data_prep.synthesize import checks
 from data_prep.synthesize.duplicates import NearDuplicates
 from sayo.errors import RejectedError
 
+TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text())
+
 
 @pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (1, "look back at the triangle"),
-        (1, "Let me check the image again."),
-        (1, "Looking back at the left side, ..."),
-        (1, "I should re-examine the diagram carefully"),
-        (1, "Let's zoom into the upper part of the picture"),
-        (1, "I return once more back to the scene"),
-        (1, "Rechecking the small red bar in the graph"),
-        (0, "look back at my reasoning"),
-        (0, "check the equation again"),
-        (0, "The image shows a triangle."),
-        (0, "Let me check my work on the image of the function"),
-        (0, "a lookout at the image"),
-    ],
+    ("kind", "text"), [(kind, text) for kind in ("one", "none") for text in TEXTS["anchors"][kind]]
 )
-def test_anchors(number, text):
-    assert len(checks.anchors(text)) == number
+def test_anchors(kind, text):
+    assert len(checks.anchors(text)) == ["none", "one"].index(kind)
 
 
 def test_the_anchor_of_the_last_two_thirds_counts():
@@ -41,22 +31,10 @@ def test_the_anchor_of_the_last_two_thirds_counts():
 
 
 @pytest.mark.parametrize(
-    ("leaks", "text"),
-    [
-        (True, "From the description, it is 3."),
-        (True, "as described above"),
-        (True, "The provided text says 3."),
-        (True, "Your caption mentions it."),
-        (True, "It agrees with the given answer."),
-        (False, "The motion is described by a line; using the given information, AB = 3."),
-        (False, "He captions his drawings."),
-        (False, "I cannot see any dog in front of the house."),
-        (False, "So the correct answer is B."),
-        (False, "The result given by the formula is 3."),
-    ],
+    ("kind", "text"), [(kind, text) for kind in ("some", "none") for text in TEXTS["leaks"][kind]]
 )
-def test_leaks(leaks, text):
-    with pytest.raises(RejectedError, match="leak") if leaks else nullcontext():
+def test_leaks(kind, text):
+    with pytest.raises(RejectedError, match="leak") if kind == "some" else nullcontext():
         checks.check_leaks(text, "How many?", "x", ("text", "blind", "answer"))
 
 

@@ -1,22 +1,16 @@
 """The bench of the toy world: every arm is a recipe that resolves, and what is measured is not measured again."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
+from benchmarks import toy as toy_bench
+from benchmarks.harness import ROOT
 from benchmarks.toy_run import ARMS, STARTS
 from sayo.recipes import load_recipe
-
-ROOT = Path(__file__).parents[2]
-
-
-def bench(*words) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.toy", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, cwd=ROOT)
 
 
 def test_every_arm_is_a_recipe_of_its_own():
@@ -34,13 +28,13 @@ def test_every_arm_is_a_recipe_of_its_own():
     ("words", "message"),
     [(("--arms", "cold start,nothing"), "no nothing"), (("--arms", "steered both"), "add both"), ((), "make demo")],
 )
-def test_mistakes_are_named(words, message, tmp_path):
-    (tmp_path / "demo").mkdir()
+def test_mistakes_are_named(words, message, tmp_path, monkeypatch, capsys):
     if words:
-        (tmp_path / "demo/prepared").mkdir()
-    result = bench("--root", tmp_path / "demo", "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", *words)
-    assert result.returncode == 2 and message in result.stderr
-    assert not (tmp_path / "out.json").exists()
+        (tmp_path / "prepared").mkdir()
+    monkeypatch.setattr(sys, "argv", ["toy", "--root", str(tmp_path), *words])
+    with pytest.raises(SystemExit, match="2"):
+        toy_bench.main()
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -50,7 +44,9 @@ def test_quick_table_and_nothing_twice(toy, tmp_path):
     for name, target in {"prepared": toy.prepared, "policy": toy.policy, "cold_start": toy.policy}.items():
         (root / name).symlink_to(target)
     words = ("--root", root, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--quick")
-    first = bench(*words)
+    bench = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.toy", *map(str, words)]
+    first = bench(command)
     assert first.returncode == 0, first.stderr
     table = json.loads((tmp_path / "out.json").read_text())
     assert [row["arm"] for row in table["rows"]] == ["cold start", "both"]
@@ -59,5 +55,5 @@ def test_quick_table_and_nothing_twice(toy, tmp_path):
     assert len(trained["curve"]["by_seed"][0]["attention/tas"]) == 4
     results = sorted((tmp_path / "runs").glob("*/result.json"))
     times = [path.stat().st_mtime_ns for path in results]
-    assert bench(*words, "--check").returncode == 1, "an untrained policy learns nothing in four steps"
+    assert bench([*command, "--check"]).returncode == 1, "an untrained policy learns nothing in four steps"
     assert [path.stat().st_mtime_ns for path in results] == times

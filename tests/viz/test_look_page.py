@@ -20,6 +20,7 @@ HOSTILE = (
 )
 MARKED = " dé\n 🙂\u202ex"  # characters of several tokens, and an override of the direction
 CANVAS = "document.querySelector('.stack canvas').toDataURL()"
+ONE_FAMILY = pytest.mark.parametrize("policy", ["qwen3_vl"], indirect=True)  # the script knows no families
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +52,7 @@ def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_pat
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", text)
 
 
+@ONE_FAMILY
 def test_mouse_and_keys_choose_a_token(page, html) -> None:
     """Hovering shows one, leaving restores the whole response, clicking holds one, keys move it."""
     show(page, html)
@@ -72,6 +74,7 @@ def test_mouse_and_keys_choose_a_token(page, html) -> None:
         drawn(page, expected)
 
 
+@ONE_FAMILY
 def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
     """Entries: the mean, three layers, then four heads of each layer, the last layer's first."""
     show(page, html)
@@ -93,6 +96,7 @@ def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
     drawn(page, "-1/0/1")
 
 
+@ONE_FAMILY
 def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look) -> None:
     show(page, html)
     page.click("#t7")
@@ -105,6 +109,7 @@ def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look)
     assert page.evaluate(CANVAS) != own
 
 
+@ONE_FAMILY
 @pytest.mark.parametrize("reading", [0, 1], ids=["deciding", "of_token"])
 def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, reading: int) -> None:
     show(page, html)
@@ -123,6 +128,7 @@ def test_the_value_of_a_cell_is_the_value_that_was_read(page, html, look, readin
     assert region == pytest.approx(look.trace.masses["region"].mean(axis=0)[9 + reading], abs=6e-4)
 
 
+@ONE_FAMILY
 def test_token_colours_follow_the_choice(page, html, look) -> None:
     show(page, html)
     alpha = "[...document.querySelectorAll('.t')].map(t => parseFloat(t.style.backgroundColor.split(',')[3]))"
@@ -131,6 +137,7 @@ def test_token_colours_follow_the_choice(page, html, look) -> None:
         np.testing.assert_allclose(page.evaluate(alpha), 0.72 * values / values.max(), atol=6e-3)
 
 
+@ONE_FAMILY
 def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture], HOSTILE + MARKED, response=HOSTILE + MARKED, name=HOSTILE)
     show(page, write_look(look, tmp_path / "look.html"))
@@ -141,6 +148,7 @@ def test_hostile_text_stays_text(page, policy, picture, tmp_path) -> None:
     assert "".join(texts(page, ".t:not(.mark)")) == HOSTILE + " dé↵\n 🙂\ufffdx"
 
 
+@ONE_FAMILY
 def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     look = look_at(*policy, [picture, picture.resize((64, 64))], "Which?", response="The red one")
     show(page, write_look(look, tmp_path / "look.html"))

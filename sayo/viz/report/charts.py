@@ -2,37 +2,24 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from sayo.viz.plots import COLORS, Chart, chart, line, smooth
 from sayo.viz.report.runs import Run
 
-REWARD = ("rewards/{}/mean", "Reward", "Mean of the batch before weights; the band is one standard deviation.")
-SHARE = ("gradient_share/{}", "Share of the gradient", "Part of the advantages that a reward makes; together 1.")
-CURVES = (  # key of the log, title, what is shown
-    ("reward", "Reward", "Weighted sum of the reward functions, mean of the batch."),
-    ("attention/tas", "Target attention score", "0.5: no preference for the region; 1: all attention on it."),
-    ("attention/region_ratio", "Attention on the region", "Per region token over per visual token; 1: no preference."),
-    ("attention/region_mass", "Attention mass on the region", "Share of all attention that falls on the region."),
-    ("attention/image_mass", "Attention mass on the image", "Share of all attention that falls on visual tokens."),
-    ("completions/mean_length", "Completion length", "Tokens, mean of the batch."),
-    ("entropy", "Entropy", "Nats per token of the completions."),
-    ("frac_reward_zero_std", "Groups without spread", "Share of prompts whose completions all got the same reward."),
-    ("completions/clipped_ratio", "Truncated completions", "Share that reached the length limit."),
-    ("kl", "KL to the reference", "Nats per token."),
-    ("grad_norm", "Gradient norm", "Before clipping."),
-    ("loss", "Loss", "Near zero in on-policy GRPO by construction."),
-    ("step_time", "Seconds per step", "Rollouts, scoring and update."),
-)
+_FILE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 Series = tuple[str, Run, str]
 """Label, run and key of a line."""
 
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Reward by part, share of the gradient, and `CURVES`; several runs share each chart."""
-    return _by_part(runs, *REWARD) + _by_part(runs, *SHARE) + _curves(runs, CURVES)
+    """Reward by part, share of the gradient, and the curves of charts.yaml; several runs share each chart."""
+    by_part, curves = ([(key, *texts) for key, texts in _FILE[kind].items()] for kind in ("by_part", "curves"))
+    return [chart for entry in by_part for chart in _by_part(runs, *entry)] + _curves(runs, curves)
 
 
 def _by_part(runs: Sequence[Run], key: str, title: str, caption: str) -> list[Chart]:
