@@ -2,7 +2,7 @@
 
     python -m benchmarks.resume --out benchmarks/results/resume_cpu.json     # 20 kills for each way to launch
     python -m benchmarks.resume --quick --check --mode single       # 3 kills
-    python -m benchmarks.resume --quick --check --mode changed damaged disks    # what must not pass in silence
+    python -m benchmarks.resume --mode changed damaged disks --out benchmarks/results/resume_faults_cpu.json
 
 The run is made so that hardly any moment is easy: generation blocks of several optimizer steps, each block used twice,
 saves and log lines inside the blocks, a reference model that moves, a learning rate that falls, several epochs. What

@@ -45,7 +45,8 @@ class AttentionLosses(OpenCaptures):
 
     def __init__(self, model, args: AnchoredSFTConfig | None = None, **kwargs):
         super().__init__(model, args=args or AnchoredSFTConfig(), **kwargs)
-        if not self.args.is_anchored:
+        self._is_anchored = getattr(self.args, "is_anchored", False)  # TRL takes transformers' TrainingArguments, too
+        if not self._is_anchored:
             return
         if not isinstance(self.data_collator, DataCollatorForVisionLanguageModeling):
             raise ValueError("The attention losses need a vision data set: rows with `images`.")
@@ -56,7 +57,7 @@ class AttentionLosses(OpenCaptures):
         self._capture = AttentionCapture(self.model, per_head=True, **options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not self.args.is_anchored:
+        if not self._is_anchored:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         groups = {"system": inputs.pop("system_mask"), "image": (inputs["input_ids"] == self._image_token_id).float()}
