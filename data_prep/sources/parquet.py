@@ -88,11 +88,11 @@ class SaliencySource(ParquetSource):
 
 
 class TreeVgrSource(ParquetSource):
-    """TreeVGR-RL-37K (Wang et al. 2025, https://huggingface.co/datasets/HaochenWang/TreeVGR-RL-37K), of V* and VisDrone.
+    """TreeVGR-RL-37K (Wang et al. 2025, https://huggingface.co/datasets/HaochenWang/TreeVGR-RL-37K): V* and VisDrone.
 
     `images` names files below the folder of the data set, `problem` begins with "<image>" and holds the options where
-    there are any, `target_instances` is a list of {bbox, label, name} with boxes [x1, y1, x2, y2] in pixels. All target
-    instances are answer regions, as in TreeBench. No licence of the data set could be found.
+    there are any, `target_instances` is a list of {bbox, label, name} with boxes [x1, y1, x2, y2] in pixels. All of
+    them are answer regions, as in TreeBench. No licence of the data set could be found.
     """
 
     name, license = "treevgr", "unknown"
