@@ -70,7 +70,7 @@ def _prepare(
     check_options(images, options["split"])  # `prepare` does it too, but reading the annotations can take minutes
     if processor is None and (size or threshold is not None or not soft):
         raise PrepareError("--size, --threshold and --hard say how regions become tokens: give --processor as well")
-    mapper = None if processor is None else _mapper(processor, size, threshold, soft)
+    mapper = token_mapper(processor, size, threshold, soft)
     module, _, name = source_class.partition(":")
     make_source = getattr(import_module(module), name)
     arguments = {"images": images, **options}
@@ -90,7 +90,12 @@ def _prepare(
     report_counts(summary["splits"][options["split"]], out)
 
 
-def _mapper(processor: str, size: str | None, threshold: float | None, soft: bool) -> Any:
+def token_mapper(
+    processor: str | None, size: str | None = None, threshold: float | None = None, soft: bool = True
+) -> Any:
+    """The mapper of the shared options; None without a processor."""
+    if processor is None:
+        return None
     from data_prep.examples import PrepareError
     from data_prep.tokens import TokenMapper
     from sayo.geometry import VisualLayout
@@ -160,7 +165,7 @@ def map_rows(
     from data_prep.mapping import map_tokens
     from data_prep.workers import only_writer
 
-    mapper = _mapper(processor, size, threshold, soft)
+    mapper = token_mapper(processor, size, threshold, soft)
     with only_writer(out):
         summary = map_tokens(data, out, mapper, num_proc=num_proc, overwrite=overwrite)
     report_counts(summary, out)

@@ -1,5 +1,6 @@
 """Fields of foreign records, checked: each wrong value becomes a `RejectedError` under its own name."""
 
+import ast
 from typing import Any
 
 from data_prep.examples import ANSWER_WEIGHT, EVIDENCE_WEIGHT, RejectedError
@@ -35,6 +36,17 @@ def text(record: dict, field: str) -> str:
     except UnicodeEncodeError as error:  # JSON can spell half a character: "\\ud800"
         raise RejectedError("malformed_record", f"field {field!r} is not Unicode text: {error}") from None
     return value
+
+
+def written_list(value: Any, what: str) -> list:
+    """A list that is written as text, such as "[1, 2, 3, 4]", as JSON or Python write it; else malformed_record."""
+    try:
+        listed = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        listed = None
+    if not isinstance(listed, list | tuple) or not listed:
+        raise RejectedError("malformed_record", f"{what} is {str(value)[:200]!r}, expected a list")
+    return list(listed)
 
 
 def identifier(record: dict, field: str) -> str:

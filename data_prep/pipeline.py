@@ -26,7 +26,7 @@ ROWS_PER_SHARD = 2000
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` accepts as the name of a split
 _FIRST_ROWS = 100  # none of them usable: the input is not what the command says
 _MOST_PER_GROUP = 10 * ROWS_PER_GROUP
-_FORMAT = 5  # raise it when the same input would give other bytes
+_FORMAT = 6  # raise it when the same input would give other bytes
 
 
 def prepare(

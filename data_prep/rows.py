@@ -32,6 +32,7 @@ def features() -> "datasets.Features":
             "answers": List(text),
             "regions": List({**region, "weight": Value("float32"), "label": text}),
             "has_region": Value("bool"),
+            "grounding": text,  # of `sayo ground`: who found the regions; null where they are the source's
             "region_tokens": List(integer),
             "region_weights": List(Value("float32")),
             "num_visual_tokens": List(integer),
@@ -101,7 +102,7 @@ class RowBuilder:
         _check_text(example)
         images = [self._open(image) for image in example.images]
         sizes = [image.size for image in images]
-        regions = _heaviest_is_one([_place(region, images, example.drawn_size) for region in example.regions])
+        regions = heaviest_is_one([_place(region, images, example.drawn_size) for region in example.regions])
         return {
             "id": example.id,
             "prompt": [{"role": "user", "content": example.question}],
@@ -111,6 +112,7 @@ class RowBuilder:
             "answers": list(example.answers),
             "regions": [region.row() for region in regions],
             "has_region": bool(regions),
+            "grounding": None,
             **(self.mapper(sizes, regions) if self.mapper else dict.fromkeys(TOKEN_COLUMNS)),
             "image_sizes": [list(size) for size in sizes],
             "question_type": example.question_type,
@@ -132,7 +134,7 @@ class RowBuilder:
         return {"bytes": image.data, "path": image.name}
 
 
-def _heaviest_is_one(regions: list[Region]) -> list[Region]:
+def heaviest_is_one(regions: list[Region]) -> list[Region]:
     """Weights relative to the heaviest region of the row: evidence without an answer beside it counts in full."""
     most = max((region.weight for region in regions), default=1.0)
     return [region._replace(weight=region.weight / most) for region in regions]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.examples import PrepareError, Rejected, RejectedError
 
+JOURNAL = "journal.jsonl"  # what models answered, see `data_prep.synthesize`; it is there before the data
 _ACCOUNT_KEY = "sayo_prepare"
 ROWS_PER_GROUP = 100  # about 10 MB of images: what a reader or a writer holds in memory at once
 DICTIONARY_LIMIT = 1 << 30  # bytes: lets questions about one image share its bytes within a row group
@@ -155,7 +156,7 @@ def finished_shards(
     folder = out / "data"
     if out.exists() and not out.is_dir():
         raise PrepareError(f"--out: {out} is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not folder.is_dir():
+    if out.is_dir() and any(path.name != JOURNAL for path in out.iterdir()) and not folder.is_dir():
         raise PrepareError(f"--out: {out} holds other files; give an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in (*out.glob(".*.tmp"), *folder.glob(f".{split}-*.tmp")):

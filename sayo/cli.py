@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.cli import map_rows, mix, prepare_app
-from data_prep.synthesize.cli import synthesize
+from data_prep.synthesize.cli import ground, synthesize
 from sayo.errors import SayoError
 from sayo.evaluation.cli import compare, evaluate
 from sayo.export.cli import export
@@ -81,6 +81,7 @@ app.command()(trend)
 app.command()(figures)
 app.command()(report)
 app.command()(synthesize)
+app.command()(ground)
 app.add_typer(toy_app, name="toy")
 
 

@@ -1,4 +1,7 @@
-"""One file per data set. A source is iterable, sized, and yields `Example` or `Rejected`, one per question read."""
+"""One file per data set (one for those in parquet files).
+
+A source is iterable, sized, and yields `Example` or `Rejected`, one per question read.
+"""
 
 from pathlib import Path
 from typing import Any

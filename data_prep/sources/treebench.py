@@ -9,7 +9,6 @@ The options follow the question as in that script. VLMEvalKit leaves them out in
 are not repeated where the question holds them already.
 """
 
-import ast
 import base64
 import csv
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, RejectedError
-from data_prep.fields import text
+from data_prep.fields import text, written_list
 from data_prep.sources.base import Lookup, RecordSource, id_of, multiple_choice, pixel_box, region_of
 
 _COLUMNS = ("index", "image", "question", "multi-choice options", "answer", "category", "target_instances")
@@ -55,12 +54,7 @@ class TreeBenchSource(RecordSource):
             image = EmbeddedImage(f"{row_id}.jpg", base64.b64decode(text(record, "image"), validate=True))
         except ValueError as error:
             raise RejectedError("unreadable_image", f"image is not base64: {error}") from None
-        try:
-            boxes = ast.literal_eval(text(record, "target_instances"))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            boxes = None
-        if not isinstance(boxes, list | tuple) or not boxes:
-            raise RejectedError("malformed_record", f"target_instances is {record['target_instances'][:200]!r}")
+        boxes = written_list(text(record, "target_instances"), "target_instances")
         regions = [region_of(pixel_box(box, "target_instances")) for box in boxes]
         question = question if options in question else f"{question} Options:\n{options}"
         question, answers = multiple_choice(question, letter, record.get(letter) or "")

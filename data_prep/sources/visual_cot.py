@@ -7,14 +7,13 @@
    square, is not read.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.examples import Example, RejectedError
-from data_prep.fields import as_record, box_text, image_size, text
+from data_prep.fields import as_record, box_text, image_size, text, written_list
 from data_prep.json_records import iter_lines, iter_records
 from data_prep.sources.base import Lookup, RecordSource, list_of, optional_text, pixel_box, region_of
 
@@ -62,8 +61,5 @@ def _of_conversation(record: dict) -> tuple[str, str, str, list]:
     path, mark, pixels = str(names[1]).partition("###")
     if not mark:
         raise RejectedError("no_box", f"the second image is {path[:200]!r}, without ###[x1, y1, x2, y2]")
-    try:
-        box = json.loads(pixels)
-    except (ValueError, RecursionError):
-        raise RejectedError("malformed_record", f"box behind ### is {pixels[:200]!r}") from None
-    return question, answer, str(names[0]), [region_of(pixel_box(box, "box behind ###"))]
+    box = pixel_box(written_list(pixels, "box behind ###"), "box behind ###")
+    return question, answer, str(names[0]), [region_of(box)]

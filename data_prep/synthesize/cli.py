@@ -1,4 +1,4 @@
-"""`sayo synthesize` (mounted by sayo.cli). Heavy imports stay inside the commands."""
+"""`sayo synthesize` and `sayo ground` (mounted by sayo.cli). Heavy imports stay inside the commands."""
 
 import logging
 from collections.abc import Iterator
@@ -10,6 +10,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sayo.errors import SayoError
+
+Concurrency = Annotated[int, typer.Option(min=1, help="Rows at once.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Of one answer; a longer one rejects the row as `truncated`.")]
+Temperature = Annotated[float, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(help="Sent with every request; another one draws other samples.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds for one request; failed ones are sent 6 times.")]
+MaxFailed = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of rows that may fail at the server with exit status 0.")
+]
+Extra = Annotated[
+    str, typer.Option(help='JSON put into every request; null takes a field out: {"temperature": null}.')
+]
 
 
 def synthesize(
@@ -29,25 +41,17 @@ def synthesize(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows. Try 20 before you pay for all.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Rows at once.")] = 8,
+    concurrency: Concurrency = 8,
     tries: Annotated[int, typer.Option(min=1, help="Samples of a step before a row is given up.")] = 2,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Of one answer; a longer one rejects the row as `truncated`.")
-    ] = 4096,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
-    seed: Annotated[int, typer.Option(help="Sent with every request; another one draws other samples.")] = 0,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for one request; failed ones are sent 6 times.")
-    ] = 300.0,
+    max_tokens: MaxTokens = 4096,
+    temperature: Temperature = 0.7,
+    seed: Seed = 0,
+    timeout: Timeout = 300.0,
     max_overlap: Annotated[
         float, typer.Option(min=0, max=1, help="Share of 5-grams that a completion may share with an earlier one.")
     ] = 0.8,
-    max_failed: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows that may fail at the server with exit status 0.")
-    ] = 0.05,
-    extra: Annotated[
-        str, typer.Option(help='JSON put into every request; null takes a field out: {"temperature": null}.')
-    ] = "{}",
+    max_failed: MaxFailed = 0.05,
+    extra: Extra = "{}",
 ) -> None:
     """Let models behind an OpenAI-compatible server write data for SFT.
 
@@ -97,6 +101,101 @@ def synthesize(
     with _said_how_to_resume():
         summary = synthesize_rows(PreparedRows(prepared, split, limit), out, write, ask, **kwargs)
     _report(summary, out, max_failed)
+
+
+def ground(
+    prepared: Annotated[Path, typer.Argument(help="Folder that `sayo prepare` or `sayo mix` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set to write.")],
+    server: Annotated[str | None, typer.Option(help="Address of a vision-language server; ends in /v1.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model that it serves.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Grounding-DINO instead: folder or hub id.")] = None,
+    least_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of a region; default .5, of a detector .35.")
+    ] = None,
+    processor: Annotated[str | None, typer.Option(help="As of `sayo map`: also store the regions' tokens.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw 12 rows with their regions, such as sheet.png.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Replies of the server to each question.")] = 3,
+    coordinates: Annotated[
+        Literal["thousand", "pixels"], typer.Option(help="How the server's model counts: 0 to 1000, or pixels.")
+    ] = "thousand",
+    api_key_env: Annotated[str, typer.Option(help="Variable of the server's key; may be unset.")] = "OPENAI_API_KEY",
+    concurrency: Concurrency = 8,
+    max_tokens: MaxTokens = 4096,
+    temperature: Temperature = 0.7,
+    seed: Seed = 0,
+    timeout: Timeout = 300.0,
+    max_failed: MaxFailed = 0.05,
+    extra: Extra = "{}",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make the data set again if it is there.")] = False,
+) -> None:
+    """Find regions for prepared rows that have none. Boxes of models are guesses:
+    look at a sheet before you train on them.
+
+    A vision-language server is asked several times where the answer is to be
+    seen; a box's score is how well the other replies agree with it (mean
+    intersection over union). A detector is given question and answer, and has
+    scores of its own. Rows keep regions that they have.
+
+    Example:
+
+        sayo ground data/mine --out data/mine-grounded --sheet sheet.png \\
+            --server http://localhost:8000/v1 --model Qwen3-VL-32B
+
+    The column grounding says who found a row's regions, with their scores. Rows
+    for which nothing is found are kept without a region; those that could not
+    be asked are rejected (OUT/rejected.jsonl). The same command resumes a run
+    that was stopped; with --overwrite, failed rows are asked again, and no
+    answer in OUT/journal.jsonl is asked for twice.
+
+    Exit status: 0; 1 when more than --max-failed of the rows failed at the
+    server; 2 when no row was kept, or the server or the input cannot be used.
+    """
+    from contextlib import ExitStack
+
+    from data_prep.cli import report_counts, token_mapper
+    from data_prep.mapping import rewrite
+    from data_prep.shards import JOURNAL
+    from data_prep.synthesize.grounding import DetectorFinder, Grounding, ServerFinder
+    from data_prep.synthesize.pipeline import SERVER
+    from data_prep.synthesize.roles import ReplyJournal, Roles, clients_of
+    from data_prep.workers import only_writer
+
+    if bool(detector) == bool(server and model):
+        raise SayoError("give --server and --model, or --detector")
+    least_score = (0.35 if detector else 0.5) if least_score is None else least_score
+    mapper = token_mapper(processor)
+    settings = {
+        "--grounded-by": detector or model,
+        "--least-score": least_score,
+        **(mapper.settings() if mapper else {}),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(out))
+        if detector:
+            find, concurrency = DetectorFinder(detector, least_score), 1
+        else:
+            fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
+            settings |= {"--samples": samples, "--coordinates": coordinates, "--seed": seed, **fields}
+            clients = clients_of(
+                ["ground"], model, server, api_key_env, timeout=timeout, patience=max(20, 2 * concurrency)
+            )
+            out.mkdir(parents=True, exist_ok=True)
+            journal = stack.enter_context(ReplyJournal(out / JOURNAL))
+            find = ServerFinder(Roles(clients, journal, seed, fields), samples, coordinates)
+            stack.enter_context(_said_how_to_resume())
+        change = Grounding(find, Path(detector).name if detector else model, least_score, concurrency, mapper)
+        summary = rewrite(prepared, out, change, settings, "grounding", overwrite=overwrite)
+    report_counts(summary, out)
+    if sheet:
+        from sayo.viz.inspection import pick_rows, prepared_files, save_rows
+
+        typer.echo(save_rows(pick_rows(prepared_files(out), 12), sheet))
+    failed = sum(n for reason, n in summary["rejected_by_reason"].items() if reason.startswith(SERVER))
+    if failed > max_failed * summary["read"]:
+        typer.secho(f"{failed} rows failed at the server; --overwrite asks them again", fg="yellow", err=True)
+        raise typer.Exit(1)
 
 
 @contextmanager

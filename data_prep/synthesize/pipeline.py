@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.examples import PrepareError
+from data_prep.shards import JOURNAL
 from data_prep.synthesize.duplicates import NearDuplicates
 from data_prep.synthesize.roles import ReplyJournal, Roles
 from data_prep.synthesize.rows import PreparedQuestion, PreparedRows
@@ -20,7 +21,7 @@ from data_prep.workers import progress_bar
 from sayo.client import ChatError, as_completed
 from sayo.errors import RejectedError
 
-_SERVER = "server: "  # in front of the kind of a failure, as the reason of a row that the next run asks again
+SERVER = "server: "  # in front of the kind of a failure, as the reason of a row that the next run asks again
 
 
 def synthesize_rows(
@@ -67,7 +68,7 @@ def synthesize_rows(
 
 
 def _journal_path(rows: PreparedRows, out: Path) -> Path:
-    journal = out / "journal.jsonl"
+    journal = out / JOURNAL
     if out.resolve() == rows.folder.resolve() or ((out / "data").exists() and not journal.exists()):
         raise PrepareError(f"{out} holds data that `sayo synthesize` did not write; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def _write_account(
         "read": kept + len(rejected),
         "kept": kept,
         "rejected": len(rejected),
-        "failed": sum(count for reason, count in reasons.items() if reason.startswith(_SERVER)),
+        "failed": sum(count for reason, count in reasons.items() if reason.startswith(SERVER)),
         "rejected_by_reason": dict(sorted(reasons.items())),
         "tokens": tokens,
         "settings": settings,
@@ -99,7 +100,7 @@ async def _outcome(row: PreparedQuestion, write: Callable[..., Awaitable[str]], 
     try:
         return await write(row, roles=roles)
     except ChatError as error:
-        return RejectedError(f"{_SERVER}{error.kind}", error.message)
+        return RejectedError(f"{SERVER}{error.kind}", error.message)
     except RejectedError as error:
         return RejectedError(error.reason, error.detail)  # without the traceback, which keeps the images alive
 

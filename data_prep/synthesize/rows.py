@@ -38,6 +38,18 @@ class PreparedQuestion(NamedTuple):
     labels: list[str]
 
 
+def question_of(row: Mapping[str, Any], index: int) -> PreparedQuestion:
+    """What the models are told of row `index`."""
+    return PreparedQuestion(
+        index=index,
+        id=row["id"],
+        question=row["question"],
+        accepted=accepted_answers(row["solution"], row.get("answers")),
+        images=row["images"] or [],
+        labels=sorted({region["label"] for region in row.get("regions") or [] if region.get("label")}),
+    )
+
+
 @dataclass(frozen=True)
 class PreparedRows:
     """The first `limit` rows, or all, of a split that `sayo prepare` wrote into `folder`."""
@@ -56,14 +68,7 @@ class PreparedRows:
         for _, start, table in self._batches(self.count()):
             names = [name for name in (*_NEEDED, "answers", "regions") if name in table.column_names]
             for index, row in enumerate(table.select(names).to_pylist(), start):
-                yield PreparedQuestion(
-                    index=index,
-                    id=row["id"],
-                    question=row["question"],
-                    accepted=accepted_answers(row["solution"], row.get("answers")),
-                    images=row["images"] or [],
-                    labels=sorted({region["label"] for region in row.get("regions") or [] if region.get("label")}),
-                )
+                yield question_of(row, index)
 
     def write(self, out: Path, completions: Mapping[int, str], suffix: str = "") -> None:
         """Write the rows that have a completion: all their columns, and `completion` (one assistant message).

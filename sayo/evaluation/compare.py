@@ -106,7 +106,8 @@ def _compare(
             one, other = a[key].get(value), b[key].get(value)
             if one and other and one != other:
                 raise CompareError(f"{name}: question {key[0]} is {one} in one result and {other} in the other.")
-    others = sum(a[key].get("prompt") != b[key].get("prompt") for key in shared)
+    prompts = [{a[key].get("prompt"), b[key].get("prompt")} - {None} for key in shared]
+    others = sum(len(of_both) == 2 for of_both in prompts)
     links = [(*a[key].get("links", ()), *b[key].get("links", ())) for key in shared]
     cluster = dict(zip(shared, clusters_of(links), strict=True))
 

@@ -48,7 +48,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
     Responses are judged as in training (`rewards.accuracy_reward`): `correct` holds scores in [0, 1], None where the
     row has no reference. A failed reply has `correct` None and is not a wrong answer; a response without an answer is
     wrong, and `answers` holds None for it. Attention values are means over the responses, None where nothing defines
-    them; the single ones are under `responses`. `links`: of `links_of`.
+    them; the single ones are under `responses`. `links`: of `links_of`; `prompt`: a digest.
     """
     texts = [reply.text or "" for reply in replies]
     columns = {"solution": row["solution"], "answers": row.get("answers"), "prompts": row.get("prompt")}
@@ -64,6 +64,7 @@ def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text
         "question": row["question"],
         "question_type": row["question_type"],
         "links": links_of(row),
+        "prompt": hashlib.sha1(str(row.get("prompt")).encode(), usedforsecurity=False).hexdigest()[:16],
         "solution": row["solution"],
         "completions": [reply.text for reply in replies],
         "answers": [extract_answer(text, whole_text) or None for text in texts],

@@ -42,7 +42,7 @@ def train(
     from sayo.training.guards import OutOfMemory
     from sayo.training.run import train as run
     from sayo.training.setup import check_recipe
-    from sayo.viz.report import SendReport
+    from sayo.viz.report.callback import SendReport
 
     recipe = load_recipe(config_name, overrides or [])
     check_recipe(recipe)

@@ -170,6 +170,7 @@ def _shade(region: Mapping[str, Any], size: tuple[int, int]) -> Image.Image:
 def _note(row: Mapping[str, Any]) -> str:
     if not row["has_region"]:
         return "no region"
+    found = f"by {found['by']} {found['scores']}, " if (found := json.loads(row.get("grounding") or "null")) else ""
     if row["region_tokens"] is None:
-        return "no processor"
-    return f"{len(row['region_tokens'])} of {sum(row['num_visual_tokens'])} tokens"
+        return f"{found}no processor"
+    return f"{found}{len(row['region_tokens'])} of {sum(row['num_visual_tokens'])} tokens"

@@ -1,4 +1,4 @@
-"""Sources that give boxes in pixels: Visual-CoT, Visual Genome and ReFocus_Data, and the samples of two of them."""
+"""Sources that give boxes: Visual-CoT, Visual Genome and those in parquet files, and the samples of two of them."""
 
 import json
 from pathlib import Path
@@ -146,10 +146,14 @@ def lists(*boxes) -> dict:
     return {name: [box[index] for box in boxes] for index, name in enumerate(("x1", "y1", "x2", "y2"))}
 
 
-def prepare_refocus(bench, *rows: dict, more=()):
+def prepare_parquet(bench, source: str, rows, schema, *more):
     (bench.root / "data").mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), bench.root / "data" / "train-0.parquet")
-    return bench.prepare("refocus", "--files", bench.root / "data", *more)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), bench.root / "data" / "train-0.parquet")
+    return bench.prepare(source, "--files", bench.root / "data", *more)
+
+
+def prepare_refocus(bench, *rows: dict, more=()):
+    return prepare_parquet(bench, "refocus", rows, SCHEMA, *more)
 
 
 def test_every_focus_area_is_a_region(bench, processor_dir):
@@ -164,11 +168,62 @@ def test_every_focus_area_is_a_region(bench, processor_dir):
     assert (second["has_region"], third["has_region"]) == (False, False)
 
 
+INSTANCE = pa.struct([("bbox", pa.list_(pa.float64())), ("label", pa.string()), ("name", pa.string())])
+TREE = {"images": pa.list_(pa.string()), "problem": pa.string(), "answer": pa.string(),
+        "target_instances": pa.list_(INSTANCE)}  # fmt: skip
+SALIENT = {name: pa.string() for name in ("dataset", "split", "problem", "solution", "bbox")}
+
+
+def tree(*boxes, **more) -> dict:
+    instances = [{"bbox": list(box), "label": "1", "name": "van"} for box in boxes]
+    return {"images": ["images/0.jpg"], "problem": "<image>\nWhat is on the road?", "answer": "A van.",
+            "target_instances": instances, **more}  # fmt: skip
+
+
+def prepare_treevgr(bench, *rows):
+    for name in "01":
+        bench.picture(f"images/{name}.jpg")
+    return prepare_parquet(bench, "treevgr", rows, pa.schema(TREE.items()), "--images", bench.images)
+
+
+def test_target_instances_of_treevgr_are_named_answer_regions_picture_by_picture(bench):
+    choice = tree(images=["images/1.jpg"], problem="<image>\nWhich side? (A) left (B) right", answer="(B)")
+    assert prepare_treevgr(bench, tree((20, 30, 60, 80), (0, 0, 330, 210)), choice, tree()).exit_code == 0
+    van, without, side = bench.rows()
+    assert [(r["label"], r["role"], r["box"]) for r in van["regions"]] == [
+        ("van", "answer", [20, 30, 60, 80]),
+        ("van", "answer", [0, 0, 320, 200]),
+    ]
+    assert (van["question"], van["solution"], van["id"]) == ("What is on the road?", "A van.", "train-0.parquet#0")
+    assert (without["id"], without["has_region"]) == ("train-0.parquet#2", False)
+    assert (side["question"], side["solution"]) == ("Which side? (A) left (B) right", "(B)")
+
+
+def salient(bbox: str | None, **more) -> dict:
+    return {"dataset": "gqa", "split": "train", "question_id": 7, "problem": "What is it?", "solution": "a mug",
+            "bbox": bbox, "image": {"bytes": png(), "path": None}, **more}  # fmt: skip
+
+
+def prepare_saliency(bench, *rows):
+    schema = pa.schema([*SALIENT.items(), ("question_id", pa.int64()), ("image", PICTURE)])
+    return prepare_parquet(bench, "saliency-r1", rows, schema)
+
+
+def test_saliency_r1_boxes_are_shares_written_as_text(bench):
+    rows = salient("[0.25, 0.1, 0.5, 1.002]"), salient("[0.5,0,1,1]", dataset="cub"), salient(None)
+    assert prepare_saliency(bench, *rows).exit_code == 0
+    mug, bird, without = bench.rows()
+    assert [region["box"] for region in mug["regions"]] == [[50, 10, 100, 100]]
+    assert [region["box"] for region in bird["regions"]] == [[100, 0, 200, 100]]
+    assert (mug["question"], mug["solution"], mug["question_type"]) == ("What is it?", "a mug", "gqa")
+    assert (bird["question_type"], without["has_region"]) == ("cub", False)
+
+
 BAD = {
     prepare_visual_cot: (conversation(), [
         (conversation("###[0.1, 0.2, 0.3, 0.4]"), "box_looks_normalised"),
         (conversation("###[1, 2"), "malformed_record"),
-        (conversation("###[NaN, 2, 3, 4]"), "nan_box"),
+        (conversation("###[NaN, 2, 3, 4]"), "malformed_record"),
         (conversation(""), "no_box"),
         (conversation(conversations=[]), "malformed_record"),
         (conversation(image=5), "malformed_record"),
@@ -195,6 +250,24 @@ BAD = {
         (chart(9, None, image={"bytes": png()[:-20], "path": "x"}), "truncated_image"),
         (chart(9, None, answer=None), "no_answer"),
         (chart(0, None), "duplicate_id"),
+    ]),
+    prepare_treevgr: (tree((20, 30, 60, 80)), [
+        (tree((0.1, 0.2, 0.3, 0.4)), "box_looks_normalised"),
+        (tree((60, 30, 20, 80)), "reversed_box"),
+        (tree((1, 2, 3)), "malformed_record"),
+        (tree((1, 2, 3, 4), images=["images/0.jpg", "images/1.jpg"]), "malformed_record"),
+        (tree(images=[]), "malformed_record"),
+        (tree(images=["images/7.jpg"]), "missing_image"),
+        (tree(answer=None), "no_answer"),
+    ]),
+    prepare_saliency: (salient("[0.1, 0.2, 0.3, 0.4]"), [
+        (salient("[1.064, 0.48, 1.334, 0.749]"), "box_outside_image"),
+        (salient("[10, 20, 30, 40]"), "box_looks_like_pixels"),
+        (salient("[0.1, 0.2, 0.3"), "malformed_record"),
+        (salient("0.1 0.2 0.3 0.4"), "malformed_record"),
+        (salient("[0.1, 0.2]"), "malformed_record"),
+        (salient("[0.3, 0.2, 0.1, 0.4]"), "reversed_box"),
+        (salient("[0.1, 0.2, 0.3, 0.4]", image=None), "malformed_record"),
     ]),
 }  # fmt: skip
 

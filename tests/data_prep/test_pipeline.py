@@ -16,8 +16,8 @@ from toy_runs import TRAINER
 
 REPOSITORY = Path(__file__).parents[2]
 COLUMNS = (
-    "id prompt images question solution answers regions has_region region_tokens region_weights num_visual_tokens "
-    "processor_fingerprint image_sizes question_type source split license"
+    "id prompt images question solution answers regions has_region grounding region_tokens region_weights "
+    "num_visual_tokens processor_fingerprint image_sizes question_type source split license"
 ).split()
 
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import torch
-from engines.runs import COMMAND, DIFFERENCE, LIMITS, environment, logged, make_data, sayo, served, write_recipe
+from engines.runs import COMMAND, DIFFERENCE, LIMITS, SIZES, environment, logged, make_data, sayo, served, write_recipe
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from sayo.training.checkpoints import is_complete
@@ -67,6 +68,34 @@ def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
     for question, record in here.items():
         assert there[question]["completions"] == record["completions"]
         assert there[question]["tas"] == pytest.approx(record["tas"], abs=1e-4)
+
+
+def test_ground_takes_the_boxes_of_a_real_server(policy, tmp_path):
+    """The tiny model is held to a form, and draws where it likes; whatever it draws is in pixels of the picture."""
+    make_data(tmp_path, policy, None)  # for its pictures
+    (tmp_path / "images.jsonl").write_text(
+        "".join(
+            json.dumps({"image": f"{index}.png", "question": f"What is it? {index}", "answer": "a"}) + "\n"
+            for index in range(2)
+        )
+    )
+    files = ("--questions", tmp_path / "images.jsonl", "--images", tmp_path / "images")
+    sayo("prepare", "jsonl", *files, "--out", tmp_path / "plain")
+    form = r'\[\{"bbox_2d": \[[1-4]\d\d, [1-4]\d\d, [5-9]\d\d, [5-9]\d\d\], "label": "mug"\}\]'
+    asked = ("--model", policy, "--temperature", 0, "--max-tokens", 99)
+    asked += ("--extra", json.dumps({"structured_outputs": {"regex": form}}))
+    with served(policy, tmp_path / "server.log") as address:
+        sayo("ground", tmp_path / "plain", "--out", tmp_path / "found", "--server", f"{address}/v1", *asked)
+    replies = [json.loads(line) for line in (tmp_path / "found/journal.jsonl").read_text().splitlines()]
+    drawn = {reply["id"]: json.loads(reply["text"])[0]["bbox_2d"] for reply in replies}
+    rows = pq.read_table(tmp_path / "found/data").to_pylist()
+    assert len(rows) == 2 and len(replies) == 6
+    for row, (width, height) in zip(rows, SIZES[:2], strict=True):
+        (region,) = row["regions"]
+        sides = (width, height, width, height)
+        box = [value * side / 1000 for value, side in zip(drawn[row["id"]], sides, strict=True)]
+        assert region["box"] == pytest.approx(box) and region["label"] == "mug"
+        assert json.loads(row["grounding"]) == {"by": str(policy), "scores": [1.0]}
 
 
 def test_server_mode_sees_the_same_prompts(policy, tmp_path):

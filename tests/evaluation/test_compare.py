@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import datasets
 import pytest
 from evaluation.parrot import Parrot
+from PIL import Image
 
 from sayo.evaluation.compare import CompareError, compare_results
 from sayo.evaluation.evaluate import evaluate
@@ -54,6 +56,41 @@ def test_several_layers_are_compared_only_with_themselves(toy, tmp_path, sayo_co
     assert figures["tas"] is None
     assert figures["warnings"] == ["layers: [0, 1] in A, [0, 1, 2] in B; TAS was not compared"]
     assert compare_results(tmp_path / "all", tmp_path / "all")["questions"]["tas"]["difference"] == 0
+
+
+def changed(rows, **columns):
+    """The rows with other values in some columns, and a question, which two results need in common."""
+    return datasets.Dataset.from_list([{**row, "question": "What?", **columns} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "warning"),
+    [
+        ({}, {"temperature": 1.0}, "temperature: 0.0 in A, 1.0 in B"),
+        ({}, {"user_suffix": "Think."}, "user_suffix: None in A, 'Think.' in B"),
+        ({"prompt": [{"role": "user", "content": "Now what?"}]}, {}, "10 questions were asked with other prompts"),
+        ({}, {"model": "other", "model_files": "f", "seed": 1, "steer": "vrga", "data": "elsewhere"}, None),
+    ],
+)
+def test_other_settings_and_prompts_are_said(ten, tmp_path, sayo_command, columns, settings, warning):
+    usual = {"model": "one", "temperature": 0.0, "user_suffix": None, "seed": 0}
+    evaluate(Parrot("B" * 10), changed(ten), tmp_path / "a", usual)
+    evaluate(Parrot("B" * 10), changed(ten, **columns), tmp_path / "b", usual | settings)
+    result = sayo_command("compare", tmp_path / "a", tmp_path / "b")
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 0 and (
+        f"not the same in both: {warning}" in shown if warning else "not the" not in shown
+    )
+
+
+@pytest.mark.parametrize(
+    "columns", [{"solution": "C"}, {"question": "Which?"}, {"images": [Image.new("RGB", (48, 64), "red")]}]
+)
+def test_other_data_under_the_same_names_are_refused(ten, tmp_path, sayo_command, columns):
+    evaluate(Parrot("B" * 10), changed(ten), tmp_path / "a")
+    evaluate(Parrot("B" * 10), changed(ten, **columns), tmp_path / "b")
+    result = sayo_command("compare", tmp_path / "a", tmp_path / "b")
+    assert result.exit_code == 2 and "question 0 is" in " ".join(result.output.split())
 
 
 def lmms_eval_folder(folder, samples, time="20261128_230450"):

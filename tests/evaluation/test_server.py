@@ -106,8 +106,13 @@ def test_command_line(toy, server, tmp_path, sayo_command):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["server_model"] == "toy" and summary["tas"] is not None and len(server.requests) == 4
     words = ("evaluate", "a-label", "--data", toy.prepared, "--limit", 2, "--no-attention", "--server", server.url)
-    result = sayo_command(*words, "--server-model", "toy", "--out", tmp_path / "label")
-    assert result.exit_code == 0 and "a-label" in result.output
+    words += ("--server-model", "toy", "--num-samples", 1, "--out", tmp_path / "label")
+    server.fault = lambda model, text, attempt: (400, {}, b"no") if server.requests[-1]["messages"] == broken else None
+    broken = server.requests[0]["messages"]
+    for share, status in ((0.4, 1), (0.5, 0)):  # one sample of two fails
+        result = sayo_command(*words, "--max-failed", share, "--concurrency", 1)
+        assert result.exit_code == status and "a-label" in result.output
+        assert ("samples failed: 1 http 400" in result.output) == bool(status)
 
 
 @pytest.mark.slow

@@ -1,9 +1,15 @@
 """Boxes as answers."""
 
-import pytest
+from contextlib import nullcontext
 
+import datasets
+import pytest
+from PIL import Image
+
+from sayo.recipes import DataSection, RecipeError
 from sayo.rewards.accuracy import accuracy_reward
 from sayo.rewards.iou import iou_reward
+from sayo.training.setup import load_data
 
 SOLUTION = "[100, 50, 300, 250]"
 
@@ -49,3 +55,27 @@ def test_accuracy_takes_a_box_that_is_nearly_the_one():
     assert accuracy_reward(["<answer>[100, 50, 301, 250]</answer>"], [SOLUTION], prompts=asked) == [1.0]
     assert accuracy_reward(["<answer>[0, 50, 99, 250]</answer>"], [SOLUTION], prompts=asked) == [0.0]
     assert accuracy_reward(["<answer>[2, 4, 6, 9]</answer>"], ["[2, 4, 6, 8]"]) == [0.0]  # a list of numbers
+
+
+@pytest.mark.parametrize(
+    ("suffix", "says", "response", "coordinates"),
+    [
+        ("box-pixels", "500 pixels wide and 400 pixels high", SOLUTION, "pixels"),
+        ("box-thousand", "1000 at its right edge", "[200, 125, 600, 625]", "thousand"),
+    ],
+)
+def test_a_prompt_says_how_the_rewards_box_counts(tmp_path, suffix, says, response, coordinates):
+    row = {"prompt": [{"role": "user", "content": "Where is it?"}], "solution": SOLUTION, "image_sizes": [[500, 400]],
+           "images": [Image.new("RGB", (500, 400))]}  # fmt: skip
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "data/train-00000-of-00001.parquet")
+    (asked,) = load_data(DataSection(path=str(tmp_path), user_suffix=suffix), "train")
+    text = asked["prompt"][-1]["content"]
+    assert text.startswith("Where is it?\n") and says in text and "<answer>" in text and "{" not in text
+    completion = f"<answer>{response}</answer>"
+    assert iou_reward([completion], [SOLUTION], [asked["image_sizes"]], coordinates) == [pytest.approx(1.0)]
+    other = {"pixels": "thousand", "thousand": "pixels"}[coordinates]
+    assert iou_reward([completion], [SOLUTION], [asked["image_sizes"]], other)[0] < 0.5
+    datasets.Dataset.from_list([row]).remove_columns("image_sizes").to_parquet(tmp_path / "plain.parquet")
+    plain = DataSection(path=str(tmp_path / "plain.parquet"), user_suffix=suffix)
+    with nullcontext() if suffix == "box-thousand" else pytest.raises(RecipeError, match="picture's size"):
+        load_data(plain, "train")

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from typer.main import get_command
 from viz.conftest import choose
+from viz.report_runs import write_run
 
 from sayo.cli import app
 from sayo.draw import REGION_COLORS
@@ -124,10 +125,13 @@ def test_every_help_starts_quickly_and_without_torch():
     assert taken < max(0.5, 3 * least)
 
 
-def test_inspection_and_map_need_no_torch(toy, tmp_path: Path):
+def test_inspection_map_and_report_need_no_torch(toy, tmp_path: Path):
     code = "import sys\nfrom sayo.cli import app\ntry: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
     data = [toy.prepared, "--out", tmp_path / "out"]
-    for words in (["inspect", *data[:2], tmp_path / "page.html"], ["map", *data, "--processor", toy.policy]):
+    run = write_run(tmp_path / "run")
+    report = ["report", run, "--out", tmp_path / "report.html"]
+    inspect = ["inspect", *data[:2], tmp_path / "page.html"]
+    for words in (inspect, ["map", *data, "--processor", toy.policy], report):
         done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
         assert done.returncode == 0 and done.stderr.strip().endswith("False"), done.stderr
 

@@ -12,7 +12,7 @@ import pytest
 from toy_runs import recipe_values
 from transformers import TrainerState
 
-from sayo.viz.report import SendReport
+from sayo.viz.report.callback import SendReport
 
 ATTENTION = ("coverage", "image_mass", "region_mass", "region_ratio", "tas", "weighted_entropy")
 OTHERS = ("completions/mean_length", "entropy", "frac_reward_zero_std", "num_tokens", "reward")

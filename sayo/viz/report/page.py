@@ -1,12 +1,10 @@
 """`build_report`: everything that is known about some runs on one HTML page, and its way into a tracker."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainerCallback
 
 from sayo.viz.pages import render_page, write_text
 from sayo.viz.report.charts import training_charts
@@ -37,33 +35,6 @@ def build_report(
         raise ReportError(f"{', '.join(names)}: no trainer_state.json and no evaluation/ in there: nothing to report.")
     arms = ablation_table(Path(ablation)) if ablation is not None else None
     return write_text(_page(loaded, questions, arms), out)
-
-
-class SendReport(TrainerCallback):
-    """Writes `report.html` into the folder of a run that has trained to its end, and logs the same file to wandb.
-
-    Does nothing on ranks but the main one, and where wandb is not on (`trainer.report_to`): `sayo report` writes the
-    page at any time. (tensorboard shows no pages; transformers closes trackio before.) A page that cannot be made is a
-    warning: the run has trained and is saved.
-    """
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer, which has not saved its state yet: the log is saved here."""
-        is_done = state.global_step >= state.max_steps
-        if "wandb" not in (args.report_to or []) or not state.is_world_process_zero or not is_done:
-            return
-        import wandb
-
-        if wandb.run is None:
-            return
-        run = Path(args.output_dir)
-        try:
-            state.save_to_json(str(run / "trainer_state.json"))
-            path = build_report([run], run / "report.html")
-            # inject=False: what wandb shows is the file as it is.
-            wandb.log({"report": wandb.Html(str(path), inject=False), "train/global_step": state.global_step})
-        except Exception as error:
-            warnings.warn(f"no report in wandb ({error}); `sayo report {run}` writes it", stacklevel=2)
 
 
 def _page(runs: list[Run], questions: int, ablation: Table | None) -> str:
