@@ -1,5 +1,7 @@
 """The `sayo` command. Every command lives beside what it does; this file only puts them under one roof."""
 
+import itertools
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +21,8 @@ from sayo.toyworld.cli import app as toy_app
 from sayo.training.cli import launch, train
 from sayo.viz.cli import figures, inspect, look, report, trend
 
-ORDER = "ls cp prepare map mix synthesize inspect preflight train launch export evaluate compare look trend figures "
-ORDER += "report toy version"
+ORDER = "ls cp prepare map mix ground synthesize inspect preflight train launch export evaluate compare look trend "
+ORDER += "figures report toy version"
 """Of the commands, as the work goes; typer would list groups last."""
 
 
@@ -94,6 +96,11 @@ _LISTED = {
 }
 
 
+def _print_entry(name: str, text: str) -> None:
+    """The first sentence beside the name."""
+    typer.echo(f"  {name:25} {re.split(r'(?<=[.?]) ', ' '.join(text.split()))[0]}")
+
+
 @app.command("ls")
 def list_recipes() -> None:
     """List what is shipped: recipes for --config-name, the choices of their groups, and sources for `sayo prepare`."""
@@ -103,11 +110,12 @@ def list_recipes() -> None:
     for group, title in _LISTED.items():
         typer.echo(title)
         for name in recipe_names(group):
-            first = (recipes_dir() / group / f"{name}.yaml").read_text().partition("\n")[0]
-            typer.echo(f"  {name:25} {first.removeprefix('name_or_path:').lstrip('# ')}")
+            lines = (recipes_dir() / group / f"{name}.yaml").read_text().splitlines()
+            comment = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+            _print_entry(name, " ".join(comment) or lines[0].removeprefix("name_or_path:"))
     typer.echo("Sources, for sayo prepare:")
     for name, entry in load_sources()[0].items():
-        typer.echo(f"  {name:25} {entry['help'].strip().partition(chr(10))[0]}")
+        _print_entry(name, entry["help"])
     typer.echo(
         "For example: sayo train --config-name sayo model=qwen3_vl_4b rewards=both data.path=prepared/gqa --show"
     )
