@@ -36,7 +36,7 @@ class ServerModel:
     def answer(self, rows: Iterable[Mapping[str, Any]], attention: bool = False) -> Iterator[Answered]:
         """Every row with its replies as they come; a failed request is a failed reply, or raises ServerUnusable."""
         for row, replies in as_completed(self._ask, rows, self.concurrency):
-            yield row, self.reader.read(row, replies) if attention else replies
+            yield row, self.reader.read(row, replies) if attention and self.reader else replies
 
     async def _ask(self, row: Mapping[str, Any]) -> list[Reply]:
         messages, replies = with_images(row["prompt"], row["images"]), []

@@ -10,6 +10,7 @@ from distributed.conftest import ROOT, accelerate, launch
 from toy_runs import recipe_values, write_recipe
 
 
+@pytest.mark.slow
 def test_two_ranks_train_under_zero2_from_an_empty_folder(toys, tmp_path):
     values = recipe_values(toys, tmp_path / "run", max_steps=2, save_strategy="steps", save_steps=1)
     words = ["--gpus", 2, "--sharding", "zero2", "--config-name", write_recipe(tmp_path, values), "trainer.seed=1"]
