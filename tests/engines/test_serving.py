@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from engines.runs import COMMAND, DIFFERENCE, LIMITS, SIZES, environment, logged, make_data, sayo, served, write_recipe
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
+from typer.testing import CliRunner
 
+from sayo.cli import app
 from sayo.training.checkpoints import is_complete
 
 pytestmark = pytest.mark.slow
@@ -72,20 +75,22 @@ def test_killed_resumed_exported_and_served(policy, tmp_path, lora):
 
 def test_ground_takes_the_boxes_of_a_real_server(policy, tmp_path):
     """The tiny model is held to a form, and draws where it likes; whatever it draws is in pixels of the picture."""
-    make_data(tmp_path, policy, None)  # for its pictures
-    (tmp_path / "images.jsonl").write_text(
-        "".join(
-            json.dumps({"image": f"{index}.png", "question": f"What is it? {index}", "answer": "a"}) + "\n"
-            for index in range(2)
-        )
-    )
-    files = ("--questions", tmp_path / "images.jsonl", "--images", tmp_path / "images")
-    sayo("prepare", "jsonl", *files, "--out", tmp_path / "plain")
+
+    def run(*words):  # in this process: no other one has to import vllm
+        result = CliRunner().invoke(app, list(map(str, words)))
+        assert result.exit_code == 0, result.output
+
+    lines = [{"image": f"{index}.png", "question": f"What is it? {index}", "answer": "a"} for index in range(2)]
+    for line, size in zip(lines, SIZES, strict=False):
+        Image.new("RGB", size, "red").save(tmp_path / line["image"])
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = ("--questions", tmp_path / "questions.jsonl", "--images", tmp_path)
+    run("prepare", "jsonl", *files, "--out", tmp_path / "plain")
     form = r'\[\{"bbox_2d": \[[1-4]\d\d, [1-4]\d\d, [5-9]\d\d, [5-9]\d\d\], "label": "mug"\}\]'
     asked = ("--model", policy, "--temperature", 0, "--max-tokens", 99)
     asked += ("--extra", json.dumps({"structured_outputs": {"regex": form}}))
     with served(policy, tmp_path / "server.log") as address:
-        sayo("ground", tmp_path / "plain", "--out", tmp_path / "found", "--server", f"{address}/v1", *asked)
+        run("ground", tmp_path / "plain", "--out", tmp_path / "found", "--server", f"{address}/v1", *asked)
     replies = [json.loads(line) for line in (tmp_path / "found/journal.jsonl").read_text().splitlines()]
     drawn = {reply["id"]: json.loads(reply["text"])[0]["bbox_2d"] for reply in replies}
     rows = pq.read_table(tmp_path / "found/data").to_pylist()
