@@ -158,7 +158,7 @@ def ground(
     from data_prep.mapping import rewrite
     from data_prep.shards import JOURNAL
     from data_prep.synthesize.grounding import DetectorFinder, Grounding, ServerFinder
-    from data_prep.synthesize.pipeline import SERVER
+    from data_prep.synthesize.pipeline import failed_at_server
     from data_prep.synthesize.roles import ReplyJournal, Roles, clients_of
     from data_prep.workers import only_writer
 
@@ -192,7 +192,7 @@ def ground(
         from sayo.viz.inspection import pick_rows, prepared_files, save_rows
 
         typer.echo(save_rows(pick_rows(prepared_files(out), 12), sheet))
-    failed = sum(n for reason, n in summary["rejected_by_reason"].items() if reason.startswith(SERVER))
+    failed = failed_at_server(summary["rejected_by_reason"])
     if failed > max_failed * summary["read"]:
         typer.secho(f"{failed} rows failed at the server; --overwrite asks them again", fg="yellow", err=True)
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from data_prep.mapping import with_columns, with_tokens
 from data_prep.rows import heaviest_is_one
 from data_prep.shards import ShardWriter
 from data_prep.sources.base import region_of
-from data_prep.synthesize.pipeline import SERVER
+from data_prep.synthesize.pipeline import as_rejected
 from data_prep.synthesize.roles import Roles
 from data_prep.synthesize.rows import PreparedQuestion, question_of
 from data_prep.texts import render_text
@@ -166,10 +166,8 @@ class Grounding:
             for image, (entry, size) in enumerate(zip(question.images, row["image_sizes"], strict=True)):
                 one = question._replace(images=[entry])
                 found += _fitting(await self.find(one, tuple(size)), image, size, self.least_score)
-        except ChatError as error:
-            return RejectedError(f"{SERVER}{error.kind}", error.message)
-        except RejectedError as error:
-            return RejectedError(error.reason, error.detail)  # without the traceback, which keeps the images alive
+        except (ChatError, RejectedError) as error:
+            return as_rejected(error)
         return found
 
 

@@ -83,7 +83,7 @@ def _write_account(
         "read": kept + len(rejected),
         "kept": kept,
         "rejected": len(rejected),
-        "failed": sum(count for reason, count in reasons.items() if reason.startswith(SERVER)),
+        "failed": failed_at_server(reasons),
         "rejected_by_reason": dict(sorted(reasons.items())),
         "tokens": tokens,
         "settings": settings,
@@ -99,10 +99,20 @@ async def _outcome(row: PreparedQuestion, write: Callable[..., Awaitable[str]], 
         return RejectedError("no_solution", "the row has no answer to compare with")
     try:
         return await write(row, roles=roles)
-    except ChatError as error:
+    except (ChatError, RejectedError) as error:
+        return as_rejected(error)
+
+
+def as_rejected(error: ChatError | RejectedError) -> RejectedError:
+    """Why a row was given up, without the traceback, which keeps its images alive."""
+    if isinstance(error, ChatError):
         return RejectedError(f"{SERVER}{error.kind}", error.message)
-    except RejectedError as error:
-        return RejectedError(error.reason, error.detail)  # without the traceback, which keeps the images alive
+    return RejectedError(error.reason, error.detail)
+
+
+def failed_at_server(reasons: Mapping[str, int]) -> int:
+    """How many of the rejected rows, counted by reason, the next run asks again."""
+    return sum(count for reason, count in reasons.items() if reason.startswith(SERVER))
 
 
 def _sift(

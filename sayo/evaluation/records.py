@@ -105,8 +105,8 @@ def response_values(reply: Reply) -> dict[str, float | None]:
         return values
     values["entropy"] = trace.entropy.mean()
     if trace.sizes.get("image"):
-        image = trace.mass("image", "deciding").astype(np.float64).mean(axis=0)
-        values["image_mass"] = image @ metrics.token_weights(trace.entropy)
+        weights = metrics.token_weights(trace.entropy)
+        values["image_mass"] = metrics.pooled_mass(trace, "image", "deciding", weights)
     if trace.sizes.get("prefix"):
         values["vas"] = metrics.vas(*(trace.mass(group, "deciding")[:, None] for group in ("image", "prefix")))
         spans = metrics.back_spans(reply.text or "", reply.offsets or ())

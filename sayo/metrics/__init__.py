@@ -4,7 +4,15 @@ from sayo.metrics.avar import vas
 from sayo.metrics.lookback import attention_trend, back_spans, lift, look_back_lift, token_span
 from sayo.metrics.perception import anchor_weights, dependency_filter, token_dependency, trajectory_scale
 from sayo.metrics.reflection import half_means, late_attention
-from sayo.metrics.region import pooled_attention, region_ratio, region_score, tas, token_weights, top_count
+from sayo.metrics.region import (
+    pooled_attention,
+    pooled_mass,
+    region_ratio,
+    region_score,
+    tas,
+    token_weights,
+    top_count,
+)
 from sayo.metrics.sinks import sink_free_mass, sink_tokens
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "lift",
     "look_back_lift",
     "pooled_attention",
+    "pooled_mass",
     "region_ratio",
     "region_score",
     "sink_free_mass",

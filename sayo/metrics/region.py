@@ -80,14 +80,17 @@ def pooled_attention(
     if not trace.has_region:
         raise ValueError("this sample has no region; skip it (rewards return None)")
     weights = token_weights(trace.entropy, select, top_share)
-    region_mass, image_mass = (
-        float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights) for group in ("region", "image")
-    )
+    region_mass, image_mass = (pooled_mass(trace, group, rows, weights) for group in ("region", "image"))
     if not (math.isfinite(region_mass) and math.isfinite(image_mass)):
         raise ValueError("attention masses are not finite; the forward pass that produced them overflowed")
     return RegionAttention(
         region_mass / trace.sizes["region"], image_mass / trace.sizes["image"], region_mass, image_mass
     )
+
+
+def pooled_mass(trace: AttentionTrace, group: str, rows: Rows, weights: np.ndarray) -> float:
+    """Attention mass on a key group: the mean over layers, then over the tokens with `(T,)` weights that sum to 1."""
+    return float(trace.mass(group, rows).astype(np.float64).mean(axis=0) @ weights)
 
 
 def region_ratio(region: Numbers, image: Numbers, eps: float = 1e-8) -> Numbers:
