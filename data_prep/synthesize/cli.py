@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,7 +91,7 @@ def synthesize(
 
     # Answers are compared in a thread, where its alarm cannot ring; sayo.answers refuses what is heavy beforehand.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    clients = clients_of(ROLES[method], model, server, api_key_env, timeout=timeout, patience=max(20, 2 * concurrency))
+    clients = clients_of(ROLES[method], model, server, api_key_env, concurrency=concurrency, timeout=timeout)
     fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
     ask = partial(Roles, clients, seed=seed, fields=fields)
     name, write, suffix = writer_of(method, style, tries)
@@ -152,8 +152,6 @@ def ground(
     Exit status: 0; 1 when more than --max-failed of the rows failed at the
     server; 2 when no row was kept, or the server or the input cannot be used.
     """
-    from contextlib import ExitStack
-
     from data_prep.cli import report_counts, token_mapper
     from data_prep.mapping import rewrite
     from data_prep.shards import JOURNAL
@@ -178,9 +176,7 @@ def ground(
         else:
             fields = {"max_tokens": max_tokens, "temperature": temperature, **_json_object(extra)}
             settings |= {"--samples": samples, "--coordinates": coordinates, "--seed": seed, **fields}
-            clients = clients_of(
-                ["ground"], model, server, api_key_env, timeout=timeout, patience=max(20, 2 * concurrency)
-            )
+            clients = clients_of(["ground"], model, server, api_key_env, concurrency=concurrency, timeout=timeout)
             out.mkdir(parents=True, exist_ok=True)
             journal = stack.enter_context(ReplyJournal(out / JOURNAL))
             find = ServerFinder(Roles(clients, journal, seed, fields), samples, coordinates)

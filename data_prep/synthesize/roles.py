@@ -118,8 +118,11 @@ class Roles:
         return answer["text"]
 
 
-def clients_of(roles: Sequence[str], models: str, servers: str, keys: str, **kwargs: Any) -> dict[str, ChatClient]:
-    """role -> model, from the options `--model`, `--server` and `--api-key-env`; `kwargs` are `ChatClient`'s."""
+def clients_of(
+    roles: Sequence[str], models: str, servers: str, keys: str, *, concurrency: int, timeout: float
+) -> dict[str, ChatClient]:
+    """role -> model, from the options `--model`, `--server`, `--api-key-env`, `--concurrency` and `--timeout`."""
+    kwargs = {"timeout": timeout, "patience": max(20, 2 * concurrency)}  # one bad moment fails all that are under way
     by_role, urls = _by_role(models, roles, "--model"), _by_role(servers, roles, "--server")
     variables = _by_role(keys, roles, "--api-key-env")
     return {role: ChatClient(urls[role], by_role[role], api_key_env=variables[role], **kwargs) for role in by_role}
