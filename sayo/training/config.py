@@ -8,6 +8,8 @@ from trl import GRPOConfig, SFTConfig
 from sayo.attention.trace import Rows
 from sayo.metrics.region import Select
 
+ANCHORED_ROWS = ("response", "question", "both")
+
 
 @dataclass
 class RegionGRPOConfig(GRPOConfig):
@@ -90,16 +92,21 @@ class AnchoredSFTConfig(SFTConfig):
 
     enhance_weight: weight of AVAR's `L_enh`: response tokens attend to the image. 0.15 in the paper; 0 is off.
     suppress_weight: weight of AVAR's `L_sup`: response tokens attend less to the system prompt. 0.15 in the paper.
+    anchored_rows: whose attention the losses are about: that of the `"response"` (the paper), of the words of the
+        `"question"` (the release), or of `"both"`.
     attention_layers, attention_byte_budget: of both losses, as in [`RegionGRPOConfig`].
     """
 
     enhance_weight: float = 0.0
     suppress_weight: float = 0.0
+    anchored_rows: str = "response"
     attention_layers: str | int | float | list = "all"
     attention_byte_budget: int = 64 * 2**20
 
     def __post_init__(self):
         super().__post_init__()
+        if self.anchored_rows not in ANCHORED_ROWS:
+            raise ValueError(f"anchored_rows must be one of {', '.join(ANCHORED_ROWS)}; got {self.anchored_rows!r}.")
         _check_not_negative(self, "enhance_weight", "suppress_weight")
         check_graph(self, self.is_anchored)
 

@@ -19,14 +19,16 @@ from sayo.training.resume import ExactResume
 
 @dataclass
 class AnchoredCollator(DataCollatorForVisionLanguageModeling):
-    """TRL's collator of prompts, completions and images, which also says which tokens are the system prompt's.
+    """TRL's collator of prompts, completions and images, which also says whose words the tokens are.
 
-    Adds `"system_mask"`, `(B, S)` float32: the words of the system turn, found by rendering the chat template with and
-    without them; in a prompt without a system turn all that stands before the first visual token (the template's
-    markers and, in some templates, a default system prompt).
+    Adds `"anchored_mask"`, `(B, S)` float32, the rows that the losses read (see `AnchoredSFTConfig.anchored_rows`; the
+    question is the last user turn's words), and `"system_mask"`, likewise: the words of the system turn, found by
+    rendering the chat template with and without them; in a prompt without a system turn all that stands before the
+    first visual token (the template's markers and, in some templates, a default system prompt).
     """
 
     image_token_id: int = -1
+    anchored_rows: str = "response"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         if "prompt" not in examples[0]:
@@ -34,9 +36,12 @@ class AnchoredCollator(DataCollatorForVisionLanguageModeling):
         output = super().torch_call(examples)
         # TRL has put the images into the prompts of `examples`.
         conversations = [example["prompt"] for example in examples]
-        system = turn_groups(self.processor, conversations, output, {"system": "system"})["system"]
+        turns = turn_groups(self.processor, conversations, output)
+        system, response = turns["system"], (output["labels"] != -100).float()
+        rows = {"response": response, "question": turns["question"], "both": response + turns["question"]}
         prefix = prefix_weights(output["input_ids"] == self.image_token_id, output["attention_mask"])
         output["system_mask"] = torch.where(system.any(dim=1, keepdim=True), system, prefix)
+        output["anchored_mask"] = rows[self.anchored_rows]
         return output
 
 
@@ -51,7 +56,8 @@ class AttentionLosses(OpenCaptures):
         if not isinstance(self.data_collator, DataCollatorForVisionLanguageModeling):
             raise ValueError("The attention losses need a vision data set: rows with `images`.")
         self._image_token_id = self.model.config.image_token_id
-        self.data_collator = AnchoredCollator(**vars(self.data_collator), image_token_id=self._image_token_id)
+        own = {"image_token_id": self._image_token_id, "anchored_rows": self.args.anchored_rows}
+        self.data_collator = AnchoredCollator(**vars(self.data_collator), **own)
         # per_head: the paper's logarithm stands inside the mean over heads
         options = {"layers": self.args.attention_layers, "byte_budget": self.args.attention_byte_budget}
         self._capture = AttentionCapture(self.model, per_head=True, **options)
@@ -61,7 +67,7 @@ class AttentionLosses(OpenCaptures):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         groups = {"system": inputs.pop("system_mask"), "image": (inputs["input_ids"] == self._image_token_id).float()}
-        rows, query_mask = weighted_rows((inputs["labels"] != -100).float())
+        rows, query_mask = weighted_rows(inputs.pop("anchored_mask"))
         with ExitStack() as stack:
             opened = self._captures if model.training else stack
             captured = opened.enter_context(self._capture.reading(rows.cpu(), groups, gradients=model.training))
@@ -98,11 +104,11 @@ class AnchoredSFTTrainer(ExactResume, GuardedSteps, AttentionLosses, SFTTrainer)
     """TRL's [`~trl.SFTTrainer`]: exact resume, guarded steps and, on request, AVAR's attention losses.
 
     The loss is `L_LM + enhance_weight * L_enh + suppress_weight * L_sup` of arXiv 2603.03825 (section on AGTO), for
-    the rows of the response tokens. (The release takes the prompt's rows as queries, and guesses both spans; here they
-    come from the chat template.) Samples without an image, a system prompt or a response take no part in the term in
-    question.
+    the rows of the response tokens. (The release takes the question's rows as queries, `anchored_rows="question"`, and
+    guesses both spans; here they come from the chat template.) Samples without an image, a system prompt or such rows
+    take no part in the term in question.
 
-    Logged: `attention/enhance_loss`, `attention/suppress_loss`, and of the response tokens, mean over samples' rows,
+    Logged: `attention/enhance_loss`, `attention/suppress_loss`, and of the same rows, mean over samples' rows,
     heads and layers, `attention/image_mass`, `attention/system_mass` and `attention/vas` (mean of ratios).
 
     Args:

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from sayo.processors import load_auto_processor
 from sayo.recipes import parse_recipe
 from sayo.training.checkpoints import is_complete
-from sayo.training.config import AnchoredSFTConfig
+from sayo.training.config import ANCHORED_ROWS, AnchoredSFTConfig
 from sayo.training.objective import weighted_rows
 from sayo.training.run import train
 from sayo.training.sft import AnchoredSFTTrainer
@@ -60,8 +60,8 @@ def trainer_of(toys, rows, folder, family="qwen3_vl", peft_config=None, kernel="
 def read(trainer, batch):
     """Attention masses of the response rows on the image and the system words, these groups, and which rows count."""
     groups = {"system": batch["system_mask"], "image": (batch["input_ids"] == trainer._image_token_id).float()}
-    positions, mask = weighted_rows((batch["labels"] != -100).float())
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask")}
+    positions, mask = weighted_rows(batch["anchored_mask"])
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "system_mask", "anchored_mask")}
     with torch.no_grad(), trainer._capture.reading(positions, groups) as reading:
         trainer.model(**inputs)
     return reading.masses, groups, mask
@@ -77,6 +77,19 @@ def test_the_system_words(toys, rows, tmp_path):
         for ids, mask in zip(batch["input_ids"], batch["system_mask"], strict=True)
     ]
     assert texts == ["<|im_start|>user\n<|vision_start|>", SYSTEM]
+
+
+@pytest.mark.parametrize("anchored", ANCHORED_ROWS)
+def test_the_rows_that_are_read(toys, rows, tmp_path, anchored):
+    """The words of the answer, those of the question, or both; never the template's markers or visual tokens."""
+    trainer = trainer_of(toys, rows, tmp_path, enhance_weight=0.1, anchored_rows=anchored)
+    row = dict(rows[1])
+    question, answer = row["prompt"][-1]["content"], row["completion"][0]["content"]
+    batch = trainer.data_collator([row])
+    text = trainer.processing_class.tokenizer.decode(batch["input_ids"][0][batch["anchored_mask"][0] > 0])
+    ends = {"response": answer, "question": question, "both": question + answer}
+    assert text.startswith(ends[anchored][:8]) and (question in text) == (anchored != "response")
+    assert (answer in text) == (anchored != "question") and "<|vision" not in text and "<|image" not in text
 
 
 @pytest.mark.parametrize(
