@@ -195,6 +195,18 @@ def teacher_force(
     return readings, torch.cat(entropies, dim=1).clamp(min=0)
 
 
+@torch.no_grad()
+def completion_log_probs(
+    model: nn.Module, inputs: Mapping[str, torch.Tensor], completions: Completions
+) -> torch.Tensor:
+    """`(B, C)` float32 log-probabilities of the completions' tokens, 0 behind their ends."""
+    arguments, _ = _forward_arguments(inputs, completions)
+    length = completions.ids.shape[1]
+    logits = model(**arguments, logits_to_keep=length + 1).logits[:, -length - 1 : -1]
+    chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, completions.ids[..., None])[..., 0]
+    return chosen * completions.mask
+
+
 def read_traces(
     model: nn.Module,
     processor: Any,

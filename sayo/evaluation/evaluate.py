@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from sayo.draw import response_map
+from sayo.evaluation.faithfulness import faithfulness
 from sayo.evaluation.journal import Journal
 from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply, question_record
@@ -25,6 +26,7 @@ def evaluate(
     attention: bool = True,
     whole_text: bool = False,
     num_maps: int = 6,
+    faithful: bool = False,
     overwrite: bool = False,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def evaluate(
         attention: read where the model looks, if the rows have images.
         whole_text: as of `rewards.accuracy_reward`.
         num_maps: questions with a region whose picture and attention map are kept.
+        faithful: also measure whether the answers use what is looked at (`sayo.evaluation.faithfulness`): two more
+            responses for each, and 18 passes for each question.
         overwrite: forget what is in the folder.
         progress: wraps the indices of the questions to ask.
 
@@ -52,6 +56,8 @@ def evaluate(
         asked = (_with_defaults(rows[index], ids[index], index) for index in progress(todo))
         for row, replies in answerer.answer(asked, attention):
             record = question_record(row, replies, whole_text)
+            if faithful:
+                record |= faithfulness(answerer, row, replies, whole_text)
             if len(journal.maps) < num_maps and (values := attention_map(row, replies[0], answerer)) is not None:
                 journal.add_map(record, values, row["images"][0])
             journal.append(record)

@@ -17,7 +17,7 @@ from sayo.attention.layers import LayerSpec
 from sayo.evaluation.records import Reply
 from sayo.geometry import VisualLayout, region_tokens
 from sayo.recipes import ModelSection
-from sayo.rollout import Completions, generate, processor_inputs, read_traces, token_offsets
+from sayo.rollout import Completions, completion_log_probs, generate, processor_inputs, read_traces, token_offsets
 from sayo.training.setup import load_policy, load_processor
 
 Answered = tuple[Mapping[str, Any], list[Reply]]
@@ -89,6 +89,17 @@ class LocalModel:
             return list(replies)
         ((_, read),) = self._batch([self.located(row)], True, replies)
         return [own if own.error else Reply(*reply[:5], *own[5:]) for reply, own in zip(replies, read, strict=True)]
+
+    def log_probs(self, rows: Sequence[Mapping[str, Any]], reply: Reply) -> np.ndarray:
+        """`(B,)` mean log-probability of the reply's tokens as the response to each row."""
+        found = []
+        for first in range(0, len(rows), self.batch_size):
+            batch = rows[first : first + self.batch_size]
+            completions = self._ids_of([reply] * len(batch))
+            inputs = processor_inputs(self.processor, batch, self.model.device)
+            sums = completion_log_probs(self.model, inputs, completions).sum(dim=1)
+            found.append((sums / completions.mask.sum(dim=1)).cpu().numpy())
+        return np.concatenate(found)
 
     def located(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with the visual tokens of its regions for this model's processor.

@@ -41,6 +41,12 @@ _OF_REGION = ("tas", "tas_of_token", "region_score", "region_ratio", "rrar", "im
 ATTENTION = (*_OF_REGION, "vas", "look_back_lift", "entropy")
 """Attention values of a response, in the order in which they are reported."""
 
+FAITHFULNESS = (
+    "pointing", "pointing_sink_free", "energy", "energy_sink_free", "region_share", "insertion", "deletion",
+    "accuracy_other_blank", "accuracy_region_blank", "use",
+)  # fmt: skip
+"""What `sayo evaluate --faithfulness` adds to a record; see `sayo.evaluation.faithfulness`."""
+
 
 def question_record(row: Mapping[str, Any], replies: Sequence[Reply], whole_text: bool = False) -> dict[str, Any]:
     """The record of a question that was asked.

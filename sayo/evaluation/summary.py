@@ -11,7 +11,7 @@ from typing import Any
 
 from sayo.answers.words import normalize
 from sayo.evaluation.intervals import association, clusters_of, mean_interval
-from sayo.evaluation.records import ATTENTION
+from sayo.evaluation.records import ATTENTION, FAITHFULNESS
 from sayo.metrics.lookback import mean_of_known
 
 Samples = Sequence[Mapping[str, Any]]
@@ -23,7 +23,8 @@ def summary_of(samples: Samples) -> dict[str, Any]:
     Returns:
         `num_questions`, `num_completions`; `accuracy` (mean over the questions that were answered: failures are
         counted in `failed` by kind, never as wrong answers) with `accuracy_interval`; `no_answer` (responses in which
-        no answer was found, counted as wrong); `truncated`; the means of `records.ATTENTION` with `intervals`;
+        no answer was found, counted as wrong); `truncated`; the means of `records.ATTENTION` and
+        `records.FAITHFULNESS` with `intervals`;
         `pass_at` and `majority_at` (see `of_several`); `tas_and_correctness`; `tas_by_layer` (see `layer_figures`).
         Intervals are over `num_clusters` clusters of questions.
     """
@@ -40,9 +41,10 @@ def summary_of(samples: Samples) -> dict[str, Any]:
 
 
 def _figures(samples: Samples) -> dict[str, Any]:
-    names = ("accuracy", *ATTENTION, "length")
-    known = {name: [sample[name] for sample in samples if sample[name] is not None] for name in names}
-    clusters = {name: [sample["cluster"] for sample in samples if sample[name] is not None] for name in names}
+    names = ("accuracy", *ATTENTION, *FAITHFULNESS, "length")
+    of = {name: [sample for sample in samples if sample.get(name) is not None] for name in names}
+    known = {name: [sample[name] for sample in known] for name, known in of.items()}
+    clusters = {name: [sample["cluster"] for sample in known] for name, known in of.items()}
     failed = Counter(error["kind"] for sample in samples for error in sample["errors"])
     intervals = {name: mean_interval(known[name], clusters[name], name == "accuracy") for name in names if known[name]}
     means = {name: mean_of_known(values) for name, values in known.items()}

@@ -10,6 +10,18 @@ from rich.table import Table
 
 from sayo.evaluation.summary import advice
 
+FAITHFULNESS_NAMES = {
+    "pointing": "most attended token in the region",
+    "pointing_sink_free": "  without sinks",
+    "energy": "share of the image's attention in the region",
+    "energy_sink_free": "  without sinks",
+    "region_share": "region's share of the visual tokens",
+    "insertion": "insertion (area under the curve)",
+    "deletion": "deletion (area under the curve)",
+    "accuracy_other_blank": "accuracy, as large an area elsewhere blank",
+    "accuracy_region_blank": "accuracy, the region blank",
+    "use": "difference: use of the region",
+}
 ATTENTION_NAMES = {"tas": "TAS", "rrar": "RRAR", "vas": "VAS", "look_back_lift": "look-back lift"}
 
 
@@ -38,12 +50,22 @@ def print_summary(model: str, summary: Mapping[str, Any]) -> None:
             values = [_number(part[key], part["intervals"].get(key)) for key in names]
             table.add_row(name, *values, _number(link["auc"], link["auc_interval"]))
         console.print(table)
+    if summary["energy"] is not None:
+        print_faithfulness(console, summary)
     if summary["tas_by_layer"]:
         table = Table("layer", "TAS", "right answers", "wrong answers", "AUC", title="TAS by layer")
         for row in layer_rows(summary["tas_by_layer"]):
             table.add_row(*row)
         console.print(table)
         console.print(advice(summary["tas_by_layer"]), highlight=False)
+
+
+def print_faithfulness(console: Console, summary: Mapping[str, Any]) -> None:
+    """Whether the answers use what is looked at; see `sayo.evaluation.faithfulness`."""
+    table = Table("faithfulness", "", title="does it use what it looks at?")
+    for key, label in FAITHFULNESS_NAMES.items():
+        table.add_row(label, _number(summary[key], summary["intervals"].get(key)))
+    console.print(table)
 
 
 def _failures(summary: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,8 @@ METRICS = {  # key of a summary: heading, is it a share (shown in percent)?
     "accuracy": ("Accuracy", True),
     "tas": ("TAS", False),
     "region_ratio": ("Attention on the region", False),
+    "energy": ("Share of attention in the region", True),
+    "use": ("Accuracy lost without the region", False),
     "mean_length": ("Tokens", False),
 }
 ABSENT = "–"
