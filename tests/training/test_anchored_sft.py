@@ -124,7 +124,7 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(toys, rows, tmp_path, 
 
     batch = trainer.data_collator([dict(rows[index]) for index in (1, 2, 3)])
     left = dict(batch)
-    for name in ("input_ids", "attention_mask", "labels", "system_mask", "mm_token_type_ids"):
+    for name in ("input_ids", "attention_mask", "labels", "system_mask", "anchored_mask", "mm_token_type_ids"):
         left[name] = torch.nn.functional.pad(batch[name], (3, 0), value=-100 if name == "labels" else 0)
     alone = [terms(trainer.data_collator([dict(rows[index])])) for index in (1, 2, 3)]
     assert terms(batch) == pytest.approx(sum(alone) / 3, abs=1e-5)
