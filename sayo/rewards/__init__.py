@@ -6,6 +6,7 @@ from sayo.rewards.iou import iou_reward
 from sayo.rewards.late_attention import late_attention_reward
 from sayo.rewards.look_back import look_back_reward
 from sayo.rewards.region_attention import region_attention_reward
+from sayo.rewards.region_share import region_share_reward
 from sayo.rewards.visual_share import visual_share_reward
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "late_attention_reward",
     "look_back_reward",
     "region_attention_reward",
+    "region_share_reward",
     "visual_share_reward",
 ]

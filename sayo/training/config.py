@@ -8,6 +8,7 @@ from trl import GRPOConfig, SFTConfig
 from sayo.attention.trace import Rows
 from sayo.metrics.region import Select
 
+FORMS = ("score", "divergence")
 ANCHORED_ROWS = ("response", "question", "both")
 
 
@@ -23,7 +24,11 @@ class RegionGRPOConfig(GRPOConfig):
         fit, attention without sinks is logged; a shaper that needs them stops the run where they do not.
     overlay_steps: every this many steps, a picture of the attention over the image is written to
         `output_dir/overlays` (and sent to the trackers that show pictures). 0 turns it off.
-    objective_weight: weight of the region score as an objective in the loss (layers: `attention_layers`); 0 is off.
+    objective_weight: weight of the attention on the region as an objective in the loss (layers: `attention_layers`);
+        0 is off.
+    objective_form: `"score"`, the region score (SAYO's reward), or `"divergence"`, the divergence from a smoothed
+        region (EASE-style).
+    objective_gate: whose attention it trains: `"always"`, or `"correct"`: completions that the accuracy reward pays.
     objective_warmup_steps: optimizer steps over which that weight rises linearly from 0.
     objective_rows, objective_select, objective_top_share: rows that the objective reads, as `rows`, `select` and
         `top_share` of `region_attention_reward`. Give both the same where both are used.
@@ -41,6 +46,8 @@ class RegionGRPOConfig(GRPOConfig):
     attention_map_budget: int = 256 * 2**20
     overlay_steps: int = 0
     objective_weight: float = 0.0
+    objective_form: str = "score"
+    objective_gate: str = "always"
     objective_warmup_steps: int = 0
     objective_rows: str = "of_token"
     objective_select: str = "top_entropy"
@@ -51,7 +58,9 @@ class RegionGRPOConfig(GRPOConfig):
     max_sampling_difference: float | None = 0.2
 
     def __post_init__(self):
-        for key, known in {"objective_rows": get_args(Rows), "objective_select": get_args(Select)}.items():
+        options = {"objective_form": FORMS, "objective_gate": ("always", "correct")}
+        options |= {"objective_rows": get_args(Rows), "objective_select": get_args(Select)}
+        for key, known in options.items():
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}; got {getattr(self, key)!r}.")
         _check_not_negative(self, "objective_weight", "objective_warmup_steps", "advantage_std_floor")

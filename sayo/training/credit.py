@@ -52,13 +52,18 @@ def pay_gated(rewards: torch.Tensor, names: Sequence[str], gates: Sequence[str],
     for column, gate in enumerate(gates):
         if gate == "always":
             continue
-        accuracy = rewards[:, next(i for i, name in enumerate(names) if name in ACCURACY_NAMES)]
+        accuracy = accuracy_of(rewards, names)
         size = num_generations if gate == "group" else 1
         is_open = (accuracy > 0).view(-1, size).any(dim=1).repeat_interleave(size)
         is_unknown = accuracy.isnan().view(-1, size).all(dim=1).repeat_interleave(size)
         paid[:, column] = rewards[:, column].where(is_open | rewards[:, column].isnan(), 0.0)
         paid[is_unknown, column] = torch.nan
     return paid
+
+
+def accuracy_of(rewards: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """`(N,)`: the accuracy reward of `(N, F)`, which opens the gates."""
+    return rewards[:, next(i for i, name in enumerate(names) if name in ACCURACY_NAMES)]
 
 
 def advantage_parts(

@@ -86,6 +86,8 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
         credit.check_gates(self._reward_gates, self.reward_func_names)
+        if self.args.objective_gate == "correct" and not set(credit.ACCURACY_NAMES) & set(self.reward_func_names):
+            raise RecipeError("objective_gate=correct needs a reward named 'accuracy'; with weight 0 it only gates.")
         self._obstacle = obstacle(self)
 
     def _ban_vision_tokens(self) -> None:
@@ -123,7 +125,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
             if self.model.training:
                 self._shape_advantages(output, scored)
                 if self.args.objective_weight:
-                    which = (self.args.objective_select, self.args.objective_top_share)
+                    which = (self.args.objective_select, self.args.objective_top_share, self._has_objective(scored))
                     mask = output["completion_mask"]
                     output |= objective_inputs(
                         scored.traces, scored.groups, output["prompt_ids"].shape[1], mask, *which
@@ -133,14 +135,25 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
             self.args.gradient_accumulation_steps = steps
         return output
 
+    def _here(self, scored: ScoredRollouts) -> slice:
+        """Where the completions of this process are among those of all."""
+        first = self.accelerator.process_index * len(scored.inputs)
+        return slice(first, first + len(scored.inputs))
+
+    def _has_objective(self, scored: ScoredRollouts) -> torch.Tensor:
+        """`(B,)` bool: whose attention the objective trains."""
+        rewards = scored.rewards[self._here(scored)]
+        if self.args.objective_gate == "always":
+            return torch.ones(len(rewards), dtype=torch.bool, device=rewards.device)
+        return credit.accuracy_of(rewards, self.reward_func_names) > 0
+
     def _shape_advantages(self, output: dict[str, Any], scored: ScoredRollouts) -> None:
         """Apply floor and shaper to `output["advantages"]`; log `zero_std_share` and what `shape_advantages` says."""
         names, rewards, floor = self.reward_func_names, scored.rewards, self.args.advantage_std_floor
         modes = (self.scale_rewards, self.multi_objective_aggregation, floor)
         weights = self.reward_weights.to(rewards.device)
         all_parts, scales, rounding = credit.advantage_parts(rewards, weights, self.num_generations, *modes)
-        first = self.accelerator.process_index * len(scored.inputs)
-        here = slice(first, first + len(scored.inputs))
+        here = self._here(scored)
         if floor == 0:
             credit.check_parts(all_parts[here], output["advantages"], rounding[here])
         else:

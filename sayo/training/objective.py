@@ -1,4 +1,4 @@
-"""Attention as an objective: differentiable losses of attention masses, and the region score added to the GRPO loss.
+"""Attention as an objective: differentiable losses of attention, and the region objective added to the GRPO loss.
 
 Masses come from `AttentionCapture.reading` with gradients on: `sum_k A[q, k] * w[k]` of a key group whose weights sum
 to `size`, so `mass / size` is the attention per key.
@@ -16,6 +16,9 @@ from torch.nn.functional import pad
 
 from sayo.attention import AttentionTrace
 from sayo.metrics.region import token_weights
+
+SMOOTHING = 0.1
+"""Share of `region_divergence`'s target that lies on all visual tokens alike."""
 
 
 def region_objective(
@@ -39,6 +42,33 @@ def region_objective(
     pooled_image = (image * row_weights).sum(dim=1) + eps
     score = torch.tanh(torch.log(pooled_region) - torch.log(pooled_image))
     return -(score * takes_part).sum() / takes_part.sum().clamp(min=1)
+
+
+def region_divergence(
+    attention: torch.Tensor, target: torch.Tensor, image: torch.Tensor, row_weights: torch.Tensor, eps: float = 1e-8
+) -> torch.Tensor:
+    """`mean KL(target || attention)` over the visual tokens, in the style of EASE (arXiv 2605.30912).
+
+    Each is normalised over the image; the attention is pooled over rows first. No code of EASE was found, so the form
+    of the smoothing is ours: `SMOOTHING` of the target is spread over all visual tokens, the rest over the region.
+
+    Args:
+        attention: `(B, R, N)` attention of each row on each visual token (mean over heads and layers).
+        target: `(B, N)` weight of the region on each of them.
+        image: `(B, N)` 1 for a visual token, 0 for padding.
+        row_weights: `(B, R)` as of `region_objective`.
+        eps: floor of an attention inside the logarithm.
+
+    Returns:
+        a scalar, not negative; 0 with a graph when no sample takes part.
+    """
+    takes_part = row_weights.sum(dim=1) > 0
+    pooled = (attention * row_weights[..., None]).sum(dim=1) * image + eps
+    logs = torch.log(pooled / pooled.sum(dim=1, keepdim=True))
+    parts = [part / part.sum(dim=1, keepdim=True).clamp(min=eps) for part in (target, image)]
+    target = (1 - SMOOTHING) * parts[0] + SMOOTHING * parts[1]
+    divergences = (torch.xlogy(target, target) - target * logs).sum(dim=1)
+    return (divergences * takes_part).sum() / takes_part.sum().clamp(min=1)
 
 
 def mean_log_attention(
@@ -77,9 +107,10 @@ class OpenCaptures:
 
 
 class RegionObjective(OpenCaptures):
-    """Mixin in front of a TRL GRPO trainer: adds `objective_weight * region_objective` to every training loss.
+    """Mixin in front of a TRL GRPO trainer: adds `objective_weight` times the objective to every training loss.
 
-    Logs `objective/region`, the region score of the current policy on its rollouts (higher is better), and
+    The objective is `region_objective` or `region_divergence` (`objective_form`). Logs `objective/region`, the region
+    score of the current policy on its rollouts (higher is better), or `objective/divergence` (lower is better), and
     `objective/weight`.
     """
 
@@ -97,17 +128,26 @@ class RegionObjective(OpenCaptures):
         rows = tokens + inputs["prompt_ids"].shape[1] - (1 if self.args.objective_rows == "deciding" else 0)
         padding = (0, inputs["completion_ids"].shape[1])
         groups = {name: pad(inputs[f"objective_{name}"], padding) for name in ("region", "image")}
-        captured = self._captures.enter_context(self._capture.reading(rows.cpu(), groups, gradients=True))
+        of_tokens = self.args.objective_form == "divergence"
+        keys, is_image = weighted_rows(groups["image"]) if of_tokens else (None, None)
+        reading = self._capture.reading(rows.cpu(), groups, keys, gradients=True)
+        captured = self._captures.enter_context(reading)
         loss = super()._compute_loss(model, inputs)
-        per_key = {
-            name: captured.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
-            for name, group in groups.items()
-        }
-        objective = region_objective(per_key["region"], per_key["image"], row_weights)
+        if of_tokens:
+            target = groups["region"].gather(1, keys)
+            objective = region_divergence(captured.maps.mean(dim=1), target, is_image, row_weights)
+            name, value = "objective/divergence", objective
+        else:
+            per_key = {
+                name: captured.masses[name].mean(dim=1) / group.sum(dim=1, keepdim=True).clamp(min=1e-6)
+                for name, group in groups.items()
+            }
+            objective = region_objective(per_key["region"], per_key["image"], row_weights)
+            name, value = "objective/region", -objective
         count = (row_weights.sum(dim=1) > 0).sum()
-        total = self.accelerator.reduce(torch.stack([-objective.detach() * count, count.float()]), reduction="sum")
+        total = self.accelerator.reduce(torch.stack([value.detach() * count, count.float()]), reduction="sum")
         if total[1] > 0:
-            self._metrics["train"]["objective/region"].append((total[0] / total[1]).item())
+            self._metrics["train"][name].append((total[0] / total[1]).item())
         self._metrics["train"]["objective/weight"].append(weight)
         return loss + weight * objective / self.current_gradient_accumulation_steps
 
@@ -119,6 +159,7 @@ def objective_inputs(
     completion_mask: torch.Tensor,
     select: str,
     top_share: float,
+    takes_part: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """What the loss needs of a scored rollout, with one row per completion, as TRL shuffles and splits it.
 
@@ -126,10 +167,11 @@ def objective_inputs(
         groups: `"region"` and `"image"`, key weights over the padded sequence; the prompt is `prompt_width` of it.
         completion_mask: `(B, T)`, 0 on what takes no part in the loss.
         select, top_share: as the attention reward's.
+        takes_part: `(B,)` bool: whose attention is trained (`objective_gate`).
 
     Returns:
         `objective_region` and `objective_image`, `(B, P)`; `objective_row_weights`, `(B, T)`, 0 throughout where there
-        is no region or no token.
+        is no region or no token, or the completion takes no part.
     """
     row_weights = torch.zeros(completion_mask.shape)
     for row, trace in enumerate(traces):
@@ -139,7 +181,7 @@ def objective_inputs(
     return {
         "objective_region": groups["region"][:, :prompt_width],
         "objective_image": groups["image"][:, :prompt_width],
-        "objective_row_weights": row_weights.to(completion_mask.device) * completion_mask,
+        "objective_row_weights": row_weights.to(completion_mask.device) * completion_mask * takes_part[:, None],
     }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sayo.attention.trace import AttentionTrace
-from sayo.rewards.region_attention import region_attention_reward
+from sayo.rewards import region_attention_reward, region_share_reward
 
 
 def trace(target, image, entropy=None, region_size=2.0, image_size=4.0):
@@ -33,6 +33,14 @@ def test_worked_numbers(ratio, expected, select):
     captured = trace([0.1 * ratio] * 4, [0.2] * 4)
     assert reward(captured, select=select) == pytest.approx(expected, abs=1e-6)
     assert reward(captured, select=select, positive=True) == pytest.approx((1 + expected) / 2, abs=1e-6)
+
+
+def test_share_of_the_image_on_the_region():
+    """Pooled before the ratio, at the rows that chose the tokens; a malformed answer earns nothing."""
+    captured, blind = trace([0.1, 0.3, 0.9], [0.2, 0.6, 0.9]), trace([0.0] * 3, [0.0] * 3)
+    completions = ["<answer>red</answer>", "red", "<answer>red</answer>", "<answer>red</answer>"]
+    shares = region_share_reward(completions, [captured, captured, None, blind])
+    assert shares == [pytest.approx(0.5, abs=1e-6), 0.0, None, None]
 
 
 def test_means_come_before_the_ratio():

@@ -11,9 +11,10 @@ from peft import LoraConfig
 from toy_runs import rollout
 from trl import GRPOTrainer
 
+from sayo.recipes import RecipeError
 from sayo.rewards import region_attention_reward
 from sayo.training.config import AnchoredSFTConfig, RegionGRPOConfig
-from sayo.training.objective import mean_log_attention, region_objective, weighted_rows
+from sayo.training.objective import mean_log_attention, region_divergence, region_objective, weighted_rows
 
 ONE = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 
@@ -34,10 +35,10 @@ def loss_of(trainer, inputs):
     return loss.item(), {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("rows", ["of_token", "deciding"])
+@pytest.mark.parametrize(("rows", "form"), [("of_token", "score"), ("deciding", "score"), ("deciding", "divergence")])
 @pytest.mark.parametrize("tuning", ["full", "lora", "checkpointing"])
-def test_one_step_raises_the_score(make_trainer, rows, tuning):
-    """Nothing but the objective has a gradient, and one step of it raises the score of the same rollouts."""
+def test_one_step_lowers_the_objective(make_trainer, rows, form, tuning):
+    """Nothing but the objective has a gradient, and one step of it lowers the loss of the same rollouts."""
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
     trainer = make_trainer(
         constant,
@@ -45,6 +46,7 @@ def test_one_step_raises_the_score(make_trainer, rows, tuning):
         peft_config=lora if tuning == "lora" else None,
         objective_weight=1.0,
         objective_rows=rows,
+        objective_form=form,
         gradient_checkpointing=tuning == "checkpointing",
         gradient_checkpointing_kwargs={"use_reentrant": False},
         **ONE,
@@ -56,7 +58,36 @@ def test_one_step_raises_the_score(make_trainer, rows, tuning):
     assert gradients and all(("lora_" in name) == (tuning == "lora") for name in gradients)
     torch.optim.SGD(trainable, lr=0.01).step()
     assert loss_of(trainer, inputs)[0] < before - 1e-4
-    assert trainer._metrics["train"]["objective/region"][0] == pytest.approx(-before, abs=1e-6)
+    logged = trainer._metrics["train"]["objective/region" if form == "score" else "objective/divergence"][0]
+    assert logged == pytest.approx(-before if form == "score" else before, abs=1e-6)
+
+
+def test_divergence_worked_numbers():
+    """Three visual tokens and a padded one, the region is the first: target (.9 + .1 / 3, .1 / 3, .1 / 3)."""
+    target, image = torch.tensor([[2.0, 0, 0, 0]]), torch.tensor([[1.0, 1, 1, 0]])
+    smoothed = torch.tensor([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
+
+    def divergence(*rows, weights=(1.0,)):
+        return region_divergence(torch.tensor([rows]), target, image, torch.tensor([weights])).item()
+
+    assert divergence([*(0.4 * smoothed).tolist(), 0.5]) == pytest.approx(0, abs=1e-6)
+    even = math.log(3) + (smoothed * smoothed.log()).sum().item()
+    assert divergence([0.1, 0.1, 0.1, 0.7]) == pytest.approx(even, abs=1e-6)
+    rows = ([0.2, 0.0, 0.1, 0.0], [0.0, 0.2, 0.1, 0.0])  # pooled they are even; the mean of their own would be more
+    assert divergence(*rows, weights=(0.5, 0.5)) == pytest.approx(even, abs=1e-6)
+    assert divergence([0.1, 0.1, 0.1, 0.7], weights=(0.0,)) == 0
+
+
+def test_gate_trains_right_answers_only(make_trainer):
+    def accuracy(completions, **kwargs):
+        return [1.0, 0.0, 1.0, 0.0][: len(completions)]
+
+    trainer = make_trainer(accuracy, edit=with_regions, objective_weight=1.0, objective_gate="correct", **ONE)
+    inputs = rollout(trainer)  # shuffled: the right ones are those with an advantage
+    trained = inputs["objective_row_weights"].sum(dim=1) > 0
+    assert trained.sum() == 2 and torch.equal(trained, inputs["advantages"] > 0)
+    with pytest.raises(RecipeError, match="named 'accuracy'"):
+        make_trainer(constant, objective_weight=1.0, objective_gate="correct", **ONE)
 
 
 def test_objective_is_the_reward(make_trainer):
