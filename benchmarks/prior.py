@@ -25,7 +25,8 @@ from data_prep.texts import write_whole
 
 PRIORS = (0.5, 0.9, 0.98, 1.0)
 EVERYWHERE = ("cold start", "accuracy", "attention", "both")
-AT_98 = ("gated", "both objective", "accuracy objective", *CONTROLS, "both credit", "vppo", "at-rl")
+NEIGHBOURS = ("both credit", "vppo", "at-rl", "ease", "region share")
+AT_98 = ("gated", "both objective", "accuracy objective", *CONTROLS, *NEIGHBOURS)
 LONG = {"arms": ("accuracy", "both"), "steps": 160}
 GAIN, LEARNT = 0.2, 0.95  # PLAN.md, 1a
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # .975 quantiles for 2, 3, ... 10 seeds
