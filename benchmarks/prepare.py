@@ -157,7 +157,7 @@ def bench(root: Path, questions: int, images: int, release: int) -> Iterator[dic
                 command = call_of("benchmarks.prepare:read_all", way, files, str(root / way))
                 yield run(way, name, row["rows"], command, written=root / way)
                 shutil.rmtree(root / way)
-        per_image, target = max(1, row["rows"] // images), root / f"floor-{name}"
+        per_image, target = max(1, round(row["rows"] / images)), root / f"floor-{name}"
         rows = min(row["rows"], per_image * images)
         target.mkdir()
         command = call_of("benchmarks.prepare:floor", f"{root}/images", rows, per_image, str(out), str(target))
