@@ -24,6 +24,7 @@ REGION_COLORS = {"answer": "#22c55e", "evidence": "#f59e0b"}
 VIEW_TITLES = ("whole picture", "tiles")  # of `VisualCells.views`
 PANEL_INCHES, PANELS_PER_LINE = 3.0, 6
 LONGEST_SIDE = 512  # pixels of a heat map
+DIMMEST = 0.15  # brightness that a spotlight leaves where nothing is looked at
 STYLE = Path(__file__).with_name("draw.mplstyle")
 
 
@@ -73,6 +74,13 @@ def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) 
     rgba = colormaps[COLORMAP](heat)
     rgba[..., 3] = 0.4 + 0.35 * heat
     return Image.fromarray(np.rint(255 * rgba).astype(np.uint8))
+
+
+def spotlight(image: Image.Image, cells: VisualCells, values: np.ndarray, peak: float | None = None) -> Image.Image:
+    """The picture in its own colours, lit where the attention lies and dim elsewhere; arguments as of `heat_map`."""
+    heat = raster(cells, values, image.size)
+    light = DIMMEST + (1 - DIMMEST) * np.clip(heat / max(peak or float(heat.max()), 1e-12), 0, 1)
+    return Image.fromarray(np.rint(np.asarray(image.convert("RGB")) * light[..., None]).astype(np.uint8))
 
 
 def draw_picture(

@@ -20,6 +20,6 @@ run sayo train --config-name toy_long "data.path=$DEMO/prepared_long" \
 
 # Layer 1 is the layer that the toy recipes read.
 run sayo figures "$DEMO/cold_start" "$DEMO/ablation/both_0" --data "$DEMO/prepared" --layers 1 \
-    --max-new-tokens 24 --index 16 --out "$OUT/one_question"
+    --max-new-tokens 24 --num-questions 400 --out "$OUT/one_question"
 run sayo figures "$DEMO/long_cold_start" "$DEMO/toy_long" --data "$DEMO/prepared_long" --layers 1 \
     --max-new-tokens 96 --num-questions 256 --out "$OUT/six_questions"

@@ -49,7 +49,7 @@ def look(
     import torch
     from PIL import Image
 
-    from sayo.viz.figures import save_looks
+    from sayo.viz.figures import save_look
     from sayo.viz.look import look_at
     from sayo.viz.look_page import write_look
 
@@ -77,7 +77,7 @@ def look(
     path = write_look(result, out)
     typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB, layers {list(result.trace.layers)})")
     if png is not None:
-        typer.echo(save_looks({"": result}, png).resolve())
+        typer.echo(save_look(result, png).resolve())
 
 
 def figures(
@@ -86,14 +86,14 @@ def figures(
     data: Annotated[str, PREPARED],
     out: Annotated[Path, typer.Option("--out", help="Folder for before_after.png and drift.png.")],
     split: Split = "test",
-    index: Annotated[int, typer.Option(min=0, help="Which question with a region to show.")] = 0,
-    num_questions: Annotated[int, typer.Option(min=1, help="Questions that the drift is averaged over.")] = 128,
+    num_questions: Annotated[int, typer.Option(min=1, help="Questions that means are taken over.")] = 128,
     layers: Layers = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Draw the same question before and after training, and how attention drifts over the responses.
+    """Draw what training changed: before_after.png has the first three questions that the model before answered
+    wrongly, each lit up where the model looks as it names its answer; drift.png the attention over the responses.
 
     Example: sayo figures runs/demo/cold_start runs/demo/export --data runs/demo/prepared --out figures
     """
@@ -102,28 +102,40 @@ def figures(
     from sayo.recipes import DataSection
     from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
-    from sayo.viz.figures import save_looks
+    from sayo.viz.before_after import caption, first_mistakes, named_answer, save_before_after
     from sayo.viz.look import look_at
     from sayo.viz.trend import drift, drift_width, sample_responses, save_drift
 
     rows = load_data(DataSection(path=data, split=split), split)
     with_region = [number for number, has_region in enumerate(rows["has_region"]) if has_region]
-    if index >= len(with_region):
-        raise SayoError(f"--index {index}: only {len(with_region)} questions of {split!r} have a region")
-    row, asked = rows[with_region[index]], rows.select(with_region[:num_questions])
-    options = {"layers": layers_of(after, layers, "all"), "max_new_tokens": max_new_tokens, "temperature": temperature}
-    looks, traces = {}, {}
-    for label, name in (("before", before), ("after", after)):
-        policy, processor = _load(name)
+    asked = rows.select(with_region[:num_questions])
+    options = {"layers": layers_of(after, layers, "all"), "temperature": temperature}
+    models, responses = [_load(name) for name in (before, after)], []
+    for policy, processor in models:
         check_dataset(asked, processor, policy.config, data)
         torch.manual_seed(seed)
-        traces[label] = [response.trace for response in sample_responses(policy, processor, asked, **options)]
-        torch.manual_seed(seed)
-        looks[label] = look_at(policy, processor, row["images"], row["question"], regions=row["regions"], **options)
-    width = drift_width([trace for some in traces.values() for trace in some])
-    curves = {label: drift(some, width=width) for label, some in traces.items()}
-    typer.echo(save_looks(looks, out / "before_after.png").resolve())
+        sampled = sample_responses(policy, processor, asked, max_new_tokens=max_new_tokens, **options)
+        responses.append(list(sampled))
+    width = drift_width([response.trace for some in responses for response in some])
+    curves = {
+        label: drift([response.trace for response in some], width=width)
+        for label, some in zip(("before", "after"), responses, strict=True)
+    }
     typer.echo(save_drift(curves, out / "drift.png").resolve())
+    named = [[named_answer(response) for response in some] for some in responses]
+    places, pairs = first_mistakes(*named, count=3), []
+    if not places:
+        typer.echo("no before_after.png: no question was answered by both, wrongly before; ask --num-questions more")
+        return
+    for place in places:
+        pair = []
+        for (policy, processor), answers, some in zip(models, named, responses, strict=True):
+            row, said = some[place].row, {"response": some[place].text, "regions": some[place].row["regions"]}
+            pair.append(
+                (look_at(policy, processor, row["images"], row["question"], **said, **options), answers[place])
+            )
+        pairs.append(pair)
+    typer.echo(save_before_after(pairs, caption(*named), out / "before_after.png").resolve())
 
 
 def trend(

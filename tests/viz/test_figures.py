@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from viz.conftest import synthetic_look
 
 from sayo.attention import AttentionTrace
 from sayo.errors import SayoError
-from sayo.viz.figures import save_looks
-from sayo.viz.trend import drift, drift_width, save_drift
+from sayo.viz.before_after import caption, first_mistakes, named_answer, save_before_after
+from sayo.viz.figures import save_look
+from sayo.viz.trend import Response, drift, drift_width, save_drift
 
 
 def trace(region: float | list, image: float, length: int) -> AttentionTrace:
@@ -44,8 +46,7 @@ def test_drift_of_several_tokens_per_point() -> None:
 
 
 def test_pictures_are_drawn(look, tmp_path) -> None:
-    for looks in ({"": look}, {"before": look, "after": look}):
-        assert colours(save_looks(looks, tmp_path / f"{len(looks)}.png", dpi=60)) > 100
+    assert colours(save_look(look, tmp_path / "look.png", dpi=60)) > 100
     curves = {"before": drift([trace(0.1, 0.4, 6)] * 5), "after": drift([trace(0.2, 0.5, 6)] * 5)}
     assert colours(save_drift(curves, tmp_path / "drift.png", dpi=60)) > 20
 
@@ -53,7 +54,7 @@ def test_pictures_are_drawn(look, tmp_path) -> None:
 def test_long_hostile_responses_and_views_are_drawn(tmp_path) -> None:
     look = synthetic_look(tokens=400, grid=(6, 4), layers=2, views=2)
     tokens = ["$x^", "\n\n", "漢字", "</script>", "\\frac", *look.tokens[5:]]
-    assert colours(save_looks({"": dataclasses.replace(look, tokens=tokens)}, tmp_path / "look.png", dpi=60)) > 100
+    assert colours(save_look(dataclasses.replace(look, tokens=tokens), tmp_path / "look.png", dpi=60)) > 100
 
 
 @pytest.fixture
@@ -93,4 +94,33 @@ def test_figures_of_two_checkpoints(toy, tmp_path, sayo_command) -> None:
     words = ("--data", toy.prepared, "--num-questions", 6, "--max-new-tokens", 8, "--out", tmp_path)
     result = sayo_command("figures", toy.policy, toy.policy, *words)
     assert result.exit_code == 0, result.output
-    assert colours(tmp_path / "before_after.png") > 100 and colours(tmp_path / "drift.png") > 20
+    assert (
+        colours(tmp_path / "drift.png") > 20 and "wrongly before" in result.output
+    )  # an untrained policy says nothing
+
+
+def test_first_mistakes_are_drawn_where_the_answer_is_named(tmp_path) -> None:
+    """The last mention before the answer itself; a response without an answer, or a right one, is no mistake."""
+    row = {"solution": "blue", "answers": None, "prompt": [{"role": "user", "content": "What color is it?"}]}
+
+    def respond(text: str) -> Response:
+        words = re.findall(r"\S+\s*", text)
+        ends = np.cumsum([0, *map(len, words)]).tolist()
+        seen = trace([index / 100 for index in range(len(words) + 1)], 0.4, len(words))
+        return Response(row, text, list(pairwise(ends)), seen)
+
+    wrong = named_answer(respond("Not red : it holds red. <answer> red </answer>"))
+    right = named_answer(respond("Tired of <answer> blue </answer>"))
+    assert wrong == ("red", 5, False, pytest.approx(0.05)) and right == ("blue", 3, True, pytest.approx(0.03))
+    assert named_answer(respond("It is red.")) is None
+    before, after = [right, None, wrong, wrong], [right, wrong, right, wrong]
+    assert first_mistakes(before, after, count=1) == [2]
+    assert caption(before, after) == (
+        "Mean of 4 held-out questions: before: 4.3% on the target as the answer is named, 33% right; "
+        "after: 4.0% on the target as the answer is named, 50% right."
+    )
+    looks = [synthetic_look(tokens=8, grid=(6, 4), layers=2, views=views) for views in (1, 2)]
+    path = save_before_after(
+        [[(look, wrong), (look, right)] for look in looks], "A caption.", tmp_path / "a/pairs.png"
+    )
+    assert colours(path) > 100
