@@ -26,8 +26,9 @@ def preflight(
 
     [b]sayo preflight --config-name sayo --gpus 8 --gpu-memory 80 data.path=prepared/gqa[/]
 
-    Needs the model's config.json (from the hub, or a local folder). Without prepared data it assumes one image at its
-    pixel limit, and says so. Formulas and assumptions: `docs/scale.md` and the docstrings of `sayo.preflight`.
+    Knows the shapes of the Qwen models of `recipes/model`; others need their config.json (the hub, or a local
+    folder). Without prepared data it assumes one image at its pixel limit, and says so. Formulas and
+    assumptions: `docs/scale.md` and the docstrings of `sayo.preflight`.
     """
     from sayo.preflight.estimate import estimate
     from sayo.preflight.setting import NO_DATA

@@ -1,9 +1,11 @@
 """The policy of a recipe on torch's meta device: real transformers and peft classes, no weights, exact counts."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -56,8 +58,16 @@ def trainable(module: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained)
 
 
+SHAPES = yaml.safe_load((Path(__file__).parent / "shapes.yaml").read_text(encoding="utf-8"))
+
+
 def load_config(name_or_path: str) -> Any:
-    """The transformers config of a local folder or a hub id; RecipeError where there is none to be had."""
+    """The transformers config of a local folder or a hub id; RecipeError where there is none to be had.
+
+    That of a Qwen model of `recipes/model` is made from `shapes.yaml`, without a hub.
+    """
+    if name_or_path in SHAPES:
+        return AutoConfig.for_model(**SHAPES[name_or_path])
     try:
         config = AutoConfig.from_pretrained(name_or_path)
         if not hasattr(config, "vision_config"):

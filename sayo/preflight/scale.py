@@ -1,35 +1,23 @@
 """Scale on paper: `python -m sayo.preflight.scale > docs/scale.md`.
 
-The shipped Qwen3-VL recipe, priced by the code of `sayo preflight` for 8, 64 and 512 GPUs. The two shapes
-are written out in `qwen3_vl.yaml` because the page must not need the hub; everything else is computed.
+The shipped Qwen3-VL recipe, priced by the code of `sayo preflight` for 8, 64 and 512 GPUs.
 """
 
 import functools
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
-from typing import Any
-
-import yaml
-from transformers import Qwen3VLConfig
 
 from sayo.preflight.estimate import GIB, Estimate, estimate
-from sayo.preflight.policy import MetaPolicy
+from sayo.preflight.policy import MetaPolicy, load_config
 from sayo.preflight.setting import NO_DATA, TokenCount
 from sayo.preflight.show import PAGES
 from sayo.preflight.timing import Hardware
 from sayo.recipes import Recipe, load_recipe
 
-SHAPES = yaml.safe_load((Path(__file__).parent / "qwen3_vl.yaml").read_text(encoding="utf-8"))
 SIZES = ("8B", "32B")
 GPUS = (8, 64, 512)
 COMPLETION = 256
 PROMPT = TokenCount(visual=768, text=256, mean_visual=768, mean_text=256)
-
-
-def qwen3_vl(size: str) -> Any:
-    """The transformers config of Qwen3-VL in one of `SIZES`."""
-    return Qwen3VLConfig(**SHAPES[size], tie_word_embeddings=False)
 
 
 def rows(completions: int | None) -> Iterator[tuple[str, str, Estimate]]:
@@ -43,7 +31,7 @@ def rows(completions: int | None) -> Iterator[tuple[str, str, Estimate]]:
 
 @functools.cache
 def _policy(size: str, tuning: str) -> MetaPolicy:
-    return MetaPolicy(_recipe(tuning).model, qwen3_vl(size))
+    return MetaPolicy(_recipe(tuning).model, load_config(f"Qwen/Qwen3-VL-{size}-Instruct"))
 
 
 def _recipe(tuning: str, **trainer: int) -> Recipe:
