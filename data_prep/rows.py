@@ -137,7 +137,7 @@ class RowBuilder:
 def heaviest_is_one(regions: list[Region]) -> list[Region]:
     """Weights relative to the heaviest region of the row: evidence without an answer beside it counts in full."""
     most = max((region.weight for region in regions), default=1.0)
-    return [region._replace(weight=region.weight / most) for region in regions]
+    return regions if most == 1 else [region._replace(weight=region.weight / most) for region in regions]
 
 
 def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] | None) -> Region:

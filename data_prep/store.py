@@ -49,18 +49,29 @@ class RecordStore:
         return None if row is None else json.loads(row[0])
 
 
-def grouped(connection: sqlite3.Connection, values: Iterable[tuple[Any, bytes]]) -> Iterator[bytes]:
+class GroupedValues:
     """The values of (key, value) pairs, those of one key together, in the order in which they and the keys came.
 
-    A value whose key is None stands alone. Values wait in a table of a `database()`.
+    A value whose key is None stands alone. Values wait in a table of a `database()`; `len` is their number.
     """
-    connection.execute("CREATE TABLE first (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
-    connection.execute("CREATE TABLE waiting (place INTEGER, value BLOB)")
-    for place, (key, value) in enumerate(values):
-        written = f"#{place}" if key is None else as_json(key)
-        connection.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (written, place))
-        connection.execute("INSERT INTO waiting SELECT place, ? FROM first WHERE key = ?", (value, written))
-    yield from (value for (value,) in connection.execute("SELECT value FROM waiting ORDER BY place, rowid"))
+
+    def __init__(self, connection: sqlite3.Connection, values: Iterable[tuple[Any, bytes]]):
+        self._connection, self._count = connection, 0
+        connection.execute("CREATE TABLE first (key TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+        connection.execute("CREATE TABLE waiting (place INTEGER, value BLOB)")
+        for place, (key, value) in enumerate(values):
+            written = f"#{place}" if key is None else as_json(key)
+            connection.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (written, place))
+            connection.execute("INSERT INTO waiting SELECT place, ? FROM first WHERE key = ?", (value, written))
+            self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def first(self, most: int) -> Iterator[bytes]:
+        """Those of the first `most` pairs."""
+        chosen = "SELECT value FROM waiting WHERE rowid <= ? ORDER BY place, rowid"
+        yield from (value for (value,) in self._connection.execute(chosen, (most,)))
 
 
 class SeenIds:

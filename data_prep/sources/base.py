@@ -5,6 +5,7 @@ A source raises PrepareError for a file that is missing or cannot be read, and c
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
 from data_prep.json_records import digest_of, iter_lines, list_files
-from data_prep.store import RecordStore, database, grouped
+from data_prep.store import GroupedValues, RecordStore, database
 
 Lookup = Callable[[str], Any]
 """A record of a second file by its key; None where there is none."""
@@ -41,6 +42,12 @@ class RecordSource:
     def __init__(
         self, files: Mapping[str, Iterable[Path]], settings: Mapping[str, Any] | None = None, count: int | None = None
     ):
+        self._stack = ExitStack()  # the database lives as long as the source
+        self._waiting: GroupedValues | None = None
+        if self.picture_fields:
+            waiting = ((self._picture_of(record), _packed(*entry, record)) for *entry, record in self._records())
+            self._waiting = GroupedValues(self._stack.enter_context(database()), waiting)
+            count = len(self._waiting)
         self._count = sum(1 for _ in self._records()) if count is None else count
         self._settings = {option: digest_of(paths) for option, paths in files.items()} | dict(settings or {})
 
@@ -62,9 +69,9 @@ class RecordSource:
         with database() as connection:
             lookup = RecordStore(connection, self._lookup_records()).get
             records: Iterable[tuple[str, str, Any]] = islice(self._records(), most)
-            if self.picture_fields:
-                waiting = ((self._picture_of(entry[2]), _packed(*entry)) for entry in records)
-                records = map(pickle.loads, grouped(connection, waiting))  # of this process's own temporary file
+            if self._waiting is not None:
+                first = self._waiting.first(len(self) if most is None else most)
+                records = map(pickle.loads, first)  # of this process's own temporary file
             for row_id, place, record in records:
                 try:
                     if isinstance(record, ValueError):
