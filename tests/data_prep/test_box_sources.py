@@ -172,6 +172,7 @@ INSTANCE = pa.struct([("bbox", pa.list_(pa.float64())), ("label", pa.string()), 
 TREE = {"images": pa.list_(pa.string()), "problem": pa.string(), "answer": pa.string(),
         "target_instances": pa.list_(INSTANCE)}  # fmt: skip
 SALIENT = {name: pa.string() for name in ("dataset", "split", "problem", "solution", "bbox")}
+SALIENT_SCHEMA = pa.schema([*SALIENT.items(), ("question_id", pa.int64()), ("image", PICTURE)])
 
 
 def tree(*boxes, **more) -> dict:
@@ -205,8 +206,7 @@ def salient(bbox: str | None, **more) -> dict:
 
 
 def prepare_saliency(bench, *rows):
-    schema = pa.schema([*SALIENT.items(), ("question_id", pa.int64()), ("image", PICTURE)])
-    return prepare_parquet(bench, "saliency-r1", rows, schema)
+    return prepare_parquet(bench, "saliency-r1", rows, SALIENT_SCHEMA)
 
 
 def test_saliency_r1_boxes_are_shares_written_as_text(bench):

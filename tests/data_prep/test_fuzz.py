@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.data_prep.test_benchmark_sources import tree_row, write_treebench
-from tests.data_prep.test_box_sources import SCHEMA, chart, lists
+from tests.data_prep.test_box_sources import SALIENT_SCHEMA, SCHEMA, TREE, chart, lists, salient, tree
 
 SAMPLES = Path(__file__).parent / "samples"
 SOUND = yaml.safe_load((SAMPLES / "sound.yaml").read_text())
@@ -137,9 +137,44 @@ def refocus(bench, rng: random.Random, count: int):
         if rng.random() < 0.1 and row["image"]:
             row["image"] = {"bytes": rng.choice([b"", b"x", row["image"]["bytes"][:50]]), "path": "a\0b"}
         rows.append(row)
+    return ("--files", written(bench, rows, SCHEMA)), count + 1
+
+
+def treevgr(bench, rng: random.Random, count: int):
+    numbers = [0, 20, 60, 80, 330, 1e308, -5, float("nan"), None, 0.5]
+    rows = [tree((20, 30, 60, 80))]
+    for _ in range(count):
+        boxes = [[rng.choice(numbers) for _ in range(rng.choice([4, 4, 4, 3]))] for _ in range(rng.randint(0, 2))]
+        row = tree(*boxes) if rng.random() < 0.5 else tree((20, 30, 60, 80))
+        row["images"] = rng.choice(
+            [["7.jpg"], ["7.jpg"], ["7.jpg"], ["7.jpg", "a.jpg"], [], ["../x"], ["a\0b"], [None]]
+        )
+        if rng.random() < 0.2:
+            row[rng.choice(list(row))] = None
+        rows.append(row)
+    rows[0]["images"] = ["7.jpg"]
+    return ("--files", written(bench, rows, pa.schema(TREE.items()))), count + 1
+
+
+def saliency_r1(bench, rng: random.Random, count: int):
+    texts = ["[0.1, 0.2, 0.3, 0.4]", "[0, 0, 1, 1.002]", "", "[]", "[1", "[NaN, 0, 1, 1]", "[1e999, 0, 1, 1]", "\0",
+             "[10, 20, 30, 40]", "[[0.1, 0.2, 0.3, 0.4]]", "(0.1, 0.2, 0.3, 0.4)", "null", "{}",
+             "9" * 5000]  # fmt: skip
+    rows = [salient(texts[0])]
+    for _ in range(count):
+        row = salient(rng.choice(texts) if rng.random() < 0.5 else texts[0])
+        if rng.random() < 0.2:
+            row[rng.choice(list(row))] = None
+        if rng.random() < 0.1 and row["image"]:
+            row["image"] = {"bytes": rng.choice([b"", b"x", row["image"]["bytes"][:50]]), "path": "a\0b"}
+        rows.append(row)
+    return ("--files", written(bench, rows, SALIENT_SCHEMA)), count + 1
+
+
+def written(bench, rows: list[dict], schema: pa.Schema) -> Path:
     file = bench.root / "train.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return ("--files", file), count + 1
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+    return file
 
 
 def vstar(bench, rng: random.Random, count: int):
@@ -172,7 +207,8 @@ def treebench(bench, rng: random.Random, count: int):
     return ("--file", write_treebench(bench, rows)), count
 
 
-SOURCES = [gqa, jsonl, visual_cot, visual_genome, refcoco, coco, refocus, vstar, textvqa, treebench]
+SOURCES = [gqa, jsonl, visual_cot, visual_genome, refcoco, coco, refocus, treevgr, saliency_r1, vstar, textvqa,
+           treebench]  # fmt: skip
 
 
 @pytest.fixture
@@ -187,7 +223,7 @@ def pictures(bench):
 def test_every_row_is_kept_or_listed(pictures, processor_dir: Path, write, count: int):
     """No traceback; every row read is accounted for; the mutations neither did nothing nor spoilt everything."""
     files, read = write(pictures, random.Random(count), count)
-    images = () if write in (refocus, treebench) else ("--images", pictures.images)
+    images = () if write in (refocus, saliency_r1, treebench) else ("--images", pictures.images)
     result = pictures.prepare(write.__name__.replace("_", "-"), *files, *images, "--processor", processor_dir)
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "Traceback" not in result.output
