@@ -21,11 +21,12 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.harness import collect, finish, now, options_of, own_process
+from benchmarks.harness import collect, finish, options_of, own_process, stopwatch
 from benchmarks.models import SHAPES, make_model
 from sayo.attention import AttentionCapture, CapturedMasses
 
@@ -42,8 +43,8 @@ FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0
 
 def build(shape: str, device: str, kernel: str = "sdpa") -> Any:
     """Qwen3-VL of a shape, with next to no vision tower."""
-    small_tower = SHAPES[shape]._replace(depth=1, vision_hidden=64, vision_intermediate=64)
-    return make_model("qwen3_vl", small_tower, device=device, kernel=kernel).eval()
+    tower = {"depth": 1, "hidden_size": 64, "intermediate_size": 64}
+    return make_model("qwen3_vl", SHAPES[shape], device=device, kernel=kernel, vision=tower).eval()
 
 
 def make_batch(model: Any, length: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -68,41 +69,25 @@ def log_probs(model: Any, ids: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([checkpoint(head, *chunk, use_reentrant=False) for chunk in chunks], dim=1)
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    start = now(device)
-    run()
-    return now(device) - start
-
-
-class ReadingClock:
-    """Process time spent inside readings, on a CPU."""
-
-    def __init__(self, device: str):
-        self.spent, read = 0.0, CapturedMasses.read
-
-        def timed(reading: CapturedMasses, *args: Any, **kwargs: Any) -> None:
-            self.spent += seconds(lambda: read(reading, *args, **kwargs), device)
-
-        if device == "cpu":
-            CapturedMasses.read = timed
-
-
-def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namespace, clock: ReadingClock) -> dict:
-    """`run(context)` in turn without and with an open capture."""
-    plain, read, inside = [], [], []
+def ratio_of_passes(run: Callable, capturing: Callable, options: argparse.Namespace) -> dict:
+    """`run(context)` in turn without and with an open capture; the time inside readings counts on a CPU."""
+    times: dict[str, list[float]] = {}
+    plain, read = (stopwatch(run, times, name, options.device) for name in ("plain", "read"))
+    reading, inside = stopwatch(CapturedMasses.read, times, "reading", options.device), []
     for _ in range(1 if options.quick else REPEATS):
-        plain.append(seconds(lambda: run(nullcontext()), options.device))
-        clock.spent = 0.0
-        read.append(seconds(lambda: run(capturing()), options.device))
-        inside.append(read[-1] / (read[-1] - clock.spent))
-    paired = statistics.median(with_ / without for with_, without in zip(read, plain, strict=True))
+        plain(nullcontext())
+        times["reading"] = []
+        with mock.patch.object(CapturedMasses, "read", reading) if options.device == "cpu" else nullcontext():
+            read(capturing())
+        inside.append(times["read"][-1] / (times["read"][-1] - sum(times["reading"])))
+    paired = statistics.median(with_ / without for with_, without in zip(times["read"], times["plain"], strict=True))
     ratio = statistics.median(inside) if options.device == "cpu" else paired
-    return {"ratio": ratio, "paired": paired, "seconds": min(plain)}
+    return {"ratio": ratio, "paired": paired, "seconds": min(times["plain"])}
 
 
 def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
     """The scoring pass, or (`update`, at lengths whose graph fits into memory) scoring pass + loss."""
-    model, clock = build(options.shape, options.device), ReadingClock(options.device)
+    model = build(options.shape, options.device)
     longest = UPDATE_LENGTH if part == "update" else max(options.lengths)
     for length in [length for length in options.lengths if length <= longest] or options.lengths[:1]:
         ids, groups = make_batch(model, length)
@@ -122,7 +107,7 @@ def passes(options: argparse.Namespace, part: str) -> Iterator[dict]:
                 index = groups["image"][0].nonzero().T if part == "scoring" else None
                 capturing = partial(capture.reading, slice(-rows - 1, None), groups, index)
                 case = {"part": part, "case": layers, "length": length, "rows": share}
-                yield {**case, **ratio_of_passes(run, capturing, options, clock)}
+                yield {**case, **ratio_of_passes(run, capturing, options)}
 
 
 def peers(options: argparse.Namespace, new_tokens: int = 32, repeats: int = 2) -> Iterator[dict]:
@@ -151,13 +136,13 @@ def peers(options: argparse.Namespace, new_tokens: int = 32, repeats: int = 2) -
     for length in (512, 2048):
         ids, _ = make_batch(model, length)
         for name, plain, reading, kernel in cases:
-            without, read = [], []
+            times: dict[str, list[float]] = {}
             for _ in range(repeats):
-                without.append(seconds(plain, options.device))
+                stopwatch(plain, times, "plain", options.device)()
                 model.set_attn_implementation({"text_config": kernel})
-                read.append(seconds(reading, options.device))
+                stopwatch(reading, times, "read", options.device)()
                 model.set_attn_implementation({"text_config": "sdpa"})
-            yield {"part": "peers", "case": name, "length": length, "ratio": min(read) / min(without)}
+            yield {"part": "peers", "case": name, "length": length, "ratio": min(times["read"]) / min(times["plain"])}
 
 
 def memory(options: argparse.Namespace) -> Iterator[dict]:

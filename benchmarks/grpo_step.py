@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.harness import make_toy_data, now
-from benchmarks.models import SHAPES, Shape, make_model, write_checkpoint
+from benchmarks.models import SHAPES, SMALL_WORDS, make_model, write_checkpoint
 from sayo.training.config import RegionGRPOConfig
 from sayo.training.grpo import RegionGRPOTrainer
 
@@ -49,7 +49,7 @@ def length_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> list[dict]:
+def compare(shape: dict, device: str, side: int, steps: int, rounds: int) -> list[dict]:
     """One row per setting: TRL's trainer and ours in turn, `rounds` times, on pictures of `(side / 16)^2` tokens."""
     from sayo.processors import load_auto_processor
 
@@ -60,7 +60,7 @@ def compare(shape: Shape, device: str, side: int, steps: int, rounds: int) -> li
         write_checkpoint(folder / "policy", "qwen3_vl", SHAPES["toy"], square)
         data = make_toy_data(folder, 10)
         rows = load_dataset(str(data), split="train", cache_dir=str(folder / "cache"))
-        model = make_model("qwen3_vl", shape._replace(words=None), device=device)
+        model = make_model("qwen3_vl", shape, device=device, text=SMALL_WORDS)
         processor = load_auto_processor(folder / "policy")
         model_inputs = {"model": model, "processing_class": processor, "train_dataset": rows}
         for setting in SETTINGS:

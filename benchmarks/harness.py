@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +57,18 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
+def stopwatch(function: Callable, times: dict[str, list[float]], name: str, device: str) -> Callable:
+    """The function, adding the seconds of each call (see `now`) to `times[name]`."""
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = now(device)
+        result = function(*args, **kwargs)
+        times.setdefault(name, []).append(now(device) - start)
+        return result
+
+    return timed
+
+
 def write(out: Path | None, rows: Iterable[dict], **more: Any) -> None:
     """Write the rows and how they came about."""
     if out is not None:
@@ -87,11 +99,12 @@ def finish(
 
 
 def table_of(title: str, rows: Sequence[dict]) -> Any:
-    """One column per key that holds a plain value."""
+    """One column per key that holds a plain value; it can be pasted into a page of the docs."""
+    from rich.box import MARKDOWN
     from rich.table import Table
 
     keys = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, str | int | float))
-    table = Table(*(key.replace("_", " ") for key in keys), title=title)
+    table = Table(*(key.replace("_", " ") for key in keys), title=title, box=MARKDOWN)
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in keys))
     return table
@@ -136,3 +149,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
     return f"{value:,}" if type(value) is int else "" if value is None else str(value)
+
+
+if __name__ == "__main__":  # python -m benchmarks.harness FILE.json...: the tables of results that are there
+    from rich.console import Console
+
+    for _file in map(Path, sys.argv[1:]):
+        _stored = json.loads(_file.read_text())
+        Console(width=170).print(table_of(f"{_file.stem}; missed: {_stored.get('missed')}", _stored["rows"]))

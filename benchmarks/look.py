@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import now
-from benchmarks.models import SHAPES, make_model
+from benchmarks.harness import stopwatch
+from benchmarks.models import SHAPES, SMALL_WORDS, make_model
 from sayo.toyworld.policy import make_processor
 from sayo.viz import look as look_module
 from sayo.viz.look import look_at
@@ -23,21 +22,9 @@ QUESTION = "What color is the disc in the red frame?"
 SIZES = ((128, 128), (320, 240), (640, 480))
 
 
-def stopwatch(function: Callable, times: dict[str, list[float]], name: str, device: str) -> Callable:
-    """The function, adding the seconds of each call to `times[name]`."""
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        start = now(device)
-        result = function(*args, **kwargs)
-        times.setdefault(name, []).append(now(device) - start)
-        return result
-
-    return timed
-
-
 def measure(shape: str, size: tuple[int, int], repeats: int, device: str) -> dict[str, Any]:
     """Median seconds of generating, reading and writing the page, on `look_at` as it is."""
-    model = make_model("qwen3_vl", SHAPES[shape]._replace(words=None), dtype=torch.float32, device=device).eval()
+    model = make_model("qwen3_vl", SHAPES[shape], dtype=torch.float32, device=device, text=SMALL_WORDS).eval()
     model.generation_config.eos_token_id = None  # every response has all of its tokens
     processor = make_processor("qwen3_vl")
     processor.image_processor.size = {"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024}

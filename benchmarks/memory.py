@@ -34,7 +34,7 @@ OPTIONS: dict[str, list[str]] = _FILE["options"]
 def measure_case(case: str) -> dict[str, Any]:
     """`{"case", "parameters", "measured", "predicted", "error"}` of a case: bytes by item and phase.
 
-    `"allocated"` is the peak of the allocator of a GPU (`GPU` among the case's options), 0 without one.
+    The measured peak is that of a GPU's allocator where the case runs on one (`GPU` among its options).
     """
     from sayo.training.run import build_trainer
 
@@ -49,10 +49,10 @@ def measure_case(case: str) -> dict[str, Any]:
     update = phases["update"]
     predicted |= {"weights": update["weights"] + update["reference model"], "optimizer": update["optimizer"]}
     predicted |= {"gradients": update["gradients"], "peak": max(predicted.values())}
-    measured["peak"] = max(measured.values())
+    on_gpu = torch.cuda.is_available() and "GPU" in names
+    measured["peak"] = torch.cuda.max_memory_allocated() if on_gpu else max(measured.values())
     error, parameters = predicted["peak"] / measured["peak"] - 1, priced.policy.parameters
-    row = {"case": case, "parameters": parameters, "measured": measured, "predicted": predicted, "error": error}
-    return {**row, "allocated": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0}
+    return {"case": case, "parameters": parameters, "measured": measured, "predicted": predicted, "error": error}
 
 
 def toy_recipe(folder: Path, changes: list[str]) -> Recipe:
@@ -125,16 +125,22 @@ def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
-    cases = [case for case in _FILE["quick"] + _FILE["more"] * (not options.quick) if options.only in case]
+    more = [] if options.quick else _FILE["more"] + _FILE["gpu"] * torch.cuda.is_available()
+    cases = [case for case in _FILE["quick"] + more if options.only in case]
     measured = (own_process("benchmarks.memory:measure_case", case) for case in cases)
     rows = collect(options, measured, tolerance=TOLERANCE)
-    shown = [{**row, **{f"{name} MB": _pair(row, name) for name in row["measured"]}} for row in rows]
+    shown = [
+        {
+            **row,
+            **{
+                f"{name} MB": f"{row['predicted'][name] / 1e6:.0f} / {value / 1e6:.0f}"
+                for name, value in row["measured"].items()
+            },
+        }
+        for row in rows
+    ]
     missed = [row["case"] for row in rows if abs(row["error"]) > TOLERANCE]
     finish(options, "Memory in MB: predicted / measured", rows, missed, shown=shown, tolerance=TOLERANCE)
-
-
-def _pair(row: dict, name: str) -> str:
-    return f"{row['predicted'][name] / 1e6:.0f} / {row['measured'][name] / 1e6:.0f}"
 
 
 if __name__ == "__main__":

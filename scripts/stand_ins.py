@@ -13,13 +13,14 @@ import torch
 import transformers
 import yaml
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 
 from sayo import processors
+from sayo.toyworld.policy import config_of, generation_config_of
 
 _ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 FAMILIES: dict[str, dict[str, Any]] = _ENTRIES["families"]
@@ -37,11 +38,10 @@ def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
     family = own["family"]
     entry = {**FAMILIES[family], **own}
     tokenizer = make_tokenizer(entry)
-    config = make_config(family, entry, tokenizer)
+    config = config_of(family, entry, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.generation_config = GenerationConfig(**ends, do_sample=True)
+    model.generation_config = generation_config_of(tokenizer)
     model.save_pretrained(folder)
     make_processor(family, entry, tokenizer).save_pretrained(folder)
     return Path(folder)
@@ -71,20 +71,6 @@ def make_tokenizer(entry: dict[str, Any]) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-
-
-def make_config(family: str, entry: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:
-    """The family's config: the library's defaults, but for the sizes of the layers and the ids of the tokens."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in entry["ids"].items()}
-    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    tokens["bos_token_id"] = tokenizer.bos_token_id
-    text = {**entry["text"], **tokens, "vocab_size": len(tokenizer)}
-    values = {f"{name}_token_id": value for name, value in ids.items()} | entry.get("more", {}) | tokens
-    values |= {"tie_word_embeddings": False}
-    config = AutoConfig.for_model(family, text_config=text, vision_config=dict(entry["vision"]), **values)
-    config.initializer_range = text["initializer_range"]  # of what lies between decoder and tower
-    config.image_token_id = ids["image"]  # an attribute_map of some families: not every constructor takes it
-    return config
 
 
 def make_processor(family: str, entry: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -101,6 +101,7 @@ def make_model(name: str, template: str, folder: Path) -> None:
     import torch
     import transformers
 
+    from sayo.toyworld.policy import config_of
     from scripts import stand_ins
 
     cls = getattr(transformers, name.split("-")[1])
@@ -108,7 +109,7 @@ def make_model(name: str, template: str, folder: Path) -> None:
     torch.manual_seed(0)
     if entry := {**stand_ins.FAMILIES, **ENTRIES["families"]}.get(family):
         tokenizer = stand_ins.make_tokenizer(entry)
-        processor, config = (f(family, entry, tokenizer) for f in (stand_ins.make_processor, stand_ins.make_config))
+        processor, config = (f(family, entry, tokenizer) for f in (stand_ins.make_processor, config_of))
     else:
         words = (files("trl") / "chat_templates" / f"{template}.jinja").read_text(encoding="utf-8")
         special = sorted(set(re.findall(r"<\|?[\w｜▁]+\|?>|\[/?[A-Z_]+\]", words)))
