@@ -52,12 +52,12 @@ test-torchvision: $(ENGINES)/.installed ## geometry and pixel limits with torchv
 test-vllm: $(ENGINES)/.vllm ## GRPO, evaluation and exports with a real vLLM on a CPU (Linux)
 	$(ENGINES)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' --durations=15 tests/engines
 
-$(ENGINES)/.installed: $(VENV)/.installed scripts/engines_env.py
-	$(BIN)/python scripts/engines_env.py $(ENGINES)
+$(ENGINES)/.installed: $(VENV)/.installed scripts/engines_env.sh
+	bash scripts/engines_env.sh $(ENGINES)
 	touch $@
 
 $(ENGINES)/.vllm: $(ENGINES)/.installed
-	$(BIN)/python scripts/engines_env.py $(ENGINES) --vllm
+	bash scripts/engines_env.sh $(ENGINES) --vllm
 	touch $@
 
 check: install ## format, lint

@@ -9,7 +9,7 @@ config made small (`families.yaml` beside this file says how) with text. Every l
 reads (of the heads, the mean) is compared with the weights that the model's own eager attention returns. Every type
 runs in a process of its own; a second call with the same `--out` skips what is there (remove it to start anew).
 `--check` fails where a type is read otherwise than the committed results say. The page is written from the results of
-a complete run alone, which wants torchvision, timm and scipy (`scripts/engines_env.py` installs them).
+a complete run alone, which wants torchvision, timm and scipy (`scripts/engines_env.sh` installs them).
 """
 
 import inspect
