@@ -13,7 +13,6 @@ Nothing is tuned on them. An arm that was measured with the same settings is not
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two runs side by side beat one run on two threads
 
-from benchmarks.harness import finish, machine, options_of
+from benchmarks.harness import finish, options_of
 from benchmarks.toy_run import ARMS, CONTROLS, QUANTITIES, STARTS, STEERING, Settings, folder_of, lineage, run
 
 COSTS = ("passes_per_step", "cpu_seconds_per_step")
@@ -39,7 +38,8 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=2, help="sampled answers per held-out question")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
     options = parser.parse_args()
-    names = [name for entry in options.arms.split(",") for name in _expand(entry.strip())]
+    stand_for = {"steering": STEERING, "all": [name for name in ARMS if name not in STEERING | CONTROLS]}
+    names = [name for entry in options.arms.split(",") for name in stand_for.get(entry.strip(), [entry.strip()])]
     if options.quick:
         names, options.seeds, options.steps = ["cold start", "both"], 1, 4
         options.questions, options.num_samples = 50, 1
@@ -51,24 +51,11 @@ def main() -> None:
         parser.error(f"--root: {options.root} has no prepared data; run `make demo` first")
     settings = Settings(options.root, options.runs, options.steps, options.questions, options.num_samples)
     rows = by_arm(run_all(names, options.seeds, settings, options.workers))
-    meta = {
-        "date": machine()["date"][:10],
-        "steps": settings.steps or "the recipe's (40 of 64 completions)",
-        "held_out_questions": settings.questions,
-        "samples_per_question": settings.samples,
-        "starts": "one supervised policy for all seeds of an arm",
-        "device": machine()["device"],
-        "versions": machine()["versions"],
-    }
+    about = {"steps": settings.steps or "the recipe's (40 of 64 completions)", "questions": settings.questions}
+    about |= {"samples": settings.samples, "starts": "one supervised policy for all seeds of an arm"}
     title = f"{settings.questions} held-out questions, {settings.samples} sampled answers each"
     missed = [f"{name}: not better than its start" for name in not_better(rows)]
-    finish(options, title, rows, missed, shown=[_shown(row) for row in rows], meta=meta)
-
-
-def _expand(entry: str) -> list[str]:
-    return list(
-        {"steering": STEERING, "all": [name for name in ARMS if name not in STEERING | CONTROLS]}.get(entry, [entry])
-    )
+    finish(options, title, rows, missed, shown=[_shown(row) for row in rows], **about)
 
 
 def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> list[dict]:
@@ -85,17 +72,16 @@ def run_all(names: list[str], seeds: int, settings: Settings, workers: int) -> l
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
         task = progress.add_task("arms x seeds", total=len(jobs))
-        for _, wave in groupby(sorted(jobs, key=_depth), key=_depth):
+        waves: dict[int, list] = {}
+        for job in jobs:
+            waves.setdefault(len(lineage(job[0])), []).append(job)
+        for _, wave in sorted(waves.items()):
             for future in [pool.submit(run, *job, settings) for job in wave]:
                 results.append(future.result())
                 progress.advance(task)
     results = [result for result in results if result is not None]  # starts have none
     _befores(results, settings)
     return sorted(results, key=lambda result: (names.index(result["arm"]), result["seed"]))
-
-
-def _depth(job: tuple[str, int]) -> int:
-    return len(lineage(job[0]))
 
 
 def _befores(results: list[dict], settings: Settings) -> None:
