@@ -192,19 +192,9 @@ def stand_in(model: str) -> Path:
 
 def furnish() -> None:
     """Make what the commands take for granted: recipes, GQA's files, pictures, a policy to start RL from, the toys."""
-    gqa = "sayo prepare gqa --images images --processor runs/demo/cold_start --questions"
-    links = {"scripts": ROOT / "scripts", "recipes": ROOT / "recipes", "images": "world/images"}
-    links |= {f"{split}_balanced_questions.json": f"world/{split}_questions.json" for split in ("train", "val")}
-    links |= {name: f"world/{name}" for name in ("train_sceneGraphs.json", "val_sceneGraphs.json")}
-    for link, target in links.items():
+    for link, target in {"scripts": ROOT / "scripts", "recipes": ROOT / "recipes", **SETTINGS["links"]}.items():
         Path(link).symlink_to(target)
-    for command in (
-        "sayo toy world --out world --num-images 60",
-        "sayo toy policy --out runs/demo/cold_start",
-        f"{gqa} train_balanced_questions.json --scene-graphs train_sceneGraphs.json --out runs/demo/prepared",
-        f"{gqa} val_balanced_questions.json --scene-graphs val_sceneGraphs.json --out data/refocus",
-        "sayo toy cold-start --world world --num-rows 32 --out prepared/anchors/data/train-00000-of-00001.parquet",
-    ):
+    for command in SETTINGS["furniture"]:
         if status := in_fork(shlex.split(command), Path("log.txt")):
             sys.exit(f"{command}: exit status {status}\n{Path('log.txt').read_text()}")
     Path("data/gqa").symlink_to(Path("runs/demo/prepared").resolve())
