@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +50,22 @@ def _sum(accounts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _card(summary: dict[str, Any]) -> str:
+    """The data card. Files of one's own in GQA's format, under another licence, are nobody else's work: no credit."""
     settings = [split["settings"] for split in summary["splits"].values()]
     licenses, kinds = sorted(summary["licenses"]), summary["source_licenses"]
+    entries = [(name.replace("-", "_"), entry) for name, entry in load_sources()[0].items() if "credit" in entry]
     one_license = len(licenses) == 1 and re.fullmatch(r"[\w.-]+", licenses[0])
     values = {
         **summary,
         "license": licenses[0].lower() if one_license else "other",
         "sources": sorted({kind.split(":")[0] for kind in kinds} or {entry["source"] for entry in settings}),
-        "credits": _credits(kinds),
+        "credits": [
+            entry["credit"]
+            for name, entry in entries
+            if any(kind.startswith(f"{name}: {entry['license']}") for kind in kinds)
+        ],
         "regions_per_question": sorted(summary["regions_per_question"].items(), key=lambda entry: int(entry[0])),
         "region_area": [(name, summary["region_area"].get(name, 0)) for name in AREA_BINS],
         "parts": next((entry["parts"] for entry in settings if "parts" in entry), []),  # of `sayo mix`
     }
     return render_text("card.md.jinja", **values) + "\n"
-
-
-def _credits(kinds: Iterable[str]) -> list[str]:
-    """Who made the annotations; `kinds` are "source: licence" of rows.
-
-    Files of one's own in GQA's format, under another licence, are nobody else's work.
-    """
-    starts = {
-        f"{name.replace('-', '_')}: {entry['license']}": entry["credit"]
-        for name, entry in load_sources()[0].items()
-        if "credit" in entry
-    }
-    return [credit for start, credit in starts.items() if any(kind.startswith(start) for kind in kinds)]

@@ -129,17 +129,14 @@ def bytes_of(entry: dict) -> bytes:
 
 
 def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
+    if image.format == "JPEG" and data.endswith(b"\xff\xd9"):
+        return
     try:
-        if image.format == "JPEG":
-            if not data.endswith(b"\xff\xd9"):
-                probe = Image.open(io.BytesIO(data))
-                probe.draft("RGB", (1, 1))
-                probe.load()
-        elif image.format == "PNG":
-            Image.open(io.BytesIO(data)).verify()  # checksums and the last chunk
-            Image.open(io.BytesIO(data)).load()  # a sound file may hold too few pixels
-        else:
-            Image.open(io.BytesIO(data)).load()
+        if image.format == "PNG":
+            Image.open(io.BytesIO(data)).verify()  # checksums and the last chunk; yet it may hold too few pixels
+        probe = Image.open(io.BytesIO(data))
+        probe.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size
+        probe.load()
     except Exception as error:  # see above: decoders raise nearly anything
         raise RejectedError("truncated_image", f"{name} ({len(data)} bytes): {error}") from None
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
@@ -55,11 +56,9 @@ def iter_records(path: Path) -> Iterator[tuple[str | None, Any]]:
     Raises:
         PrepareError: the file is not JSON of that form or ends in the middle.
     """
-    with _open(path) as file:
-        reader = _Reader(path, file)
+    with _reading(path) as reader:
         for key in reader.keys("{["):
             yield key, reader.value()[0]
-        reader.end()
 
 
 def iter_members(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -67,19 +66,22 @@ def iter_members(path: Path) -> Iterator[tuple[str, Any, str]]:
 
     `{"images": [a, b], "info": c}` gives ("images", a, text of a), ("images", b, text of b), ("info", c, text of c).
     """
-    with _open(path) as file:
-        reader = _Reader(path, file)
+    with _reading(path) as reader:
         for name in reader.keys("{"):
             if reader.peek() == "[":
                 for _ in reader.keys("["):
                     yield name, *reader.value()
             else:
                 yield name, *reader.value()
-        reader.end()
 
 
-def _open(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", newline="")
+@contextmanager
+def _reading(path: Path) -> Iterator["_Reader"]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = _Reader(path, file)
+        yield reader
+        if reader.peek():
+            raise reader.fail("there is text after the end of the records")
 
 
 class _Reader:
@@ -151,10 +153,6 @@ class _Reader:
             text, self.at = self.text[self.at : end], end
             return value, text
 
-    def end(self) -> None:
-        if self.peek():
-            raise self.fail("there is text after the end of the records")
-
 
 def iter_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, value) of a file with one JSON value a line; blank lines are passed over.
@@ -171,11 +169,8 @@ def iter_lines(path: Path) -> Iterator[tuple[int, Any]]:
                     line = handle.readline(_LONGEST_LINE)
                 yield number, ValueError(f"the line is longer than {_LONGEST_LINE} bytes")
             elif line.strip():
-                yield number, _value_of(line)
-
-
-def _value_of(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        return ValueError(f"not JSON: {error}")
+                try:
+                    value = json.loads(line.decode("utf-8-sig"))
+                except (ValueError, RecursionError) as error:
+                    value = ValueError(f"not JSON: {error}")
+                yield number, value

@@ -1,9 +1,11 @@
 """One example -> one parquet row: image bytes, clipped regions, and the visual tokens that they cover."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from data_prep.examples import EmbeddedImage, Example, PrepareError, Region, RejectedError
 from data_prep.fields import check_inside
@@ -16,34 +18,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+@cache
 def features() -> "datasets.Features":
     """Columns of prepared data. Images decode to RGB, turned upright (`datasets` applies EXIF orientation)."""
-    from datasets import Features, Image, List, Value
+    from datasets import Features
 
-    text, integer = Value("string"), Value("int64")
-    region = {"image": Value("int32"), "box": List(Value("float64")), "rle": text, "role": text}
-    return Features(
-        {
-            "id": text,
-            "prompt": List({"role": text, "content": text}),
-            "images": List(Image(mode="RGB")),
-            "question": text,
-            "solution": text,
-            "answers": List(text),
-            "regions": List({**region, "weight": Value("float32"), "label": text}),
-            "has_region": Value("bool"),
-            "grounding": text,  # of `sayo ground`: who found the regions; null where they are the source's
-            "region_tokens": List(integer),
-            "region_weights": List(Value("float32")),
-            "num_visual_tokens": List(integer),
-            "processor_fingerprint": text,
-            "image_sizes": List(List(integer)),
-            "question_type": text,
-            "source": text,
-            "split": text,
-            "license": text,
-        }
-    )
+    return Features.from_dict(yaml.safe_load(Path(__file__).with_name("columns.yaml").read_text(encoding="utf-8")))
 
 
 def written_schema() -> "pa.Schema":
@@ -150,20 +130,19 @@ def _place(region: Region, images: list[ImageFile], drawn_size: tuple[int, int] 
     image = images[region.image]
     try:
         if drawn_size is None or drawn_size == image.size:
-            _check_box(region, image.size)
-            return region.fit(image.size)
+            return _fit(region, image.size)
         if drawn_size == image.stored_size:
-            _check_box(region, image.stored_size)
-            return region.fit(image.stored_size).turn(image.stored_size, image.orientation)
+            return _fit(region, image.stored_size).turn(image.stored_size, image.orientation)
     except RejectedError as error:
         raise RejectedError(error.reason, f"{error.detail}; {image.name}") from None
     now, then = ("{}x{}".format(*size) for size in (image.size, drawn_size))
     raise RejectedError("image_size_differs", f"{image.name} is {now}, its boxes were drawn at {then}")
 
 
-def _check_box(region: Region, size: tuple[int, int]) -> None:
+def _fit(region: Region, size: tuple[int, int]) -> Region:
     if region.box is not None and region.space == "pixels" and region.mask is None:
         check_inside(region.box, size)
+    return region.fit(size)
 
 
 def _check_text(example: Example) -> None:

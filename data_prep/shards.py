@@ -167,18 +167,14 @@ def finished_shards(
             path.unlink()
             continue
         account = read_account(path)
-        _check_settings(account["settings"], settings, out, split)
+        there = account["settings"]
+        if different := [name for name in {**there, **settings} if there.get(name) != settings.get(name)]:
+            changes = "; ".join(f"{name}: {there.get(name)} there, {settings.get(name)} now" for name in different)
+            raise PrepareError(
+                f"{out} already holds the split {split!r} made with other settings ({changes}). Give --overwrite to "
+                "make it again, or choose another --out or --split"
+            )
         if path not in paths:
             raise PrepareError(f"{path} does not belong to this run; remove it or give --overwrite")
         done[path] = account["read"]
     return done
-
-
-def _check_settings(there: dict[str, Any], now: dict[str, Any], out: Path, split: str) -> None:
-    different = [name for name in {**there, **now} if there.get(name) != now.get(name)]
-    if different:
-        changes = "; ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in different)
-        raise PrepareError(
-            f"{out} already holds the split {split!r} made with other settings ({changes}). Give --overwrite to make "
-            "it again, or choose another --out or --split"
-        )

@@ -41,15 +41,14 @@ class TokenMapper:
         Raises:
             RejectedError: image_refused_by_processor or region_unseen_by_processor.
         """
-        cells = [self._cells_of(size, len(sizes)) for size in sizes]
+        cells: list[VisualCells] = []
+        for width, height in sizes:
+            try:
+                cells.append(self._cells(width, height, len(sizes)))
+            except ValueError as error:
+                raise RejectedError("image_refused_by_processor", f"{width}x{height}: {error}") from None
         tokens, weights = [], []
         if regions:
             tokens, weights = (column.tolist() for column in region_tokens(cells, regions, self.threshold, self.soft))
         values = tokens, weights, [len(image) for image in cells], self.layout.fingerprint
         return dict(zip(COLUMNS, values, strict=True))
-
-    def _cells_of(self, size: tuple[int, int], num_images: int) -> VisualCells:
-        try:
-            return self._cells(*size, num_images)
-        except ValueError as error:
-            raise RejectedError("image_refused_by_processor", f"{size[0]}x{size[1]}: {error}") from None

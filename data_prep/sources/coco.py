@@ -10,10 +10,12 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from data_prep.examples import Example, PrepareError, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xywh, check_inside, image_size, is_crowd, is_integer, number, text
@@ -28,30 +30,10 @@ from sayo.geometry import masks
 _SCENES_PER_JOB = 500
 _LEAVES = "box_leaves_image"
 _FEW, _MOST_LEAVING = 10, 0.02  # boxes: more than both are no slips but another form
-_TABLES = """
-CREATE TABLE image (id PRIMARY KEY, file_name, width, height, license);
-CREATE TABLE license (id PRIMARY KEY, name);
-CREATE TABLE annotation (id PRIMARY KEY, image_id, value);
-CREATE TABLE question (template, category, answer, digest, example);
-CREATE TABLE answer_limit (template, category, most);
-CREATE TABLE rejected (id, reason, detail);
-"""
-_BY_IMAGE = """
-SELECT image.id, file_name, width, height, ifnull(name, 'unknown'), annotation.id, value FROM image
-LEFT JOIN license ON license = license.id LEFT JOIN annotation ON image_id = image.id ORDER BY image.id, annotation.id
-"""
-_WITHOUT_IMAGE = "SELECT id, image_id FROM annotation WHERE image_id NOT IN (SELECT id FROM image) ORDER BY id"
-_FREQUENCIES = "SELECT template, category, count(*) FROM question GROUP BY template, category, answer"
+_SQL: dict[str, str] = yaml.safe_load(Path(__file__).with_name("coco_sql.yaml").read_text(encoding="utf-8"))
 # An answer may be as frequent as the one at this place of its template and class, or at the last place, if there are
 # fewer; where it is the only one, so many stay. Those with the lowest digests stay.
 _PLACES = {"exist": (2, 0), "count": (3, 1)}
-_BALANCE = """
-DELETE FROM question WHERE rowid IN (
-  SELECT row_id FROM (
-    SELECT rowid AS row_id, template, category,
-      row_number() OVER (PARTITION BY template, category, answer ORDER BY digest) AS rank FROM question)
-  JOIN answer_limit USING (template, category) WHERE rank > most)
-"""
 
 
 class CocoSource(RecordSource):
@@ -83,24 +65,27 @@ class CocoSource(RecordSource):
         return self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
     def examples(self, most: int | None = None) -> Iterator[Example | Rejected]:
-        return islice(self._examples(), most)
-
-    def _examples(self) -> Iterator[Example | Rejected]:
-        for row in self._db.execute("SELECT id, reason, detail FROM rejected ORDER BY rowid"):
-            yield Rejected(*row)
-        for (pickled,) in self._db.execute("SELECT example FROM question ORDER BY rowid"):
-            yield pickle.loads(pickled)  # of this process's own temporary file
+        rejected = self._db.execute("SELECT id, reason, detail FROM rejected ORDER BY rowid")
+        asked = self._db.execute("SELECT example FROM question ORDER BY rowid")
+        examples = (pickle.loads(pickled) for (pickled,) in asked)  # of this process's own temporary file
+        return islice(chain((Rejected(*row) for row in rejected), examples), most)
 
     def _read_file(self) -> None:
         """Put images and annotations into the database."""
-        self._db.executescript(_TABLES)
+        self._db.executescript(_SQL["tables"])
         self._db.execute("BEGIN")
         for index, (member, value, written) in enumerate(iter_members(self.file)):
             try:
                 if member == "images":
-                    self._add_image(as_record(value))
+                    if (size := image_size(as_record(value).get("width"), value.get("height"))) is None:
+                        raise RejectedError("malformed_record", f"image {value.get('id')!r} has no width and height")
+                    self._insert(
+                        "image", key_of(value), text(value, "file_name"), *size, as_json(value.get("license"))
+                    )
                 elif member == "annotations":
-                    self._add_annotation(as_record(value), written, index)
+                    image_id = key_of(as_record(value), "image_id")
+                    key = key_of(value) if is_key(value.get("id")) else f"annotations#{index}"
+                    self._insert("annotation", key, image_id, written)
                 elif member == "categories":
                     name, kind = text(as_record(value), "name"), value.get("supercategory") or "unknown"
                     kind = text({"supercategory": kind}, "supercategory")
@@ -111,20 +96,6 @@ class CocoSource(RecordSource):
             except RejectedError as error:
                 self._reject(f"{member}#{index}", error)
         self._db.execute("CREATE INDEX by_image ON annotation (image_id, id)")
-
-    def _add_image(self, entry: dict) -> None:
-        size = image_size(entry.get("width"), entry.get("height"))
-        if size is None:
-            raise RejectedError("malformed_record", f"image {entry.get('id')!r} has no width and height")
-        self._insert("image", key_of(entry), text(entry, "file_name"), *size, as_json(entry.get("license")))
-
-    def _add_annotation(self, entry: dict, written: str, index: int) -> None:
-        image_id = key_of(entry, "image_id")
-        try:
-            key = key_of(entry)
-        except RejectedError:
-            key = f"annotations#{index}"
-        self._insert("annotation", key, image_id, written)
 
     def _insert(self, table: str, *row: Any) -> None:
         marks = ", ".join("?" * len(row))
@@ -146,21 +117,21 @@ class CocoSource(RecordSource):
                 f"--instances: {leaving} of the {total} boxes of {self.file} leave their picture. A bbox is x, y, "
                 "width, height in pixels: are these x1, y1, x2, y2, or is the pictures' size that of other files?"
             )
-        for key, image_id in self._db.execute(_WITHOUT_IMAGE).fetchall():
+        for key, image_id in self._db.execute(_SQL["without_image"]).fetchall():
             self._reject(f"annotation {key}", RejectedError("unknown_image", f"image {image_id!r} is not in the file"))
 
     def _scenes(self) -> Iterator[list[tuple]]:
         """The images with their annotations, some hundred at a time."""
         images = (
             (*image, [(key, value) for *_, key, value in rows if value])
-            for image, rows in groupby(self._db.execute(_BY_IMAGE), key=itemgetter(slice(0, 5)))
+            for image, rows in groupby(self._db.execute(_SQL["by_image"]), key=itemgetter(slice(0, 5)))
         )
         while scenes := list(islice(images, _SCENES_PER_JOB)):
             yield scenes
 
     def _balance(self) -> None:
         groups: dict[tuple[str, Any], list[int]] = {}
-        for template, category, frequency in self._db.execute(_FREQUENCIES):
+        for template, category, frequency in self._db.execute(_SQL["frequencies"]):
             if template in _PLACES:
                 groups.setdefault((template, category), []).append(frequency)
         limits = {}
@@ -178,7 +149,7 @@ class CocoSource(RecordSource):
         self._db.execute("DELETE FROM answer_limit")
         rows = [(*group, most) for group, most in limits.items()]
         self._db.executemany("INSERT INTO answer_limit VALUES (?, ?, ?)", rows)
-        self._db.execute(_BALANCE)
+        self._db.execute(_SQL["balance"])
 
     def _reject(self, row_id: str, error: RejectedError) -> None:
         values = (value.encode("ascii", "backslashreplace").decode() for value in (row_id, error.reason, error.detail))
@@ -238,7 +209,7 @@ def _things(
                 things.append(_thing(key, entry, size, categories))
         except RejectedError as error:
             rejected.append((key, error))
-            if is_integer(entry.get("category_id")) or isinstance(entry.get("category_id"), str):
+            if is_key(entry.get("category_id")):
                 blocked.add(entry["category_id"])
     return things, frozenset(blocked)
 
@@ -263,9 +234,15 @@ def _thing(key: Any, entry: dict, size: tuple[int, int], categories: Mapping[Any
 
 def key_of(entry: dict, field: str = "id") -> int | str:
     """An id as the file has it: an integer, or text for people's own files."""
-    value = entry.get(field)
-    if is_integer(value) and abs(value) < 1 << 63:
-        return value
-    if isinstance(value, str) and value.isprintable() and value.strip() and value.isascii():
-        return value
-    raise RejectedError("malformed_record", f"{field} is {str(value)[:100]!r}, expected a number or a name")
+    if not is_key(entry.get(field)):
+        raise RejectedError(
+            "malformed_record", f"{field} is {str(entry.get(field))[:100]!r}, expected a number or a name"
+        )
+    return entry[field]
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value can be an id."""
+    if isinstance(value, str):
+        return value.isprintable() and value.isascii() and bool(value.strip())
+    return is_integer(value) and abs(value) < 1 << 63

@@ -25,7 +25,9 @@ class NearDuplicates:
     def add(self, name: str, text: str) -> tuple[str, float] | None:
         """Remember the text, or return the name of the earlier one that it nearly repeats and their overlap."""
         grams = _n_grams(text)
-        bands = self._bands(grams)
+        hashes = (self._odd * grams.astype(np.uint64) + self._shift) >> np.uint64(32)  # multiply-shift: overflow meant
+        lowest = hashes.min(axis=1).reshape(_BANDS, _ROWS)
+        bands = [bytes([band]) + row.tobytes() for band, row in enumerate(lowest)]
         candidates = sorted({index for band in bands for index in self._buckets.get(band, ())})
         for index in candidates:
             both = len(np.intersect1d(grams, self._grams[index], assume_unique=True))
@@ -37,11 +39,6 @@ class NearDuplicates:
         self._grams.append(grams)
         self._names.append(name)
         return None
-
-    def _bands(self, grams: np.ndarray) -> list[bytes]:
-        hashes = (self._odd * grams.astype(np.uint64) + self._shift) >> np.uint64(32)  # multiply-shift: overflow meant
-        lowest = hashes.min(axis=1).reshape(_BANDS, _ROWS)
-        return [bytes([band]) + row.tobytes() for band, row in enumerate(lowest)]
 
 
 def _n_grams(text: str, n: int = 5) -> np.ndarray:

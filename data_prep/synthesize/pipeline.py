@@ -53,7 +53,10 @@ def synthesize_rows(
         PrepareError: `out` holds data that were not made here, or there are no such rows.
         ServerUnusable: the server is down or refuses everything; the journal keeps what was answered.
     """
-    path, total, results = _journal_path(rows, out), rows.count(), {}
+    path, total, results = out / JOURNAL, rows.count(), {}
+    if out.resolve() == rows.folder.resolve() or ((out / "data").exists() and not path.exists()):
+        raise PrepareError(f"{out} holds data that `sayo synthesize` did not write; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
     with ReplyJournal(path) as journal, progress_bar(total, "asking") as (advance, say):
         if journal.answers:
             say(f"resuming: {len(journal.answers)} answers are in {path} already")
@@ -65,14 +68,6 @@ def synthesize_rows(
         settings = {**settings, "split": rows.split, "limit": rows.limit, "max_overlap": max_overlap}
         rows.write(out / "data", completions, suffix)
         return _write_account(out, len(completions), rejected, journal.tokens(), settings)
-
-
-def _journal_path(rows: PreparedRows, out: Path) -> Path:
-    journal = out / JOURNAL
-    if out.resolve() == rows.folder.resolve() or ((out / "data").exists() and not journal.exists()):
-        raise PrepareError(f"{out} holds data that `sayo synthesize` did not write; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return journal
 
 
 def _write_account(
