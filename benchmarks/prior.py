@@ -147,9 +147,8 @@ def main() -> None:
 
 
 def _shown(row: dict, rows: list[dict]) -> dict[str, Any]:
-    gain = (
-        difference(rows, row["p"], row["arm"]) if row["steps"] != LONG["steps"] and row["arm"] != "accuracy" else None
-    )
+    is_compared = row["steps"] != LONG["steps"] and row["arm"] != "accuracy"
+    gain = difference(rows, row["p"], row["arm"]) if is_compared else None
     return {
         "p": row["p"], "policy": ARMS[row["arm"]].label, "steps": row["steps"],
         "prior broken": spread(row["accuracy"]), "prior kept": spread(row["accuracy_val"]), "TAS": spread(row["tas"]),

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 import yaml
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -21,6 +20,7 @@ from transformers.utils import is_torchvision_available
 
 from sayo import processors
 from sayo.toyworld.policy import config_of, generation_config_of
+from sayo.toyworld.vocabulary import byte_tokenizer
 
 _ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 FAMILIES: dict[str, dict[str, Any]] = _ENTRIES["families"]
@@ -49,28 +49,17 @@ def make_stand_in(name: str, folder: Path, seed: int = 0) -> Path:
 
 def make_tokenizer(entry: dict[str, Any]) -> PreTrainedTokenizerFast:
     """Bytes, and the family's special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     special = [entry["pad"], entry["eos"], *filter(None, [entry.get("bos")]), *entry["special"]]
     if "ROWS" in special:
         special.remove("ROWS")
         special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     template = entry["template"]
-    packaged = files("trl") / "chat_templates" / f"{template}.jinja"
-    image = entry["ids"]["image"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=entry["pad"],
-        eos_token=entry["eos"],
-        bos_token=entry.get("bos"),
-        extra_special_tokens=entry.get("named", {}),
-        chat_template=template.replace("IMAGE", image) if " " in template else packaged.read_text(encoding="utf-8"),
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
+    if " " in template:
+        template = template.replace("IMAGE", entry["ids"]["image"])
+    else:
+        template = (files("trl") / "chat_templates" / f"{template}.jinja").read_text(encoding="utf-8")
+    tokens = {f"{kind}_token": entry.get(kind) for kind in ("pad", "eos", "bos")}
+    return byte_tokenizer(special, **tokens, extra_special_tokens=entry.get("named", {}), chat_template=template)
 
 
 def make_processor(family: str, entry: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -76,13 +76,9 @@ def _color(first: Numbered, *then: Numbered) -> dict[str, Any]:
         where, types = f"the frame the same color as the disc in {where}", ("query", "rel", "sameColorRelate")
         named = [disc, frame, *named]
         program += [("relate", f"frame,same color as,s ({frame})"), ("relate", f"disc,in,s ({disc})")]
+    full = f"The disc in the {seen.frame} frame is {seen.disc}."
     return _record(
-        f"What color is the disc in {where}?",
-        seen.disc,
-        f"The disc in the {seen.frame} frame is {seen.disc}.",
-        named=named,
-        program=[*program, ("query", "color")],
-        types=types,
+        f"What color is the disc in {where}?", seen.disc, full, named, [*program, ("query", "color")], types
     )
 
 
@@ -94,26 +90,18 @@ def _existence(objects: list[Numbered], rng: np.random.Generator) -> dict[str, A
         present = {item.frame for item, *_ in objects}
         color, frame = str(rng.choice([c for c in COLORS if c not in present])), "-"
     article = "an" if color[0] in "aeiou" else "a"
-    return _record(
-        f"Is there {article} {color} frame?",
-        "yes" if exists else "no",
-        f"Yes, there is {article} {color} frame." if exists else f"No, there is no {color} frame.",
-        named=[frame] if exists else [],
-        program=[*_select(frame, color), ("exist", "?")],
-        types=("verify", "obj", "exist" if exists else "existC"),
-    )
+    question, program = f"Is there {article} {color} frame?", [*_select(frame, color), ("exist", "?")]
+    if exists:
+        full = f"Yes, there is {article} {color} frame."
+        return _record(question, "yes", full, [frame], program, ("verify", "obj", "exist"))
+    return _record(question, "no", f"No, there is no {color} frame.", [], program, ("verify", "obj", "existC"))
 
 
 def _count(objects: list[Numbered]) -> dict[str, Any]:
     frames = ",".join(frame for _, frame, _ in objects)
-    return _record(
-        "How many frames are there?",
-        str(len(objects)),
-        f"There are {len(objects)} frames.",
-        named=[frames],
-        program=[("select", f"frame ({frames})"), ("count", "?")],
-        types=("query", "obj", "count"),
-    )
+    program, full = [("select", f"frame ({frames})"), ("count", "?")], f"There are {len(objects)} frames."
+    types = ("query", "obj", "count")
+    return _record("How many frames are there?", str(len(objects)), full, [frames], program, types)
 
 
 def _select(frame: str, color: str) -> list[tuple[str, str]]:
@@ -123,7 +111,7 @@ def _select(frame: str, color: str) -> list[tuple[str, str]]:
 def _record(
     question: str,
     answer: str,
-    full_answer: str,
+    full: str,
     named: list[str],
     program: list[tuple[str, str]],
     types: tuple[str, str, str],
@@ -131,6 +119,7 @@ def _record(
     """A GQA record in which each step of the program depends on the previous one.
 
     Args:
+        full: the answer as a sentence.
         named: object ids that the nouns of the question (and of the full answer) refer to, in order.
         types: structural, semantic and detailed type.
     """
@@ -141,8 +130,8 @@ def _record(
         ],
         "question": question,
         "answer": answer,
-        "fullAnswer": full_answer,
-        "annotations": {"answer": {}, "question": _spans(question, named), "fullAnswer": _spans(full_answer, named)},
+        "fullAnswer": full,
+        "annotations": {"answer": {}, "question": _spans(question, named), "fullAnswer": _spans(full, named)},
         "types": dict(zip(("structural", "semantic", "detailed"), types, strict=True)),
     }
 

@@ -62,14 +62,10 @@ def write_several(world: Path, out: Path, split: str, seed: int = 0) -> int:
     rng, lines = np.random.default_rng([seed, 2]), []
     for image_id, (objects, _) in read_scenes(world, split).items():
         asked = ask_several(objects, rng)
-        line = {
-            "id": f"{split}-{image_id}",
-            "image": f"{image_id}.png",
-            "question": question_text(asked),
-            "answer": ", ".join(question.item.disc if question.item else "no" for question in asked),
-            "regions": [{"box": q.item.box, "label": f"{q.color} frame"} for q in asked if q.item],
-            "type": "several",
-        }
+        answer = ", ".join(question.item.disc if question.item else "no" for question in asked)
+        line = {"id": f"{split}-{image_id}", "image": f"{image_id}.png", "type": "several"}
+        line |= {"question": question_text(asked), "answer": answer}
+        line["regions"] = [{"box": q.item.box, "label": f"{q.color} frame"} for q in asked if q.item]
         lines.append(json.dumps(line) + "\n")
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{split}.jsonl").write_text("".join(lines))

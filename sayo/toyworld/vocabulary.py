@@ -1,8 +1,10 @@
 """The toy policy's tokenizer: one token for every word of the toy world, bytes for all other text."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sayo.toyworld.scenes import COLORS
@@ -27,26 +29,33 @@ CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encodi
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level tokenizer whose vocabulary is the special tokens, the 256 bytes and the toy world's words.
+    """The toy policy's tokenizer: special tokens, bytes, and the toy world's words.
 
     Text is split into words with their leading space; a known word is one token, any other word its bytes, so every
     string survives encoding and decoding.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words = ["".join(piece for piece, _ in byte_level.pre_tokenize_str(word)) for word in WORDS]
-    entries = dict.fromkeys([*SPECIAL_TOKENS, *alphabet, *words])
-    tokenizer = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, merges=[], ignore_merges=True))
     pattern = Regex(r"(?:system|user|assistant)\n| ?</?answer>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
+    tokens = {"pad_token": PAD, "eos_token": IM_END}
+    tokens["additional_special_tokens"] = [IM_START, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD]
+    template = {"chat_template": CHAT_TEMPLATE, "model_max_length": 1024}
+    return byte_tokenizer(SPECIAL_TOKENS, WORDS, [pre_tokenizers.Split(pattern, "isolated")], **tokens, **template)
+
+
+def byte_tokenizer(
+    special: Sequence[str], words: Sequence[str] = (), splits: Sequence[Any] = (), **kwargs: Any
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of special tokens, the 256 bytes and words, in this order.
+
+    Args:
+        splits: pre-tokenizers that cut a text into words.
+        kwargs: of `PreTrainedTokenizerFast`.
+    """
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelt = ["".join(piece for piece, _ in byte_level.pre_tokenize_str(word)) for word in words]
+    entries = dict.fromkeys([*special, *sorted(byte_level.alphabet()), *spelt])
+    tokenizer = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=IM_END,
-        additional_special_tokens=[IM_START, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-        model_max_length=1024,
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    fixed = {"clean_up_tokenization_spaces": False, "padding_side": "left"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **fixed, **kwargs)
