@@ -18,7 +18,7 @@ from data_prep.images import list_folder
 from data_prep.rows import RowBuilder, table_of, written_schema
 from data_prep.shards import ROWS_PER_GROUP, ShardWriter, finished_shards, shard_paths
 from data_prep.sources.base import RecordSource
-from data_prep.store import SeenIds, database
+from data_prep.store import database, newness_of
 from data_prep.tokens import TokenMapper
 from data_prep.workers import progress_bar, run_jobs
 
@@ -100,11 +100,11 @@ def _shards(
 ) -> Iterator[tuple[Path, list[Example | Rejected]]]:
     """(file, its questions) of each shard to be made. The first question of an id stays; later ones are rejected."""
     with database() as connection:
-        seen, entries = SeenIds(connection), source.examples(total)
+        is_new, entries = newness_of(connection), source.examples(total)
         for path in paths:
             stretch = list(islice(entries, rows_per_shard))
             for index, entry in enumerate(stretch):
-                if not seen.add(entry.id):
+                if not is_new(entry.id):
                     detail = "an earlier question has this id; the first one is kept"
                     stretch[index] = Rejected(entry.id, "duplicate_id", detail)
             if path not in done:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -33,20 +33,21 @@ def as_json(value: Any) -> str:
     return _ENCODE(value)
 
 
-class RecordStore:
-    """key -> JSON value, in a table of a `database()`; of two records with one key the later stays."""
+def lookup_of(connection: sqlite3.Connection, records: Iterable[tuple[str, Any]]) -> Callable[[str], Any]:
+    """key -> JSON value, by a table of a `database()`; of two records with one key the later stays.
 
-    def __init__(self, connection: sqlite3.Connection, records: Iterable[tuple[str, Any]]):
-        self._connection = connection
-        connection.execute("CREATE TABLE record (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
-        rows = ((as_json(key), as_json(value)) for key, value in records)
-        connection.executemany("INSERT OR REPLACE INTO record VALUES (?, ?)", rows)
-        self.get = lru_cache(maxsize=256)(self._get)
+    The function gives None where there is none, and may give one object several times: do not change it.
+    """
+    connection.execute("CREATE TABLE record (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+    rows = ((as_json(key), as_json(value)) for key, value in records)
+    connection.executemany("INSERT OR REPLACE INTO record VALUES (?, ?)", rows)
 
-    def _get(self, key: str) -> Any:
-        """The record, or None where there is none. The same object may be returned again: do not change it."""
-        row = self._connection.execute("SELECT value FROM record WHERE key = ?", (as_json(key),)).fetchone()
+    @lru_cache(maxsize=256)
+    def lookup(key: str) -> Any:
+        row = connection.execute("SELECT value FROM record WHERE key = ?", (as_json(key),)).fetchone()
         return None if row is None else json.loads(row[0])
+
+    return lookup
 
 
 class GroupedValues:
@@ -74,14 +75,8 @@ class GroupedValues:
         yield from (value for (value,) in self._connection.execute(chosen, (most,)))
 
 
-class SeenIds:
-    """Which ids occurred before, for any number of them."""
-
-    def __init__(self, connection: sqlite3.Connection):
-        self._connection = connection
-        connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
-
-    def add(self, row_id: str) -> bool:
-        """Remember an id; False if it was there already."""
-        insert = self._connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (as_json(row_id),))
-        return insert.rowcount == 1
+def newness_of(connection: sqlite3.Connection) -> Callable[[str], bool]:
+    """A function that tells whether it sees an id for the first time, for any number of them."""
+    connection.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    add = "INSERT OR IGNORE INTO seen VALUES (?)"
+    return lambda row_id: connection.execute(add, (as_json(row_id),)).rowcount == 1

@@ -13,7 +13,7 @@ from typing import Any
 from data_prep.examples import Box, EmbeddedImage, Example, PrepareError, Region, Rejected, RejectedError
 from data_prep.fields import as_record, box_of_xyxy, check_pixels, is_integer, text, weight_of
 from data_prep.json_records import digest_of, iter_lines, list_files
-from data_prep.store import GroupedValues, RecordStore, database
+from data_prep.store import GroupedValues, database, lookup_of
 
 Lookup = Callable[[str], Any]
 """A record of a second file by its key; None where there is none."""
@@ -67,7 +67,7 @@ class RecordSource:
         So a picture is read and stored once, and what a second file says about it is looked up once.
         """
         with database() as connection:
-            lookup = RecordStore(connection, self._lookup_records()).get
+            lookup = lookup_of(connection, self._lookup_records())
             records: Iterable[tuple[str, str, Any]] = islice(self._records(), most)
             if self._waiting is not None:
                 first = self._waiting.first(len(self) if most is None else most)
