@@ -98,4 +98,4 @@ def test_panels_in_the_browser(seen, page, tmp_path) -> None:
     show(page, write_look(seen.look, tmp_path / "look.html"))
     captions = [text.split(":")[0] for text in texts(page, "figcaption")]
     assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
-    assert page.locator(".stack rect").count() == VIEWS[seen.name]
+    assert page.locator(".stack .answer").count() == VIEWS[seen.name]
