@@ -20,8 +20,8 @@ from sayo.rollout import Completions, generate, given_response, processor_inputs
 from sayo.viz.figures import save_looks
 from sayo.viz.look_page import LookError, look_page
 
-HEAD_VALUES = 12_000_000
-"""Values of head-by-head maps worth reading: about what fits into a page."""
+HEAD_VALUES = 24_000_000
+"""Values of head-by-head maps worth reading: about what fits into a page in its coarsest steps."""
 
 
 NOTEBOOK_BYTES, NOTEBOOK_HEIGHT = 3_000_000, 760

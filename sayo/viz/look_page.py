@@ -50,8 +50,8 @@ def write_look(looks: "Look | Mapping[str, Look]", out: str | Path, max_bytes: i
 def look_page(looks: "Mapping[str, Look]", max_bytes: int = PAGE_BYTES) -> str:
     """The page of some responses to one question: label -> look.
 
-    The maps of all layers get coarser until the page has at most `max_bytes`, then single heads are added, the last
-    layer's first, while they fit; the page says what it holds. LookError if even the coarsest maps do not fit.
+    The maps get coarser until they and the single heads fit into `max_bytes`; where the heads of all layers never do,
+    the last layers' are held, as far as they fit; the page says what it holds. LookError if not even the maps fit.
     """
     empty = _render(looks, {label: Packed([], {}, LEVELS[0]) for label in looks})
     budget = (max_bytes - len(empty.encode())) // len(looks) - 2000
@@ -59,29 +59,39 @@ def look_page(looks: "Mapping[str, Look]", max_bytes: int = PAGE_BYTES) -> str:
 
 
 def _packed(look: "Look", budget: int) -> Packed:
-    """Its maps in at most `budget` bytes."""
-    # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
-    maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in _arrays(look.trace))
+    """Its maps in at most `budget` bytes: in the finest steps that leave room for all heads, else for the maps."""
+    best, wanted = None, 0 if look.heads is None else len(set(look.heads.layers))
     for levels in LEVELS:
-        packed = [_pack(*entry, levels) for entry in zip(maps, shares, strict=True)]
-        if (size := _size(packed)) <= budget:
+        packed, size = _in_steps(look, budget, levels)
+        if size <= budget and (best is None or len(packed.heads) == wanted):
+            best = packed
+        if best is not None and len(best.heads) == wanted:
             break
-    else:
+    if best is None:
         raise LookError(
             f"the maps need {size:,} bytes, {max(budget, 0):,} are left: read fewer layers (--layers last) or a "
             "shorter response (--max-new-tokens)"
         )
-    heads = {}
-    for layer in reversed(sorted(set(look.heads.layers)) if look.heads is not None else []):
+    return best
+
+
+def _in_steps(look: "Look", budget: int, levels: int) -> tuple[Packed, int]:
+    """All maps, the heads of as many layers (the last first) as the budget then allows, and the bytes of the maps."""
+    # The first entry is the mean over the layers. Each is packed alone: the page unpacks only what is looked at.
+    maps, shares = (np.concatenate([values.mean(axis=0)[None], values]) for values in _arrays(look.trace))
+    packed = [_pack(*entry, levels) for entry in zip(maps, shares, strict=True)]
+    size, heads = _size(packed), {}
+    left = budget - size
+    for layer in reversed(sorted(set(look.heads.layers)) if look.heads is not None and left > 0 else []):
         places = [place for place, of in enumerate(look.heads.layers) if of == layer]
-        added = [
-            _pack(*entry, levels) for entry in zip(*(values[places] for values in _arrays(look.heads)), strict=True)
-        ]
-        if (size := size + _size(added)) > budget:
+        entries = zip(*(values[places] for values in _arrays(look.heads)), strict=True)
+        added = [_pack(*entry, levels) for entry in entries]
+        left -= _size(added)
+        if left < 0:
             break
         heads[1 + look.trace.layers.index(layer)] = len(packed)
         packed += added
-    return Packed(packed, heads, levels)
+    return Packed(packed, heads, levels), size
 
 
 def _arrays(trace: AttentionTrace) -> tuple[np.ndarray, np.ndarray]:

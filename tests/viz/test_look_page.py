@@ -294,12 +294,14 @@ def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
         np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
 
 
-def test_what_a_page_may_weigh_decides_how_many_heads_it_holds(look, tmp_path) -> None:
+def test_what_a_page_may_weigh_decides_on_its_steps_and_heads(look, tmp_path) -> None:
+    """Coarser steps before fewer heads; fine steps again where not all heads fit in any."""
     whole = write_look(look, tmp_path / "look.html").stat().st_size
-    path = write_look(look, tmp_path / "small.html", max_bytes=whole - 3000)
-    data = page_data(path)
-    assert path.stat().st_size < whole - 3000 and len(data["maps"]) > 4
-    assert list(data["heads"]) == ["3", "2", "1"][: len(data["heads"])] and len(data["heads"]) < 3
+    for less, heads in ((3000, ["3", "2", "1"]), (9000, ["3"])):
+        path = write_look(look, tmp_path / "small.html", max_bytes=whole - less)
+        data = page_data(path)
+        assert path.stat().st_size < whole - less and list(data["heads"]) == heads
+        assert (data["levels"] < 255) == (len(heads) == 3)
     with pytest.raises(LookError, match="read fewer layers"):
         write_look(look, tmp_path / "none.html", max_bytes=25_000)
     assert not (tmp_path / "none.html").exists()
