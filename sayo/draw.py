@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # `sayo inspect` draws without torch
 
     from sayo.attention.trace import AttentionTrace, Rows
 
-COLORMAP = "inferno"
+DARKEST = 0.85  # of a veil: what is not looked at keeps 15% of its brightness
 REGION_COLORS = {"answer": "#22c55e", "evidence": "#f59e0b"}
 VIEW_TITLES = ("whole picture", "tiles")  # of `VisualCells.views`
 PANEL_INCHES, PANELS_PER_LINE = 3.0, 6
-LONGEST_SIDE = 512  # pixels of a heat map
-DIMMEST = 0.15  # brightness that a spotlight leaves where nothing is looked at
+LONGEST_SIDE = 512  # pixels of a veil
+SMALL_SIDE = 400  # pixels of a picture whose own pixels are shown, not smoothed
 STYLE = Path(__file__).with_name("draw.mplstyle")
 
 
@@ -58,50 +58,42 @@ def raster(cells: VisualCells, values: np.ndarray, size: tuple[int, int]) -> np.
     return heat
 
 
-def heat_map(cells: VisualCells, values: np.ndarray, peak: float | None = None) -> Image.Image:
-    """An RGBA picture to lay over the image in grey: brighter and more opaque is more.
+def spotlight(cells: VisualCells, values: np.ndarray, peak: float | None = None) -> Image.Image:
+    """A black RGBA veil to lay over the picture, which keeps its own colours: the more, the brighter.
 
     Args:
         values: `(N,)`, one per visual token, non-negative.
-        peak: the value of the brightest colour; the largest of `values` if None.
+        peak: the value that leaves the picture as it is; the largest of `values` if None.
     """
-    from matplotlib import colormaps
-
     width, height = cells.image_size
     scale = LONGEST_SIDE / max(width, height)
     heat = raster(cells, values, (max(1, round(width * scale)), max(1, round(height * scale))))
     heat = np.clip(heat / max(peak or float(heat.max()), 1e-12), 0, 1)
-    rgba = colormaps[COLORMAP](heat)
-    rgba[..., 3] = 0.4 + 0.35 * heat
-    return Image.fromarray(np.rint(255 * rgba).astype(np.uint8))
-
-
-def spotlight(image: Image.Image, cells: VisualCells, values: np.ndarray, peak: float | None = None) -> Image.Image:
-    """The picture in its own colours, lit where the attention lies and dim elsewhere; arguments as of `heat_map`."""
-    heat = raster(cells, values, image.size)
-    light = DIMMEST + (1 - DIMMEST) * np.clip(heat / max(peak or float(heat.max()), 1e-12), 0, 1)
-    return Image.fromarray(np.rint(np.asarray(image.convert("RGB")) * light[..., None]).astype(np.uint8))
+    veil = Image.new("RGBA", heat.shape[::-1])
+    veil.putalpha(Image.fromarray(np.rint(255 * DARKEST * (1 - heat)).astype(np.uint8)))
+    return veil
 
 
 def draw_picture(
-    axes: "Axes", image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), heat: Image.Image | None = None
+    axes: "Axes", image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), veil: Image.Image | None = None
 ) -> None:
-    """The picture with its regions outlined in the colour of their role; below a `heat_map` it is grey.
+    """The picture, below a `spotlight` if there is one, with its regions outlined in the colour of their role.
 
     Regions are mappings with `box` (xyxy in pixels of the image) and `role` (white if there is none).
     """
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     extent = (0, image.width, image.height, 0)
-    if heat is None:
-        axes.imshow(image.convert("RGB"), extent=extent)
-    else:  # in grey, so that every colour is attention
-        axes.imshow(image.convert("L"), extent=extent, cmap="gray", vmin=0, vmax=255)
-        axes.imshow(heat, extent=extent, interpolation="nearest")
+    axes.imshow(image.convert("RGB"), extent=extent, interpolation="nearest" if max(image.size) < SMALL_SIDE else None)
+    if veil is not None:
+        axes.imshow(veil, extent=extent, interpolation="nearest")
     for region in sorted(regions, key=lambda region: region.get("role") == "answer"):  # the answer on top
         left, top, right, bottom = region["box"]
         color = REGION_COLORS.get(region.get("role"), "white")
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.8))
+        outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.8)
+        outline.set_path_effects([withStroke(linewidth=3.4, foreground="white")])  # on things of the same colour, too
+        axes.add_patch(outline)
     axes.set_axis_off()
 
 
@@ -126,7 +118,7 @@ def save_sheet(panels: Sequence[Mapping[str, Any]], path: str | Path, title: str
             draw_picture(above, panel["image"], panel["regions"])
             above.set_title(plain(panel["question"], wrap=36))
             if panel["map"] is not None:
-                draw_picture(below, panel["image"], panel["regions"], heat_map(panel["cells"], panel["map"]))
+                draw_picture(below, panel["image"], panel["regions"], spotlight(panel["cells"], panel["map"]))
             text = f"{plain(panel['completion'][:200], wrap=44)}\n{panel['caption']}"
             y = -0.03 if num_rows == 1 or panel["map"] is not None else 1  # right below the lowest picture
             below.text(0.5, y, text, transform=below.transAxes, ha="center", va="top", fontsize=7)

@@ -1,6 +1,8 @@
 """What a metric, a reward or a picture receives: the attention of one completion, read once and exactly."""
 
+import html
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,6 +46,51 @@ class AttentionTrace:
         groups = ", ".join(f"{name} ({size:g} keys)" for name, size in self.sizes.items())
         maps = "" if self.maps is None else f", maps of {self.maps.shape[-1]} visual tokens"
         return f"AttentionTrace({len(self)} tokens, layers {list(self.layers)}, {groups}{maps})"
+
+    def _repr_html_(self) -> str:
+        """Its tokens by number, coloured by attention on the region, else on the image; the values at the pointer.
+
+        Texts and pictures are not in a trace: `sayo.viz.look.Look` puts them beside it.
+        """
+        group = next((name for name in ("region", "image") if name in self.masses), next(iter(self.masses), None))
+        shares = {name: self.mass(name, "deciding").mean(axis=0) for name in self.masses}
+        peak = max(float(shares[group].max(initial=0.0)), 1e-12) if group else 1.0
+        tokens = []
+        for index, entropy in enumerate(self.entropy):
+            values = ", ".join(f"{name} {share[index]:.2%}" for name, share in shares.items())
+            alpha = 0.75 * shares[group][index] / peak if group else 0.0
+            tokens.append(
+                f'<span title="{html.escape(values)}, entropy {entropy:.2f} nats" style="display: inline-block; '
+                f'padding: 1px 5px; background: rgba(213, 94, 0, {alpha:.2f})">{index}</span>'
+            )
+        legend = f"colour: attention on {group!r}, 0 to {peak:.2%} (deciding rows, mean of layers)"
+        return f"<div>{html.escape(repr(self))}<br>{''.join(tokens)}<br>{html.escape(legend)}</div>"
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Everything as arrays, flat: `"masses/image"`, `"sizes/image"`, `"entropy"`, `"layers"`, `"maps"`, ..."""
+        arrays = {f"masses/{name}": values for name, values in self.masses.items()}
+        arrays |= {f"sizes/{name}": np.float64(size) for name, size in self.sizes.items()}
+        arrays |= {"entropy": self.entropy, "layers": self.layers, "maps": self.maps, "tokens": self.tokens}
+        return {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the arrays of `to_dict` to a compressed `.npz`, which numpy reads without sayo."""
+        with open(path, "wb") as file:  # numpy would add a suffix to a path
+            np.savez_compressed(file, **self.to_dict())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttentionTrace":
+        """What `save` wrote; nothing in it is unpickled."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        parts = {
+            kind: {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{kind}/")}
+            for kind in ("masses", "sizes")
+        }
+        sizes = {name: float(size) for name, size in parts["sizes"].items()}
+        layers = tuple(arrays["layers"].tolist())
+        return cls(parts["masses"], sizes, arrays["entropy"], layers, arrays.get("maps"), arrays.get("tokens"))
 
     @property
     def positions(self) -> np.ndarray:

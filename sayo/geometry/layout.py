@@ -1,7 +1,7 @@
 """VisualLayout: the layout of one processor, read from its files or from live objects."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from sayo.geometry.cells import LayoutError, VisualCells
 from sayo.geometry.families import FAMILIES
+from sayo.geometry.regions import region_tokens
 from sayo.geometry.settings import Json, with_limits
 
 
@@ -132,6 +133,21 @@ class VisualLayout:
                 "map the data set again with that processor"
             )
         return cells
+
+    def sample(self, sizes: Sequence[tuple[int, int]], regions: Sequence = ()) -> dict[str, list]:
+        """`region_tokens`, `region_weights` and `num_visual_tokens`: an entry of `AttentionCapture(samples=[...])`.
+
+        Args:
+            sizes: `(W, H)` of each image of the sample, in pixels.
+            regions: boxes, masks or `Region`s (see `region_tokens`); without any, the first two are empty.
+
+        Raises:
+            LayoutError, RegionError: of `cells` and `region_tokens`.
+        """
+        cells = [self.cells(*size, len(sizes)) for size in sizes]
+        tokens, weights = region_tokens(cells, regions) if len(regions) else ([], [])
+        found = {"region_tokens": list(map(int, tokens)), "region_weights": list(map(float, weights))}
+        return {**found, "num_visual_tokens": list(map(len, cells))}
 
     @cached_property
     def fingerprint(self) -> str:

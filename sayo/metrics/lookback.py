@@ -3,7 +3,9 @@
 Source: Look-Back (arXiv 2507.03019), `vis_demo/att_trend_viz.py` of the public release.
 """
 
+import re
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +71,16 @@ def back_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:
     A token that holds a piece of the tag and a piece of the inside (`>I`) belongs to the span.
     """
     return [token_span(span, offsets) for span in parse_look_back(text).spans if text[slice(*span)].strip()]
+
+
+def tag_spans(texts: Sequence[str]) -> dict[str, Span]:
+    """Tag -> half-open token span of what the last `<tag>...</tag>` of a response encloses, the tags left out.
+
+    `texts` are the texts of the tokens, which joined are the response; a token that holds a piece of both belongs.
+    """
+    offsets = list(pairwise(accumulate(map(len, texts), initial=0)))
+    found = re.finditer(r"<(\w+)>((?:(?!<\1>).)*?)</\1>", "".join(texts), re.DOTALL)
+    return {match[1]: token_span(match.span(2), offsets) for match in found}
 
 
 def lift(series: np.ndarray, spans: Sequence[Span], window: int = 20) -> list[float | None]:

@@ -30,6 +30,21 @@ def sink_free_mass(maps: np.ndarray, sinks: np.ndarray, weights: np.ndarray | No
     return np.asarray(maps, dtype=np.float64) @ (keep if weights is None else keep * weights)
 
 
+def relative_map(seen: np.ndarray, neutral: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    """`(N,)` attention on each visual token for a question, over that for a neutral prompt; 0 on `sinks`.
+
+    Each is a share of the attention on the image: 1 is as much as for any question. Source: the relative attention of
+    "MLLMs Know Where to Look" (arXiv 2502.17422), which does not take shares first.
+
+    Args:
+        seen, neutral: `(N,)` maps over the same picture, such as `sayo.draw.response_map` of two traces.
+        sinks: `(N,)` bool, such as `sink_tokens(neutral)`; None keeps all.
+    """
+    ratio = np.divide(seen, neutral, out=np.zeros(len(seen)), where=np.asarray(neutral) > 0)
+    ratio *= np.sum(neutral) / max(float(np.sum(seen)), 1e-12)
+    return ratio if sinks is None else np.where(sinks, 0.0, ratio)
+
+
 def pooled_sinks(traces: Sequence[AttentionTrace], share: float = 0.02) -> dict[int, np.ndarray]:
     """Number of visual tokens -> `(N,)` bool: the sinks of images of that size, over all rows of all traces.
 

@@ -88,8 +88,8 @@ def save_before_after(pairs: Sequence[Sequence[tuple[Look, Named]]], text: str, 
             for axes, label, (look, named), (cells, values) in zip(
                 line[1:], ("before", "after"), pair, lit, strict=True
             ):
-                picture = spotlight(look.images[0], cells, values, peak)
-                draw_picture(axes, picture, [{**region, "role": "answer"} for region in regions])
+                lit_up = spotlight(cells, values, peak)
+                draw_picture(axes, look.images[0], [{**region, "role": "answer"} for region in regions], lit_up)
                 verdict = "right" if named.right else "wrong"
                 title = f"{label}: “{plain(named.answer, 24)}” ({verdict})\n{named.share:.1%} on the target"
                 axes.set_title(title, fontsize=8, color=COLORS[named.right])

@@ -41,43 +41,55 @@ def look(
     seed: Seed = 0,
     response: Annotated[str | None, typer.Option(help="Read this response instead of sampling one.")] = None,
     system_prompt: SystemPrompt = None,
+    blank: Annotated[
+        bool, typer.Option("--blank", help="Answer again with --box blanked, and show both: is the region used?")
+    ] = False,
+    beside: Annotated[str | None, typer.Option(help="Another model that answers, too, on the same page.")] = None,
 ) -> None:
     """Show where the model looks at every token of its response: one HTML page that works offline.
 
-    Example: sayo look runs/demo/export runs/demo/world/images/3601.png "How many frames are there?"
+    Examples:
+
+    sayo look runs/demo/export runs/demo/world/images/3601.png "How many frames are there?"
+
+    sayo look runs/demo/export runs/demo/world/images/3601.png "Any red?" --beside runs/demo/cold_start
     """
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    from sayo.viz.figures import save_look
+    from sayo.evaluation.faithfulness import blank as blanked
+    from sayo.viz.figures import save_looks
     from sayo.viz.look import look_at
     from sayo.viz.look_page import write_look
 
     regions = [_region(text) for text in box or []]
-    images = [Image.open(path) for path in (image, *(more_images or []))]
-    policy, processor = _load(model, size)
-    torch.manual_seed(seed)
-    result = look_at(
-        policy,
-        processor,
-        images,
-        question,
-        regions=regions,
-        layers=layers_of(model, layers, "all"),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        response=response,
-        system_prompt=system_prompt,
-        name=model,
-    )
+    if blank and (not regions or response is not None):
+        raise SayoError("--blank takes --box, the region that is blanked, and lets the model answer: no --response.")
+    images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in (image, *(more_images or []))]
+    variants = {"": images}
+    if blank:
+        boxes = [[one["box"] for one in regions if one["image"] == index] for index in range(len(images))]
+        variants[", region blanked"] = [blanked(picture, part) for picture, part in zip(images, boxes, strict=True)]
+    options = {"regions": regions, "max_new_tokens": max_new_tokens, "temperature": temperature}
+    options |= {"response": response, "system_prompt": system_prompt}
+    looks, names = {}, [model, beside] if beside else [model]
+    short = {name: Path(name).name for name in names}
+    for name in names:
+        policy, processor = _load(name, size)
+        options |= {"name": name, "layers": layers_of(name, layers, "all")}
+        for variant, pictures in variants.items():
+            torch.manual_seed(seed)
+            title = short[name] if len(set(short.values())) == len(names) else name
+            looks[title + variant] = look_at(policy, processor, pictures, question, **options)
+    result = next(iter(looks.values()))
     for region in result.regions:
         (width, height), (x1, y1, x2, y2) = result.images[region["image"]].size, region["box"]
         if min(x1, y1) < 0 or x2 > width or y2 > height:
             typer.echo(f"--box {region['box']} is clipped to the picture ({width} x {height})", err=True)
-    path = write_look(result, out)
+    path = write_look(looks, out)
     typer.echo(f"{path.resolve()} ({path.stat().st_size / 1e6:.1f} MB, layers {list(result.trace.layers)})")
     if png is not None:
-        typer.echo(save_look(result, png).resolve())
+        typer.echo(save_looks(looks, png).resolve())
 
 
 def figures(
@@ -169,7 +181,7 @@ def trend(
     from sayo.recipes import DataSection
     from sayo.training.guards import check_dataset
     from sayo.training.setup import load_data
-    from sayo.viz.trend import sample_responses, save_trend, trend_record, trend_summary
+    from sayo.viz.trend import sample_responses, save_trend, summary_lines, trend_record, trend_summary
 
     section = DataSection(path=data, system_prompt=system_prompt, user_suffix=user_suffix, max_samples=limit)
     rows = load_data(section, split)
@@ -183,8 +195,8 @@ def trend(
     summary = {"layers": options["layers"], **trend_summary(records)}
     out.mkdir(parents=True, exist_ok=True)
     (out / "trend.json").write_text(json.dumps({"summary": summary, "responses": records}, indent=2) + "\n")
-    typer.echo(json.dumps(summary, indent=2))
-    typer.echo(out / "trend.json")
+    typer.echo("\n".join(summary_lines(summary)))
+    typer.echo(f"{out / 'trend.json'} (layers {', '.join(map(str, responses[0].trace.layers))})")
     pairs = zip(records, responses, strict=True)
     drawable = [(record, response.trace) for record, response in pairs if record["image_share"]]
     if drawable:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from sayo.draw import REGION_COLORS, VIEW_TITLES, heat_map, save_sheet
+from sayo.draw import REGION_COLORS, VIEW_TITLES, save_sheet, spotlight
 from sayo.errors import SayoError
 from sayo.geometry import VisualCells, VisualLayout, masks
 from sayo.viz.pages import picture, render_page, write_text
@@ -129,9 +129,9 @@ def _panels(row: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
     for view in views:
         inside = cells.views == view
         name = "tokens" if len(views) == 1 else VIEW_TITLES[view]
-        heat = heat_map(cells, np.where(inside, weights, 0), peak=1.0)
+        veil = spotlight(cells, np.where(inside, weights, 0), peak=1.0)
         caption = f"{name}: {(weights[inside] > 0).sum()} of {inside.sum()}"
-        panels.append({**picture(image, regions, heat, longest=LONGEST_SIDE), "caption": caption})
+        panels.append({**picture(image, regions, veil, longest=LONGEST_SIDE), "caption": caption})
     return panels
 
 

@@ -1,7 +1,9 @@
 """One response and where the model looked while it gave it: everything that the page and the picture show."""
 
+import html
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +14,18 @@ from torch import nn
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
 from sayo.draw import VIEW_TITLES
-from sayo.errors import SayoError
-from sayo.geometry import VisualCells, VisualLayout, region_tokens
+from sayo.geometry import VisualCells, VisualLayout
+from sayo.metrics.lookback import Span, tag_spans
 from sayo.rollout import Completions, generate, given_response, processor_inputs, read_traces, token_texts
+from sayo.viz.figures import save_looks
+from sayo.viz.look_page import LookError, look_page
 
-HEAD_VALUES = 12_000_000
-"""Values of head-by-head maps worth reading: about what fits into a page."""
+HEAD_VALUES = 24_000_000
+"""Values of head-by-head maps worth reading: about what fits into a page in its coarsest steps."""
 
 
-class LookError(SayoError, ValueError):
-    """What was asked for cannot be looked at; the message says why."""
+NOTEBOOK_BYTES, NOTEBOOK_HEIGHT = 3_000_000, 760
+"""Of the page that a notebook shows, in bytes and pixels."""
 
 
 class View(NamedTuple):
@@ -42,31 +46,63 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One response of `T` tokens over `N` visual tokens, and its attention.
+    """One response of `T` tokens over `N` visual tokens, and its attention. In a notebook it shows itself.
 
     Attributes:
-        model: name to show.
+        trace: with maps. `look_at` reads the key groups of `sayo.rollout.rollout_groups`; "region" only with regions.
+        tokens: `T` strings; joined, they are the response (`sayo.rollout.token_texts`).
         images: the pictures as the processor got them (RGB, EXIF orientation applied).
-        cells: one per image; their tokens in order are the `N` visual tokens.
+        cells: one per image (`VisualLayout.cells`); their tokens in order are the `N` visual tokens.
+        question, model: to show.
         regions: mappings with `image` (index) and `box` (xyxy in pixels of that image).
-        tokens: `T` strings; joined, they are the response.
-        special: `T` bools: control tokens such as the end of the turn.
-        trace: with maps, and with the key groups of `sayo.rollout.rollout_groups`; "region" only with regions.
-        heads: the same with every head as a layer of its own, of as many of the last layers as `HEAD_VALUES` allows;
+        special: `T` bools: control tokens such as the end of the turn; none where it is left out.
+        heads: as `trace` with every head as a layer of its own, of as many of the last layers as `HEAD_VALUES` allows;
             None where it allows none.
         origin: how the response was made: "given", "greedy" or its temperature.
+
+    Raises:
+        LookError: tokens, maps and cells that do not belong together.
     """
 
-    model: str
-    question: str
+    trace: AttentionTrace
+    tokens: list[str]
     images: list[Image.Image]
     cells: list[VisualCells]
-    regions: list[dict[str, Any]]
-    tokens: list[str]
-    special: list[bool]
-    trace: AttentionTrace
-    heads: AttentionTrace | None
-    origin: str
+    question: str = ""
+    model: str = ""
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    special: list[bool] = field(default_factory=list)
+    heads: AttentionTrace | None = None
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        trace, count = self.trace, sum(map(len, self.cells))
+        if trace.maps is None or trace.tokens is not None or len(trace) == 0:
+            raise LookError("to be shown, a trace needs maps (maps=True) and a response that the model chose alone")
+        if (len(self.tokens), count) != (len(trace), trace.maps.shape[-1]) or len(self.images) != len(self.cells):
+            raise LookError(
+                f"{len(self.tokens)} tokens and {len(self.images)} images of {count} cells, but the trace has "
+                f"{len(trace)} tokens and {trace.maps.shape[-1]} visual tokens: give those of the same sequence"
+            )
+
+    def _repr_html_(self) -> str:
+        """The page of `sayo look` in a frame; it needs no network."""
+        page = html.escape(look_page({"": self}, NOTEBOOK_BYTES))
+        style = f"width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 0"
+        return f'<iframe title="where the model looks" style="{style}" srcdoc="{page}"></iframe>'
+
+    def plot(self, token: int | None = None, values: np.ndarray | None = None) -> Image.Image:
+        """A picture of the map of one response token, of the whole response, or of `(N,)` values of your own."""
+        buffer = io.BytesIO()
+        save_looks({"": self}, buffer, dpi=110, token=token, values=values)
+        return Image.open(buffer)
+
+    def spans(self) -> dict[str, Span]:
+        """Half-open token ranges inside `<think>`, `<answer>` and other tags, by the tag's name; of several the last.
+
+        `look.trace.mass("image", "deciding")[:, slice(*look.spans()["answer"])]`
+        """
+        return tag_spans(self.tokens)
 
     @property
     def colored(self) -> str:
@@ -129,19 +165,18 @@ def look_at(
     # The number of tokens of a single image is known, which checks the layout.
     count = int((inputs["input_ids"] == model.config.image_token_id).sum()) if len(images) == 1 else None
     cells = [layout.cells(*image.size, len(images), count) for image in images]
-    if regions:
-        tokens, weights = region_tokens(cells, regions)
-        row |= {"region_tokens": tokens.tolist(), "region_weights": weights.tolist()}
-    row["num_visual_tokens"] = [len(image) for image in cells]
+    row |= layout.sample([image.size for image in images], regions)
     was_training = model.training
     model.eval()
-    if response is None:
-        options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        completions = generate(model, processor, inputs, **options, keep_cache=True)
-    else:
-        completions = given_response(processor.tokenizer, response, model.device)
-    trace, heads = _read(model, processor, inputs, completions, row, layers, temperature)
-    model.train(was_training)
+    try:
+        if response is None:
+            options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+            completions = generate(model, processor, inputs, **options, keep_cache=True)
+        else:
+            completions = given_response(processor.tokenizer, response, model.device)
+        trace, heads = _read(model, processor, inputs, completions, row, layers, temperature)
+    finally:
+        model.train(was_training)
     ids, special = completions.ids[0].tolist(), set(processor.tokenizer.all_special_ids)
     return Look(
         model=name,

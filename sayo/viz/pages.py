@@ -48,7 +48,7 @@ def write_text(text: str, out: str | Path) -> Path:
 def picture(
     image: Image.Image,
     regions: Sequence[Mapping[str, Any]] = (),
-    heat: Image.Image | None = None,
+    veil: Image.Image | None = None,
     masks: Sequence[Image.Image] = (),
     longest: int = LONGEST_SIDE,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def picture(
 
     Args:
         regions: mappings with `box` (xyxy in pixels of the image) and, if known, `role` and `label`.
-        heat: of `sayo.draw.heat_map`; the image is grey below it.
+        veil: of `sayo.draw.spotlight`, laid over the image.
         masks: RGBA pictures that are stretched over the image.
         longest: pixels of the longer side, at most.
     """
@@ -69,7 +69,7 @@ def picture(
         "width": image.width,
         "height": image.height,
         "regions": sorted(outlines, key=lambda region: region["role"] == "answer"),  # the answer on top
-        "heat": None if heat is None else image_uri(heat, longest),
+        "veil": None if veil is None else image_uri(veil, longest),
         "masks": [image_uri(mask, longest) for mask in masks],
     }
 

@@ -45,12 +45,14 @@ def line(
     label: str,
     half_width: np.ndarray | None = None,
     marker: str | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> None:
-    """A line and, with `half_width` (same shape as `y`), a band around it; a single point is drawn as a dot."""
+    """A line and, with `half_width` (same shape as `y`), a band around it within `bounds`; a single point is a dot."""
     if len(x) == 0:
         return
     if half_width is not None:
-        axes.fill_between(x, y - half_width, y + half_width, color=color, alpha=0.15, linewidth=0)
+        band = np.clip(y - half_width, *bounds), np.clip(y + half_width, *bounds)
+        axes.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
     marker = "o" if len(x) == 1 else marker
     label = plain(label, width=28)
     label = f" {label}" if label.startswith("_") else label  # matplotlib hides those that begin with an underscore

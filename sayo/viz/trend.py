@@ -15,7 +15,7 @@ from torch import nn
 from sayo.answers.extract import parse_look_back
 from sayo.attention import AttentionCapture, AttentionTrace
 from sayo.attention.layers import LayerSpec
-from sayo.draw import new_figure
+from sayo.draw import new_figure, plain
 from sayo.errors import SayoError
 from sayo.metrics.lookback import LookBackLift, Span, attention_trend, back_spans, look_back_lift, mean_of_known
 from sayo.rewards import accuracy_reward
@@ -25,6 +25,19 @@ from sayo.viz.plots import COLORS, GREY, line
 SPAN_COLOR = "#e69f00"
 MARKERS = "os^D"
 FEWEST = 5  # responses that a mean needs to be drawn
+WORDS = {  # key of `trend_summary`: what it says, and how it is written
+    "responses": ("responses", "{}"),
+    "accuracy": ("right answers", "{:.1%}"),
+    "back_rate": ("responses with <back>", "{:.1%}"),
+    "strict_rate": ("responses in Look-Back's exact form", "{:.1%}"),
+    "accuracy_with_back": ("right answers with <back>", "{:.1%}"),
+    "accuracy_without_back": ("right answers without", "{:.1%}"),
+    "lift": ("lift: image's share inside <back> / in the 20 tokens before", "{:.2f}"),
+    "control": ("the same for other stretches of this length", "{:.2f}"),
+    "gain": ("lift / control", "{:.2f}"),
+    "image_share_by_tenth": ("image's share, by tenth of the response", "{:.0%}"),
+}
+SHARES_OF = "Attention of each token on image, question and response so far; the prompt's start (a sink) is left out"
 
 
 class Response(NamedTuple):
@@ -161,12 +174,22 @@ def trend_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """`trend_summary` in words; what is not known is left out."""
+    known = [(*words, summary[key]) for key, words in WORDS.items() if summary[key] is not None]
+    return [
+        f"{text:<60}" + " ".join(form.format(one) for one in (value if isinstance(value, list) else [value]))
+        for text, form, value in known
+    ]
+
+
 def save_trend(responses: Sequence[tuple[Mapping[str, Any], AttentionTrace]], path: str | Path) -> Path:
     """Draw the shares of each response below the other, `<back>` spans shaded, with their lift.
 
     `responses` is at least one `trend_record` that has shares, each with the trace it was made of.
     """
     with new_figure(path, 8.0, 2.4 * len(responses) + 0.6, dpi=150) as figure:
+        figure.suptitle(plain(SHARES_OF, wrap=90), fontsize=9)
         panels = figure.subplots(len(responses), squeeze=False)[:, 0]
         for axes, (record, trace) in zip(panels, responses, strict=True):
             for (group, values), color in zip(attention_trend(trace).items(), COLORS, strict=False):
@@ -174,12 +197,12 @@ def save_trend(responses: Sequence[tuple[Mapping[str, Any], AttentionTrace]], pa
             for number, (start, end) in enumerate(record["spans"]):
                 label = "<back>" if number == 0 else None
                 axes.axvspan(start - 0.5, end - 0.5, color=SPAN_COLOR, alpha=0.25, linewidth=0, label=label)
-            title = record["id"]
+            title = f"question {record['id']}: {'right' if record.get('correct') else 'wrong'}"
             if record["lift"] is not None:
                 control = "" if record["control"] is None else f", control {record['control']:.2f}"
                 title = f"{title} (lift {record['lift']:.2f}{control})"
             axes.set_title(title, loc="left")
-            axes.set(ylim=(0, 1), xlim=(-0.5, len(trace) - 0.5), ylabel="share without prefix")
+            axes.set(ylim=(0, 1), xlim=(-0.5, len(trace) - 0.5), ylabel="share of attention")
         panels[-1].set_xlabel("response token")
         panels[0].legend(loc="upper right", ncols=4)
     return Path(path)

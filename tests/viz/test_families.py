@@ -14,7 +14,7 @@ from viz.conftest import show, texts
 
 from sayo.rollout import _forward_arguments, generate, processor_inputs
 from sayo.toyworld.vocabulary import IMAGE_PAD, make_tokenizer
-from sayo.viz.figures import save_look
+from sayo.viz.figures import save_looks
 from sayo.viz.look import look_at
 from sayo.viz.look_page import write_look
 
@@ -94,8 +94,8 @@ def test_regions_lie_in_every_view(seen) -> None:
 
 
 def test_panels_in_the_browser(seen, page, tmp_path) -> None:
-    assert save_look(seen.look, tmp_path / "look.png").stat().st_size > 1000
+    assert save_looks({"": seen.look}, tmp_path / "look.png").stat().st_size > 1000
     show(page, write_look(seen.look, tmp_path / "look.html"))
     captions = [text.split(":")[0] for text in texts(page, "figcaption")]
     assert captions == (["whole picture", "tiles"] if VIEWS[seen.name] == 2 else [])
-    assert page.locator(".stack rect").count() == VIEWS[seen.name]
+    assert page.locator(".stack .answer").count() == VIEWS[seen.name]

@@ -1,6 +1,8 @@
 """Pictures for papers, drift over a response, and the commands that make them."""
 
+import base64
 import dataclasses
+import io
 import re
 from functools import partial
 from itertools import pairwise
@@ -14,8 +16,10 @@ from viz.conftest import synthetic_look
 from sayo.attention import AttentionTrace
 from sayo.errors import SayoError
 from sayo.viz.before_after import caption, first_mistakes, named_answer, save_before_after
-from sayo.viz.figures import save_look
-from sayo.viz.trend import Response, drift, drift_width, save_drift
+from sayo.viz.figures import save_looks
+from sayo.viz.trend import Response, drift, drift_width
+
+PICTURES = re.compile(r'<img src="data:image/png;base64,([^"]+)"')
 
 
 def trace(region: float | list, image: float, length: int) -> AttentionTrace:
@@ -45,30 +49,32 @@ def test_drift_of_several_tokens_per_point() -> None:
     assert drift_width([rising], most=20) == 1 and drift_width([rising], most=4) == 2
 
 
-def test_pictures_are_drawn(look, tmp_path) -> None:
-    assert colours(save_look(look, tmp_path / "look.png", dpi=60)) > 100
-    curves = {"before": drift([trace(0.1, 0.4, 6)] * 5), "after": drift([trace(0.2, 0.5, 6)] * 5)}
-    assert colours(save_drift(curves, tmp_path / "drift.png", dpi=60)) > 20
-
-
 def test_long_hostile_responses_and_views_are_drawn(tmp_path) -> None:
     look = synthetic_look(tokens=400, grid=(6, 4), layers=2, views=2)
     tokens = ["$x^", "\n\n", "漢字", "</script>", "\\frac", *look.tokens[5:]]
-    assert colours(save_look(dataclasses.replace(look, tokens=tokens), tmp_path / "look.png", dpi=60)) > 100
+    assert colours(save_looks({"": dataclasses.replace(look, tokens=tokens)}, tmp_path / "look.png", dpi=60)) > 100
 
 
 @pytest.fixture
 def look_command(toy, tmp_path, sayo_command):
     """`sayo look` at a picture of the toy world, with further options; page in `x.html`."""
-    words = (toy.policy, next((toy.world / "images").glob("*.png")), "What color is the disc?")
-    return partial(sayo_command, "look", *words, "--response", "It is red.", "--out", tmp_path / "new/x.html")
+    words = (toy.policy, next((toy.world / "images").glob("*.png")), "What color is the disc?", "--max-new-tokens", 4)
+    return partial(sayo_command, "look", *words, "--out", tmp_path / "new/x.html")
 
 
-def test_the_command_writes_page_and_picture(look_command, tmp_path) -> None:
-    result = look_command("--box", "8,8,40,40", "--png", tmp_path / "b/look.png", "--layers", "0,last")
+def test_a_question_to_two_models_with_and_without_its_region(look_command, toy, tmp_path) -> None:
+    """Four answers on a page and in a picture; a blanked picture is flat where the box is."""
+    twin = tmp_path / "twin"
+    twin.symlink_to(toy.policy)
+    files = ("--png", tmp_path / "b/look.png", "--layers", "0,last")
+    result = look_command("--box", "8,8,40,40", "--blank", "--beside", twin, *files)
     assert result.exit_code == 0 and "MB" in result.output, result.output
-    assert re.search(r'"layers": \[0, [1-9]\]', (tmp_path / "new/x.html").read_text())
-    assert colours(tmp_path / "b/look.png") > 100
+    page = (tmp_path / "new/x.html").read_text()
+    labels = [f"{name}{what}" for name in (toy.policy.name, "twin") for what in ("", ", region blanked")]
+    assert re.findall(r"<h2>(.*?)</h2>", page)[::2] == labels and re.search(r'"layers": \[0, [1-9]\]', page)
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in PICTURES.findall(page)]
+    flat = [len(np.unique(one[8:40, 8:40].reshape(-1, one.shape[2]), axis=0)) == 1 for one in pictures]
+    assert flat == [False, True, False, True] and colours(tmp_path / "b/look.png") > 100
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,7 @@ def test_the_command_writes_page_and_picture(look_command, tmp_path) -> None:
         (("--box", "1,2,3"), "is not x1,y1,x2,y2"),
         (("--box", "4:1,1,9,9"), "image 4"),
         (("--layers", "middle"), "Unknown layer spec"),
+        (("--blank",), "--box"),
         (("--image", "broken.png"), "broken.png"),
         (("--image", "thin.png"), "aspect ratio"),
     ],
@@ -94,9 +101,8 @@ def test_figures_of_two_checkpoints(toy, tmp_path, sayo_command) -> None:
     words = ("--data", toy.prepared, "--num-questions", 6, "--max-new-tokens", 8, "--out", tmp_path)
     result = sayo_command("figures", toy.policy, toy.policy, *words)
     assert result.exit_code == 0, result.output
-    assert (
-        colours(tmp_path / "drift.png") > 20 and "wrongly before" in result.output
-    )  # an untrained policy says nothing
+    assert colours(tmp_path / "drift.png") > 20
+    assert "wrongly before" in result.output  # an untrained policy answers nothing
 
 
 def test_first_mistakes_are_drawn_where_the_answer_is_named(tmp_path) -> None:

@@ -146,7 +146,7 @@ def test_the_page_is_one_file_with_tiles_and_thumbnail_apart(prepare, tiled, ins
     views = layout.cells(320, 200).views[row["region_tokens"]]
     for view, name in ((0, "whole picture"), (1, "tiles")):
         assert f"{name}: {(views == view).sum()} of" in text
-    counts = {'class="heat"': 2, 'class="mask"': 1, '<rect class="answer"': 3, '<rect class="evidence"': 3}
+    counts = {'class="veil"': 2, 'class="mask"': 1, '<rect class="answer"': 3, '<rect class="evidence"': 3}
     counts |= {">plate</text>": 1, "<option>food</option>": 1}
     assert {part: text.count(part) for part in counts} == counts
 

@@ -70,5 +70,9 @@ def test_heads_of_as_many_of_the_last_layers_as_the_budget_allows(policy, pictur
     ],
 )
 def test_mistakes_are_named(policy, picture, options: dict, message: str) -> None:
+    """And the model is left as it was."""
+    policy[0].train()
     with pytest.raises(ValueError, match=message):
         look_at(*policy, **{"images": [picture], "question": QUESTION, "response": "red", **options})
+    assert policy[0].training
+    policy[0].eval()

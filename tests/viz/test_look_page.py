@@ -12,6 +12,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from viz.conftest import choose, show, synthetic_look, texts
 
+from sayo.draw import response_map
 from sayo.viz.look import LookError, look_at
 from sayo.viz.look_page import PAGE_BYTES, quantize, write_look
 
@@ -39,7 +40,7 @@ def drawn(page, condition: str) -> str:
 def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     show(page, html)
-    assert [page.locator(selector).count() for selector in (".t", ".stack rect", "#trend polyline")] == [24, 1, 4]
+    assert [page.locator(selector).count() for selector in (".t", ".stack .answer", "#trend polyline")] == [24, 1, 4]
     assert page.text_content("#numbers").startswith("Whole response, mean of 24 tokens")
     pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
@@ -54,7 +55,7 @@ def test_it_draws_the_whole_response_first_and_loads_nothing(page, html, tmp_pat
 
 @ONE_FAMILY
 def test_mouse_and_keys_choose_a_token(page, html) -> None:
-    """Hovering shows one, leaving restores the whole response, clicking holds one, keys move it."""
+    """Hovering shows one, leaving restores the whole response, clicking holds one, keys in the response move it."""
     show(page, html)
     whole = page.evaluate(CANVAS)
     page.hover("#t5")
@@ -68,10 +69,14 @@ def test_mouse_and_keys_choose_a_token(page, html) -> None:
     page.hover("h1")
     assert drawn(page, "7/0/0") == held
     assert "Token 8 of 24" in page.text_content("#numbers")
-    keys = ("ArrowRight", "ArrowUp", "End", "ArrowLeft", "ArrowDown", "Escape")
-    for key, expected in zip(keys, ("8/0/0", "8/1/0", "23/1/0", "22/1/0", "22/0/0", "-1/0/0"), strict=True):
+    for key, token in (("ArrowRight", 8), ("End", 23), ("ArrowLeft", 22), ("Home", 0), ("Escape", -1)):
         page.keyboard.press(key)
-        drawn(page, expected)
+        drawn(page, f"{token}/0/0")
+    page.locator("#tokens").blur()
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.keyboard.press("End")  # outside of the response, keys scroll
+    page.wait_for_function("window.scrollY > 100")
+    drawn(page, "-1/0/0")
 
 
 @ONE_FAMILY
@@ -98,12 +103,14 @@ def test_layers_heads_and_readings_change_the_picture(page, html) -> None:
 
 @ONE_FAMILY
 def test_full_colour_is_the_peak_of_the_map_or_of_the_response(page, html, look) -> None:
+    """The response's, unless the map's own is asked for; a whole response is a mean, of a lower scale."""
     show(page, html)
+    values = look.trace.maps.mean(axis=0)[:-1]
     page.click("#t7")
     own = drawn(page, "7/0/0")
-    values = look.trace.maps.mean(axis=0)[:-1]
-    for choice, peak in (("own", values[7].max()), ("all", values.max())):
-        choose(page, "peak", choice)
+    for choice, peak in ((None, values.max()), ("own", values[7].max())):
+        if choice:
+            choose(page, "peak", choice)
         digits = 2 if peak < 0.0995 else 1
         expect(page.locator("#peak-name")).to_contain_text(f"{100 * peak:.{digits}f}\u00a0%")
     assert page.evaluate(CANVAS) != own
@@ -155,7 +162,7 @@ def test_two_images_without_a_box(page, policy, picture, tmp_path) -> None:
     assert texts(page, "figcaption") == ["Image 1: 24 visual tokens", "Image 2: 16 visual tokens"]
     assert (
         texts(page, "#paint option") == ["attention on the image", "entropy"]
-        and page.locator(".stack rect").count() == 0
+        and page.locator(".stack .answer").count() == 0
     )
 
 
@@ -173,9 +180,73 @@ def test_views_apart_without_separators_and_heads_and_attention(page, tmp_path) 
     drawn(page, "3/0/0")
 
 
+@ONE_FAMILY
+def test_the_map_and_the_numbers_of_a_whole_response_have_the_same_weights(page, html, look) -> None:
+    show(page, html)
+    weights = look.trace.entropy / look.trace.entropy.sum()
+    image = weights @ look.trace.masses["image"].mean(axis=0)[:-1]
+    assert float(re.search(r"image ([\d.]+)\s%", page.text_content("#numbers"))[1]) / 100 == pytest.approx(
+        image, abs=1e-3
+    )
+    assert f"Attention on the image {image:.1%}" in " ".join(page.inner_text(".facts").split())
+    peak = response_map(look.trace).max()
+    shown = float(re.match(r"([\d.]+)\s%", page.text_content("#peak-name"))[1]) / 100
+    assert shown == pytest.approx(peak, rel=0.02)
+
+
+@ONE_FAMILY
+def test_the_picture_keeps_its_colours_below_a_veil(page, html, look) -> None:
+    """Clear where most attention is, the darker the less there is elsewhere."""
+    show(page, html)
+    data = "[...document.querySelector('.stack canvas').getContext('2d').getImageData(0, 0, 800, 533).data]"
+    assert page.evaluate("getComputedStyle(document.querySelector('.photo')).filter") == "none"
+    pixels = np.array(page.evaluate(data)).reshape(533, 800, 4)
+    values = response_map(look.trace)
+    darkest = 255 * 0.85 * (1 - values.min() / values.max())
+    assert (pixels[..., :3] == 0).all() and pixels[..., 3].min() == 0
+    assert pixels[..., 3].max() == pytest.approx(darkest, abs=3) and darkest > 20
+    choose(page, "style", "heat")
+    assert "grayscale" in page.evaluate("getComputedStyle(document.querySelector('.photo')).filter")
+
+
+@ONE_FAMILY
+def test_several_looks_share_controls_and_one_scale(page, policy, picture, look, tmp_path) -> None:
+    """Two answers on a page, such as those of two models: each with its own tokens."""
+    other = look_at(*policy, [picture], "Which?", response="The red one", layers=[1, 2], name="other")
+    show(page, write_look({"first": look, "second": other}, tmp_path / "looks.html"))
+    assert texts(page, ".pair h2:first-child") == ["first", "second"] and page.locator("#t2-2").count() == 1
+    choose(page, "layer", 3)
+    drawn(page, "-1/3/0")
+    assert texts(page, "output") == ["2", "2"]  # the second has two layers: its last one
+    assert page.evaluate("document.getElementById('layer-2').value") == "2"
+    choose(page, "layer", 0)
+    drawn(page, "-1/0/0")
+    peak = max(response_map(one.trace).max() for one in (look, other))
+    for name in ("peak-name", "peak-name-2"):
+        expect(page.locator(f"#{name}")).to_contain_text(f"{100 * peak:.{2 if peak < 0.0995 else 1}f}\u00a0%")
+
+
+@ONE_FAMILY
+def test_heads_of_the_only_layer(page, policy, picture, tmp_path) -> None:
+    """With one layer there is no mean over layers, at which no head could be chosen."""
+    look = look_at(*policy, [picture], "Which?", response="The red one", layers=[1])
+    show(page, write_look(look, tmp_path / "look.html"))
+    choose(page, "head", 2)
+    drawn(page, "-1/4/0")
+
+
+@ONE_FAMILY
+def test_controls_have_names(page, html) -> None:
+    show(page, html)
+    for role, name in (("slider", "Layer"), ("combobox", "Head"), ("listbox", "Tokens of the response")):
+        assert page.get_by_role(role, name=re.compile(name)).count() == 1
+    assert page.get_by_role("option", name=re.compile("^token 3 “")).count() == 1
+    assert page.get_by_role("img", name="How much attention each part of the picture gets").count() == 1
+
+
 def page_data(path) -> dict:
     """The JSON that stands in a page."""
-    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1])
+    return json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', path.read_text(), re.S)[1])
 
 
 def unpack(data: dict, entry: int) -> np.ndarray:
@@ -223,12 +294,14 @@ def test_the_page_holds_the_values_that_were_read(look, tmp_path) -> None:
         np.testing.assert_allclose(shares[data["share_names"].index("region")], mass, rtol=1e-6)
 
 
-def test_what_a_page_may_weigh_decides_how_many_heads_it_holds(look, tmp_path) -> None:
+def test_what_a_page_may_weigh_decides_on_its_steps_and_heads(look, tmp_path) -> None:
+    """Coarser steps before fewer heads; fine steps again where not all heads fit in any."""
     whole = write_look(look, tmp_path / "look.html").stat().st_size
-    path = write_look(look, tmp_path / "small.html", max_bytes=whole - 3000)
-    data = page_data(path)
-    assert path.stat().st_size < whole - 3000 and len(data["maps"]) > 4
-    assert list(data["heads"]) == ["3", "2", "1"][: len(data["heads"])] and len(data["heads"]) < 3
+    for less, heads in ((3000, ["3", "2", "1"]), (9000, ["3"])):
+        path = write_look(look, tmp_path / "small.html", max_bytes=whole - less)
+        data = page_data(path)
+        assert path.stat().st_size < whole - less and list(data["heads"]) == heads
+        assert (data["levels"] < 255) == (len(heads) == 3)
     with pytest.raises(LookError, match="read fewer layers"):
         write_look(look, tmp_path / "none.html", max_bytes=25_000)
     assert not (tmp_path / "none.html").exists()

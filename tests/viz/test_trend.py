@@ -1,6 +1,7 @@
 """Look-Back's attention trend over responses: records, their summary, and a picture."""
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -60,6 +61,7 @@ def test_command(toy, tmp_path, sayo_command):
     options = ("--data", toy.prepared, "--limit", 3, "--max-new-tokens", 12, "--out", tmp_path / "t")
     result = sayo_command("trend", toy.policy, *options, "--temperature", 1, "--user-suffix", "semantic-back")
     assert result.exit_code == 0, result.output
+    assert re.search(r"responses +3\n", result.output) and "{" not in result.output
     written = json.loads((tmp_path / "t/trend.json").read_text())
     assert written["summary"]["responses"] == len(written["responses"]) == 3
     assert all(0 < value < 1 for record in written["responses"] for value in record["image_share"])

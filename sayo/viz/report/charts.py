@@ -49,11 +49,12 @@ def _chart_of(title: str, caption: str, series: Sequence[Series]) -> list[Chart]
         for (label, run, key), color in logged:
             steps, values = run.series(key)
             spread = dict(zip(*run.series(f"{key[:-5]}/std"), strict=True)) if key.endswith("/mean") else {}
-            half = smooth(np.array([spread.get(step, np.nan) for step in steps])) if spread else None
+            deviations = np.array([spread.get(step, np.nan) for step in steps])
+            half = smooth(deviations) if spread else None
             smoothed = smooth(values)
             if smoothed is not values:
                 axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            line(axes, steps, smoothed, color, label, half)
+            line(axes, steps, smoothed, color, label, half, bounds=_bounds(values, deviations))
             axes.plot(*run.series(f"eval_{key}"), color=color, linewidth=1.4, linestyle="--", marker="o", markersize=4)
         axes.set_xlabel("step")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -62,3 +63,11 @@ def _chart_of(title: str, caption: str, series: Sequence[Series]) -> list[Chart]
 
     is_held_out = any(len(run.series(f"eval_{key}")[0]) for (_, run, key), _ in logged)
     return [chart(title, caption + (" Dashed: held out, during training." if is_held_out else ""), draw)]
+
+
+def _bounds(means: np.ndarray, deviations: np.ndarray) -> tuple[float, float]:
+    """[0, 1], else [-1, 1], where values with such means and standard deviations can lie in it (Bhatia and Davis)."""
+    for low in (0.0, -1.0):
+        if (means >= low).all() and (deviations**2 <= 1.2 * (1 - means) * (means - low) + 1e-6).all():
+            return low, 1.0
+    return -np.inf, np.inf

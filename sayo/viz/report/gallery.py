@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sayo.draw import heat_map
+from sayo.draw import spotlight
 from sayo.geometry.cells import single_grid
 from sayo.viz.pages import picture
 from sayo.viz.report.runs import HeldOut, finite_numbers
@@ -40,8 +40,8 @@ def _entry(question_id: str, policies: Mapping[str, HeldOut]) -> dict[str, Any]:
     shares = {name: values / values.sum() for name, values in maps.items() if values is not None and image is not None}
     peak = max((float(share.max()) for share in shares.values()), default=1.0)
     grids = {name: single_grid(*image.size, *share.shape[::-1]) for name, share in shares.items()}
-    heats = {name: heat_map(grids[name], share.ravel(), peak) for name, share in shares.items()}
-    pictures = {name: picture(image, regions, heat, longest=LONGEST_SIDE) for name, heat in heats.items()}
+    veils = {name: spotlight(grids[name], share.ravel(), peak) for name, share in shares.items()}
+    pictures = {name: picture(image, regions, veil, longest=LONGEST_SIDE) for name, veil in veils.items()}
     return {
         "text": str(sample.get("question") or question_id),
         "kind": str(sample.get("question_type") or ""),

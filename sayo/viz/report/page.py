@@ -10,7 +10,7 @@ from sayo.viz.pages import render_page, write_text
 from sayo.viz.report.charts import training_charts
 from sayo.viz.report.gallery import gallery
 from sayo.viz.report.runs import HeldOut, ReportError, Run, load_run
-from sayo.viz.report.tables import Table, ablation_table, held_out_tables, layer_tables
+from sayo.viz.report.tables import START, Table, ablation_table, headlines, held_out_tables, layer_tables
 
 
 def build_report(
@@ -45,6 +45,7 @@ def _page(runs: list[Run], questions: int, ablation: Table | None) -> str:
         title=f"{len(runs)} runs" if several else runs[0].name,
         several=several,
         runs=[(run.name, _facts(run)) for run in runs],
+        headlines=headlines(groups),
         tables=held_out_tables(everything) + layer_tables(everything),
         ablation=ablation,
         charts=training_charts(runs),
@@ -55,16 +56,24 @@ def _page(runs: list[Run], questions: int, ablation: Table | None) -> str:
 
 
 def _policies(runs: list[Run]) -> dict[str, dict[str, HeldOut]]:
-    """Which policies are shown side by side: those of a run, or of all runs when they started from the same one."""
-    starts = {run.before.folder.resolve() if run.before is not None else None for run in runs}
-    if len(runs) == 1 or len(starts) > 1:
-        groups = {
-            run.name if len(runs) > 1 else "": {"before training": run.before, "after training": run.after}
-            for run in runs
-        }
-    else:
-        groups = {"": {"before training": runs[0].before, **{run.name: run.after for run in runs}}}
-    return {name: {key: e for key, e in group.items() if e is not None} for name, group in groups.items()}
+    """Which policies are shown side by side: one before training, and those that became of it (by its answers)."""
+    starts: list[list[Run]] = []
+    for run in runs:
+        same = (group for group in starts if run.before and group[0].before and _answers(run) == _answers(group[0]))
+        if (group := next(same, None)) is None:
+            starts.append([run])
+        else:
+            group.append(run)
+    groups = {}
+    for group in starts:
+        afters = {run.name if len(group) > 1 else "after training": run.after for run in group}
+        name = ", ".join(run.name for run in group) if len(starts) > 1 else ""
+        groups[name] = {key: e for key, e in {START: group[0].before, **afters}.items() if e is not None}
+    return groups
+
+
+def _answers(run: Run) -> list[Any]:
+    return [(key, sample.get("completions")) for key, sample in run.before.samples.items()]
 
 
 def _facts(run: Run) -> dict[str, Any]:

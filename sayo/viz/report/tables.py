@@ -19,7 +19,7 @@ METRICS = {  # key of a summary: heading, is it a share (shown in percent)?
     "use": ("Accuracy lost without the region", False),
     "mean_length": ("Tokens", False),
 }
-ABSENT = "–"
+ABSENT, START = "–", "before training"
 
 
 class Table(NamedTuple):
@@ -29,6 +29,27 @@ class Table(NamedTuple):
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
+
+
+def headlines(groups: Mapping[str, Mapping[str, HeldOut]]) -> list[str]:
+    """What came of each run, in a line: accuracy and TAS before and after, as far as they are known."""
+    lines = []
+    for name, policies in groups.items():
+        start = policies.get(START)
+        for label, evaluation in policies.items():
+            if evaluation is start:
+                continue
+            changes = []
+            for key in ("accuracy", "tas"):
+                known = [e.summary.get(key) for e in (start, evaluation) if e is not None]
+                shown = [_show(value, is_share=METRICS[key][1]) for value in known if is_number(value)]
+                changes += [f"{METRICS[key][0]} {' → '.join(shown)}"] if shown else []
+            count = evaluation.summary.get("num_questions")
+            if changes:
+                who = ": ".join(filter(None, [name, label if label != "after training" else ""]))
+                on = f" on {count} held-out questions" if is_number(count) else ""
+                lines.append(f"{who}: {', '.join(changes)}{on}" if who else f"{', '.join(changes)}{on}")
+    return lines
 
 
 def held_out_tables(policies: Mapping[str, HeldOut]) -> list[Table]:
