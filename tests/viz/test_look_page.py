@@ -75,7 +75,8 @@ def test_mouse_and_keys_choose_a_token(page, html) -> None:
     page.locator("#tokens").blur()
     page.set_viewport_size({"width": 1280, "height": 400})
     page.keyboard.press("End")  # outside of the response, keys scroll
-    page.wait_for_function("window.scrollY > 100")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.scrollY") > 100
     drawn(page, "-1/0/0")
 
 
