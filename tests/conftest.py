@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from synthesize.stub_server import StubServer
 from toy_runs import Toy, make_toy
 from typer.testing import CliRunner
 
@@ -18,6 +19,17 @@ def sayo_command():
     from sayo.cli import app
 
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An OpenAI-compatible server on loopback."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    stub = StubServer()
+    yield stub
+    stub.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The command line as a whole: version, order, what is listed and copied, and launches that cannot be."""
 
-import re
 import subprocess
 import sys
 from importlib import metadata
@@ -10,8 +9,8 @@ import yaml
 from toy_runs import recipe_values, write_recipe
 from typer.main import get_command
 
+from benchmarks.harness import ROOT
 from sayo.cli import ORDER, app
-from sayo.recipes import recipes_dir
 
 
 def test_version_and_the_order_of_the_work(sayo_command):
@@ -20,14 +19,6 @@ def test_version_and_the_order_of_the_work(sayo_command):
     helped = sayo_command("--help").output
     places = [helped.index(f"│ {name} ") for name in ("prepare", "train", "launch", "evaluate", "toy")]
     assert places == sorted(places)
-
-
-def test_examples_name_what_the_demo_makes():
-    made, paths = (recipes_dir().parent / "scripts/demo.sh").read_text(), []
-    for name, command in get_command(app).commands.items():
-        paths += [(name, *path.split("/")[:3]) for path in re.findall(r"runs/[\w/.]+", command.help or "")]
-    assert len(paths) >= 10
-    assert [path for path in paths if path[2] != "demo" or f"$DEMO/{path[3]}" not in made] == []
 
 
 def test_what_is_shipped_is_listed_and_copied(sayo_command, tmp_path):
@@ -45,7 +36,6 @@ def test_what_is_shipped_is_listed_and_copied(sayo_command, tmp_path):
     [
         (["--sharding", "zero9"], "--sharding zero9: no such file, nor one of cpu, ddp, fsdp2, zero1, zero2, zero3."),
         (["trainer.use_cpu=false", "trainer.bf16=true"], "No GPU is visible here. On the CPU add: trainer.use_cpu"),
-        (["trainer.max_steps=abc"], "`trainer.max_steps`: Input should be a valid integer"),
     ],
 )
 def test_a_launch_that_cannot_be_is_one_line(words, message, sayo_command, monkeypatch):
@@ -67,3 +57,18 @@ def test_training_export_and_evaluation_do_without_deepspeed_and_wandb(toys, tmp
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "results/summary.json").is_file()
+
+
+CELLS = "VisualLayout.from_pretrained('tests/data_prep/samples/qwen3_vl').cells(640, 480)"
+LIGHT = {
+    "geometry": f"from sayo.geometry import VisualLayout, region_tokens; region_tokens({CELLS}, [[0, 0, 50, 50]])",
+    "toy world": "import sayo.toyworld.cli",
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_is_light_imports_no_torch(name):
+    heavy = {"torch", "transformers"} | ({"PIL", "pycocotools"} if name == "geometry" else set())
+    code = f"import sys; {LIGHT[name]}; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.rehearse import CANNOT, ROOT, commands_of, parts, run
+from scripts.rehearse import CANNOT, ROOT, parts, run
 
 
 @pytest.mark.parametrize(
@@ -21,23 +21,6 @@ def test_every_command_that_can_run_here_runs(part, tmp_path):
     if all("torchvision" in result for result in results):
         pytest.skip(results[0])
     assert results.count("ran") >= 5
-
-
-def test_commands_are_read_from_code_blocks():
-    page = """
-`sayo ls` in a sentence, and sayo in prose
-sayo outside of a block
-```bash
-git clone somewhere
-sayo train --config-name toy \\
-    trainer.seed=1            # a comment
-CUDA_VISIBLE_DEVICES=0 A=1 accelerate launch x.py
-```
-    python -m benchmarks.toy
-    pip install sayo
-"""
-    train = "sayo train --config-name toy trainer.seed=1            # a comment"
-    assert commands_of(page) == [train, "accelerate launch x.py", "python -m benchmarks.toy"]
 
 
 def test_every_reason_not_to_run_a_command_has_a_command():

@@ -1,6 +1,6 @@
 """Toy world, policies and prepared data, and small runs on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,24 +43,8 @@ def make_toy(
     return Toy(world, policy, data)
 
 
-TRAINER: dict[str, Any] = {
-    "per_device_train_batch_size": 4,
-    "num_generations": 2,
-    "max_completion_length": 6,
-    "max_steps": 2,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "constant",
-    "beta": 0.0,
-    "bf16": False,
-    "use_cpu": True,
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "seed": 0,
-}
-"""A run of two steps; two prompts with two completions each."""
+TRAINER: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("toy_trainer.yaml").read_text())
+"""Fields of a run of two steps; two prompts with two completions each."""
 
 
 def recipe_values(
@@ -89,6 +73,34 @@ def write_recipe(folder: Path, values: dict) -> Path:
 def length(completions, **kwargs) -> list[float]:
     """A reward function: characters of the completion."""
     return [float(len(completion[0]["content"])) for completion in completions]
+
+
+class Probe:
+    """A reward function that keeps what it is given, and pays for every token that a trace has."""
+
+    __name__ = "probe"
+
+    def __init__(self):
+        self.calls, self.traces, self.ids = [], [], []
+
+    def __call__(self, completions, attention, completion_ids, **kwargs):
+        self.calls.append({"attention": attention, "completion_ids": completion_ids, **kwargs})
+        self.traces += attention
+        self.ids += completion_ids
+        return [float(len(trace)) for trace in attention]
+
+
+def rollouts(answers: Sequence[list[int]], **more: Any) -> Callable:
+    """A rollout function whose tokens come from no model: the answers in turn; `more` goes into its output."""
+
+    def roll(prompts, trainer):
+        ids = trainer.processing_class.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        chosen = [answers[index % len(answers)] for index in range(len(prompts))]
+        return {"prompt_ids": ids, "completion_ids": chosen, "logprobs": None, **more}
+
+    return roll
 
 
 def rollout(trainer) -> dict[str, Any]:

@@ -124,9 +124,6 @@ def test_own_row_of_the_last_token():
             read()
 
 
-# What cannot be traced
-
-
 def test_beams():
     model, inputs = build("llava"), prompts("llava")
     with AttentionCapture(model) as capture:
@@ -175,9 +172,6 @@ def test_captures_that_cannot_work():
         cache = model(**inputs).past_key_values
         with pytest.raises(AttentionNotCaptured, match="open it before the prompt is run"), AttentionCapture(model):
             model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
-
-
-# Several calls inside one block
 
 
 def restarted(model, capture, inputs):

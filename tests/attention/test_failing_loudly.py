@@ -70,6 +70,12 @@ def test_what_has_no_attention_to_read(call, message):
         call(build("qwen3_vl"))
 
 
+def on_meta(model_type, **options):
+    """A model of which only the parts are looked at."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **options))
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -79,9 +85,8 @@ def test_what_has_no_attention_to_read(call, message):
 )
 def test_layers_behind_a_causal_model_inside(name, text):
     """`get_decoder` of these ends at a `*ForCausalLM`, which holds the decoder."""
-    config = AutoConfig.for_model(name, text_config={**text, "num_hidden_layers": 3})
-    with torch.device("meta"):
-        assert sorted(attention_layers(AutoModelForImageTextToText.from_config(config))) == [0, 1, 2]
+    model = on_meta(name, text_config={**text, "num_hidden_layers": 3})
+    assert sorted(attention_layers(model)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +147,6 @@ def test_vision_ids_in_a_completion_are_no_image():
     assert index.tolist() == [[1]]
 
 
-def tiny(model_type, **options):
-    """A model on the meta device: only its parts are looked at."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **options))
-
-
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
 
 
@@ -162,7 +161,7 @@ SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 64, "nu
 )
 def test_pictures_outside_of_the_prompt(model_type, options):
     with pytest.raises(LayerError, match="looks at images in cross-attention"):
-        AttentionCapture(tiny(model_type, **options))
+        AttentionCapture(on_meta(model_type, **options))
 
 
 def test_linear_layers_named_self_attn():

@@ -1,7 +1,12 @@
 """Key groups: the turns of a conversation and the images and views of a prompt."""
 
+import copy
+import itertools
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tiny_models import image_processor_class
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -10,28 +15,12 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from sayo.attention import spans
 from sayo.attention.spans import turn_groups
 
-WORDS = "You help . What is in the picture ? A cat sits here red blue default system user assistant model".split()
-CONTENT = (
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
-    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
-)
-TEMPLATES = {
-    "ChatML with a default system prompt": (
-        "{% if messages[0].role != 'system' %}<|start|>system default<|end|>{% endif %}{% for m in messages %}"
-        "<|start|>{{ m.role + ' ' }}" + CONTENT + "<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
-    ),
-    "system words inside the user's turn": (
-        "{% for m in messages %}{% if m.role == 'system' %}<|start|>user " + CONTENT + " . "
-        "{% elif m.role == 'user' %}" + CONTENT + "<|end|>{% else %}<|start|>model " + CONTENT + "<|end|>"
-        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>model {% endif %}"
-    ),
-}
+CASES = yaml.safe_load(Path(__file__).with_name("groups.yaml").read_text())
 
 
 def processor_with(template):
     special = ["<pad>", "<image>", "<|start|>", "<|end|>", "<unk>"]
-    vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(CASES["words"].split())])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -43,7 +32,7 @@ def processor_with(template):
     )
     return LlavaProcessor(
         images, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=TEMPLATES[template],
+        chat_template=CASES["templates"][template].replace("CONTENT", CASES["content"]),
     )  # fmt: skip
 
 
@@ -51,34 +40,22 @@ def words_of(processor, ids, group):
     return processor.tokenizer.convert_ids_to_tokens(ids[group > 0].tolist())
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", CASES["templates"])
 def test_turns(template, monkeypatch):
     processor = processor_with(template)
-    picture = {"type": "image", "image": Image.new("RGB", (20, 30))}
-    question = {"type": "text", "text": "What is in the picture ?"}
-    conversations = [
-        [{"role": "system", "content": "You help ."}, {"role": "user", "content": [picture, question]}],
-        [
-            {"role": "system", "content": "."},
-            {"role": "user", "content": [{"type": "text", "text": "A cat"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "here"}]},
-            {
-                "role": "user",
-                "content": [{"type": "text", "text": "red"}, picture, {"type": "text", "text": "blue ?"}],
-            },
-        ],
-    ]
+    conversations = copy.deepcopy(CASES["conversations"])
+    for part in (part for turns in conversations for turn in turns for part in turn["content"]):
+        if part == {"type": "image"}:
+            part["image"] = Image.new("RGB", (20, 30))
     inputs = processor.apply_chat_template(
         conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
         processor_kwargs={"padding": True},
     )  # fmt: skip
     ids = inputs["input_ids"]
-    assert (ids == processor.image_token_id).sum(dim=1).tolist() == [16, 16]
+    assert (ids == processor.image_token_id).sum(dim=1).tolist() == [16] * 3
     groups = turn_groups(processor, conversations, inputs)
-    assert words_of(processor, ids[0], groups["question"][0]) == "What is in the picture ?".split()
-    assert words_of(processor, ids[0], groups["system"][0]) == "You help .".split()
-    assert words_of(processor, ids[1], groups["question"][1]) == ["red", "blue", "?"]
-    assert words_of(processor, ids[1], groups["system"][1]) == ["."]
+    for row, name in itertools.product(range(3), ("question", "system")):
+        assert " ".join(words_of(processor, ids[row], groups[name][row])) == CASES[name][row]
     # These families' tokens differ from the text's in repeated image tokens alone: no picture is prepared again.
     monkeypatch.setattr(type(processor), "__call__", None)
     again = turn_groups(processor, conversations, inputs)
@@ -89,14 +66,3 @@ def test_turns(template, monkeypatch):
     assert all(torch.equal(groups[name], exact[name]) for name in groups)
     with pytest.raises(ValueError, match="other tokens than its input_ids"):
         turn_groups(processor, conversations[::-1], inputs)
-
-
-def test_a_missing_turn_is_empty():
-    processor = processor_with("ChatML with a default system prompt")
-    conversations = [[{"role": "user", "content": "A cat"}]]
-    inputs = processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    groups = turn_groups(processor, conversations, inputs)
-    assert groups["system"].sum() == 0  # the template's own default prompt is not the user's
-    assert words_of(processor, inputs["input_ids"][0], groups["question"][0]) == ["A", "cat"]

@@ -1,6 +1,5 @@
 """Small data sets on disk that tests spoil in one place each."""
 
-import io
 import json
 import zlib
 from collections.abc import Callable
@@ -19,20 +18,7 @@ from sayo.cli import app
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
 
-QWEN3_VL = {
-    "config.json": {"model_type": "qwen3_vl"},
-    "preprocessor_config.json": {
-        "patch_size": 16,
-        "merge_size": 2,
-        "size": {"shortest_edge": 4096, "longest_edge": 16777216},
-    },
-}
-
-
-def png() -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (200, 100), (9, 99, 200)).save(data, "PNG")
-    return data.getvalue()
+SAMPLES = Path(__file__).parent / "samples"
 
 
 @dataclass
@@ -148,13 +134,9 @@ def make_gqa(tmp_path: Path) -> Callable[..., Gqa]:
 
 
 @pytest.fixture
-def processor_dir(tmp_path: Path) -> Path:
+def processor_dir() -> Path:
     """The two files of a Qwen3-VL checkpoint that a layout is read from (32-pixel cells)."""
-    folder = tmp_path / "qwen3_vl"
-    folder.mkdir()
-    for name, content in QWEN3_VL.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
+    return SAMPLES / "qwen3_vl"
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Each bad input is rejected under its own name or kept on purpose, and never costs a sound row."""
 
 import io
-import json
 import os
 import random
 import shutil
@@ -9,10 +8,14 @@ import zlib
 from pathlib import Path
 
 import pytest
+import yaml
+from datasets import load_dataset
 from PIL import Image
 
 from data_prep import images as image_files
 from data_prep.workers import only_writer
+
+CASES = yaml.safe_load(Path(__file__).with_name("input.yaml").read_text())
 
 
 def photo(size: tuple[int, int] = (320, 200)) -> Image.Image:
@@ -83,26 +86,20 @@ REJECTED = {
     "image_size_differs": lambda gqa: save(gqa, photo((100, 100))),
     "object_not_in_graph": lambda gqa: gqa.graphs["1"]["objects"].clear(),
     "no_scene_graph": lambda gqa: gqa.graphs.pop("1"),
-    "box_outside_image": lambda gqa: set_box(gqa, x=400),
-    "box_leaves_image (xyxy for xywh)": lambda gqa: set_box(gqa, x=250, w=300),
-    "zero_area_box": lambda gqa: set_box(gqa, w=0),
-    "reversed_box": lambda gqa: set_box(gqa, h=-50),
-    "nan_box": lambda gqa: set_box(gqa, x=float("nan")),
-    "nan_box (null)": lambda gqa: set_box(gqa, y=None),
-    "no_answer": lambda gqa: gqa.questions["q1"].pop("answer"),
     "malformed_record (not an object)": lambda gqa: gqa.questions.update(q1=[1, 2]),
-    "malformed_record (no program)": lambda gqa: gqa.questions["q1"].pop("semantic"),
-    "malformed_record (annotations)": lambda gqa: gqa.questions["q1"].update(annotations={"answer": ["11"]}),
-    "malformed_record (empty question)": lambda gqa: gqa.questions["q1"].update(question=" "),
-    "malformed_record (half a character)": lambda gqa: gqa.questions["q1"].update(answer="\ud800"),
-    "malformed_record (no image)": lambda gqa: gqa.questions["q1"].pop("imageId"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REJECTED)
+@pytest.mark.parametrize("case", [*REJECTED, *CASES["rejected"]])
 def test_one_bad_row_is_counted_and_the_others_are_kept(make_gqa, case: str):
     gqa, reason = make_gqa(3), case.split(" ")[0]
-    REJECTED[case](gqa)
+    if case in REJECTED:
+        REJECTED[case](gqa)
+    else:
+        change, question = CASES["rejected"][case], gqa.questions["q1"]
+        set_box(gqa, **change.get("box", {}))
+        question.update(change.get("question", {}))
+        question.pop(change.get("drop"), None)
     result = gqa.prepare()
     assert result.exit_code == 0, result.output
     summary = gqa.summary()
@@ -112,18 +109,6 @@ def test_one_bad_row_is_counted_and_the_others_are_kept(make_gqa, case: str):
     assert (reject["id"], reject["reason"], reject["split"]) == ("q1", reason, "train")
     assert reject["detail"]
     assert f"{reason} 1" in result.output
-
-
-def test_second_question_with_an_id_is_rejected(make_gqa):
-    gqa = make_gqa(2)
-    gqa.write()
-    text = (gqa.root / "questions.json").read_text()
-    record = json.dumps(gqa.questions["q0"]).replace("red", "blue")
-    (gqa.root / "questions.json").write_text(text[:-1] + f', "q0": {record}}}')
-    result = gqa.prepare_written("--rows-per-shard", "1")
-    assert result.exit_code == 0, result.output
-    assert gqa.summary()["rejected_by_reason"] == {"duplicate_id": 1}
-    assert [reject["id"] for reject in gqa.rejects()] == ["q0"]
 
 
 def test_a_rejected_bomb_names_the_size_found(make_gqa, monkeypatch: pytest.MonkeyPatch):
@@ -136,22 +121,9 @@ def test_a_rejected_bomb_names_the_size_found(make_gqa, monkeypatch: pytest.Monk
     assert gqa.rejects("out2")[0]["detail"] == "0.jpg claims 320x200 pixels"
 
 
-IMAGE_KINDS = {
-    "grayscale": ("L", "1.jpg"),
-    "cmyk": ("CMYK", "1.jpg"),
-    "rgba": ("RGBA", "1.png"),
-    "palette": ("P", "1.png"),
-    "one bit": ("1", "1.png"),
-    "16 bit": ("I;16", "1.png"),
-    "webp": ("RGB", "1.webp"),
-}
-
-
-@pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_every_colour_mode_is_kept_and_loads_as_rgb(make_gqa, kind: str, tmp_path: Path):
-    from datasets import load_dataset
-
-    gqa, (mode, name) = make_gqa(2), IMAGE_KINDS[kind]
+@pytest.mark.parametrize(("mode", "name"), CASES["modes"].values(), ids=CASES["modes"])
+def test_every_colour_mode_is_kept_and_loads_as_rgb(make_gqa, mode: str, name: str, tmp_path: Path):
+    gqa = make_gqa(2)
     save(gqa, photo().convert("I").convert(mode) if mode == "I;16" else photo().convert(mode), name)
     assert gqa.prepare().exit_code == 0
     assert gqa.summary()["kept"] == 2
@@ -248,19 +220,8 @@ def test_unusable_input_is_one_clear_line(make_gqa, spoil, message: str):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--processor", "/no/such/model"], "no model '/no/such/model'"),
-        (["--limit", "0"], "--limit"),
-        (["--num-proc", "0"], "--num-proc"),
-        (["--split", "a/b"], "--split"),
-        (["--hard"], "give --processor as well"),
-        (["--size", "longest_edge=9000"], "give --processor as well"),
-        (["--threshold", "0.2"], "give --processor as well"),
-    ],
-)
-def test_unusable_options_are_named(make_gqa, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("arguments", "message"), CASES["options"])
+def test_unusable_options_are_named(make_gqa, arguments: list[str], message: str, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = make_gqa(1).prepare(*arguments)
     assert result.exit_code == 2

@@ -1,20 +1,18 @@
 """COCO instances -> questions: templates, balance, crowds, and annotations that contradict themselves."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pycocotools import mask as coco
 
+from data_prep.sources import coco as source
 from data_prep.sources.coco_words import is_the, is_there, plural, spoken
 
-CATEGORIES = [
-    {"id": key, "name": name, "supercategory": kind}
-    for key, name, kind in [(1, "person", "person"), (3, "car", "vehicle"), (6, "bus", "vehicle"),
-                            (17, "cat", "animal"), (18, "dog", "animal"), (53, "apple", "food"),
-                            (62, "chair", "furniture"), (74, "mouse", "electronic"), (81, "sink", "")]
-]  # fmt: skip
+CASES = yaml.safe_load(Path(__file__).with_name("coco.yaml").read_text())
 
 
 class Coco:
@@ -45,9 +43,7 @@ class Coco:
                 self.add(image_id, category, 5 + 98 * number, 20 + 40 * number, 40 + 10 * number, 60)
 
     def prepare(self, *more: Any, out: str = "out") -> None:
-        licenses = [{"id": 4, "name": "Attribution License", "url": ""}]
-        content = {"info": {}, "licenses": licenses, "images": self.images, "annotations": self.annotations,
-                   "categories": CATEGORIES}  # fmt: skip
+        content = {**CASES["file"], "images": self.images, "annotations": self.annotations}
         file = self.bench.json(content, "instances.json")
         result = self.bench.prepare("coco", "--instances", file, "--images", self.bench.images, *more, out=out)
         assert result.exit_code == 0, result.output
@@ -78,20 +74,8 @@ def test_every_template_on_one_scene(coco_files):
         row["question"]: (row["solution"], [(r["role"], *r["box"], r["weight"]) for r in row["regions"]])
         for row in coco_files.bench.rows()
     }
-    expected = {
-        "How many dogs are in the image?": ("1", "dog"),
-        "What kind of animal is in the image?": ("dog", "dog"),
-        "Is the dog on the left or on the right side of the image?": ("left", "dog"),
-        "Is the apple on the left or on the right side of the image?": ("right", "apple"),
-        "Is the dog to the left or to the right of the apple in the image?": ("left", "dog", "apple"),
-        "Is the apple to the left or to the right of the dog in the image?": ("right", "apple", "dog"),
-        "Is the dog above or below the apple in the image?": ("below", "dog", "apple"),
-        "Is the apple above or below the dog in the image?": ("above", "apple", "dog"),
-        "Which takes up more of the image, the dog or the apple?": ("dog", "dog", "apple"),
-        "Which takes up more of the image, the apple or the dog?": ("dog", "dog", "apple"),
-    }
     assert len(rows) == 7  # of each pair of the last six one, as the hash decides; no yes/no: no class has both
-    for question, (answer, *things) in expected.items():
+    for question, (answer, *things) in CASES["dog and apple"].items():
         roles = [("answer", *boxes[things[0]], 1.0), *(("evidence", *boxes[name], 0.5) for name in things[1:])]
         assert rows.pop(question, (answer, roles)) == (answer, roles)
     assert not rows
@@ -164,24 +148,7 @@ def test_a_crowd_is_never_counted_denied_or_referred_to(coco_files):
     assert "the cat" in asked and "the car" in asked
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        ({"bbox": [20, 20, 120, 120]}, "box_and_mask_differ"),  # xyxy where xywh belongs
-        ({"bbox": [0.05, 0.07, 0.25, 0.33], "segmentation": []}, None),  # a real box, too small to ask for
-        ({"bbox": [0.05, 0.07, 0.25, 0.33]}, "box_and_mask_differ"),  # normalised
-        ({"bbox": [500, 20, 100, 100]}, "box_outside_image"),
-        ({"bbox": [20, float("nan"), 100, 100]}, "nan_box"),
-        ({"segmentation": [[20, 20, 120, 120]]}, "bad_mask"),
-        ({"segmentation": {"size": [400, 300], "counts": [120000]}}, "mask_size_differs"),
-        ({"category_id": 99}, "unknown_category"),
-        ({"image_id": 7}, "unknown_image"),
-        ({"id": None}, "malformed_record"),
-        ({"iscrowd": "0"}, "malformed_record"),
-        ({"bbox": [300, 20, 300, 100], "segmentation": []}, "box_leaves_image"),
-        ({"id": 2}, "duplicate_id"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "reason"), CASES["spoilt"])
 def test_a_bad_annotation_is_counted_and_its_class_not_asked_for(coco_files, spoil: dict, reason: str | None):
     image = coco_files.image(1)
     coco_files.add(image, 3, 250, 100, 100, 100)
@@ -228,8 +195,6 @@ def test_same_seed_same_questions_whatever_the_order_of_the_file(coco_files):
 
 
 def test_any_number_of_processes_asks_the_same(coco_files, monkeypatch):
-    from data_prep.sources import coco as source
-
     coco_files.seven_scenes()
     coco_files.add(3, 6, 500, 20, 40, 40)
     coco_files.prepare(out="single")
@@ -265,10 +230,7 @@ def test_what_is_wrong_with_the_whole_file_is_an_error(coco_files):
 
 
 def test_plurals_and_articles():
-    names = "person bus knife sheep mouse toothbrush berry skis human snowman potato bookshelf photo sneakers lens"
-    plurals = "people buses knives sheep mice toothbrushes berries skis humans snowmen potatoes bookshelves photos"
-    assert [plural(name) for name in names.split()] == [*plurals.split(), "sneakers", "lenses"]
-    assert plural("wine glass") == "wine glasses" and plural("teddy bear") == "teddy bears"
+    assert {name: plural(name) for name in CASES["plurals"]} == CASES["plurals"]
     assert is_there("apple") == "Is there an apple"
     assert (is_there("skis"), is_the("skis")) == ("Are there any skis", "Are the skis")
     names = "unicycle umbrella hourglass SUV TV X-ray".split()

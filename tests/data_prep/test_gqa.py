@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from benchmarks import gqa_objects
 from data_prep.examples import RejectedError
 from data_prep.sources.gqa import GqaSource, parse_program, referenced_objects
 from tests.data_prep.conftest import Bench
 
 SAMPLES = Path(__file__).parent / "samples" / "gqa"
+CASES = yaml.safe_load(Path(__file__).with_name("gqa.yaml").read_text())
 
 # Worked out by hand from each record: the program in `semantic`, the annotated words, and the question itself.
 with (SAMPLES / "expected.tsv").open(encoding="utf-8") as _lines:
@@ -59,88 +62,23 @@ def test_regions_are_those_of_the_table(prepared, qid: str):
     assert row["image_sizes"] == [[graph["width"], graph["height"]]]
 
 
-def select(argument: str) -> dict:
-    return {"operation": "select", "dependencies": [], "argument": argument}
+@pytest.mark.parametrize(("argument", "objects"), CASES["arguments"])
+def test_the_end_of_an_argument_names_the_objects(argument: str, objects: list[str] | None):
+    (step,) = parse_program([{"operation": "select", "dependencies": [], "argument": argument}])
+    assert step.objects == (None if objects is None else tuple(objects))
 
 
-def then(operation: str, argument: str, *dependencies: int) -> dict:
-    return {"operation": operation, "dependencies": list(dependencies), "argument": argument}
-
-
-@pytest.mark.parametrize(
-    ("argument", "objects"),
-    [
-        ("shirt (1132412)", ("1132412",)),
-        ("fence (1132419) ", ("1132419",)),
-        ("sharks,to the right of,s (-)", ()),
-        ("cat,to the left of|to the right of,s (77)", ("77",)),
-        ("umbrella, standing under, o (2028054)", ("2028054",)),
-        ("people (12,34)", ("12", "34")),
-        ("people (12, 34) ", ("12", "34")),
-        ("_,holding,o (5)", ("5",)),
-        ("not(black)", None),
-        ("scene", None),
-        ("", None),
-        ("street (north) sign (9)", ("9",)),
-    ],
-)
-def test_the_end_of_an_argument_names_the_objects(argument: str, objects: tuple[str, ...] | None):
-    assert parse_program([select(argument)])[0].objects == objects
-
-
-@pytest.mark.parametrize(
-    ("program", "answer", "evidence"),
-    [
-        pytest.param([select("cup (1)"), then("filter color", "not(black)", 0), then("query", "name", 1)], ["1"], [],
-                     id="filters lead back to the object"),
-        pytest.param([select("people (1,2)"), then("same gender", "", 0)], ["1", "2"], [], id="all of a group"),
-        pytest.param([select("cup (1)"), then("exist", "?", 0)], [], ["1"], id="nothing proves a no"),
-        pytest.param([select("cup (-)"), then("exist", "?", 0)], [], [], id="nothing exists"),
-        pytest.param([select("scene"), then("query", "place", 0)], [], [], id="the whole scene"),
-        pytest.param([select("cup (1)"), then("verify rel", "table,on,o (2)", 0)], [], ["1", "2"], id="verify rel"),
-        pytest.param([select("cup (1)"), then("verify rel", "table,on,o (-)", 0)], [], ["1"], id="absent partner"),
-        pytest.param(
-            [select("cup (1)"), then("exist", "?", 0), select("jug (-) "), then("exist", "?", 2),
-             then("or", "", 1, 3)], [], ["1"], id="one branch is absent",
-        ),
-        pytest.param([select("cup (1)"), select("jug (2) "), then("common", "", 0, 1)], [], ["1", "2"], id="common"),
-    ],
-)  # fmt: skip
-def test_programs_without_annotations(program: list[dict], answer: list[str], evidence: list[str]):
-    assert referenced_objects({"semantic": program, "annotations": {}}) == (answer, evidence)
-
-
-def test_what_exists_is_the_answer_where_the_answer_is_yes():
-    """The rule of `sayo prepare coco`, whose "Is there a dog in the image?" has the dog for its answer."""
+@pytest.mark.parametrize("case", CASES["programs"].values(), ids=CASES["programs"])
+def test_objects_of_programs(case: dict):
     program = [
-        select("table (2)"),
-        then("relate", "cup,on,s (1)", 0),
-        then("filter color", "red", 1),
-        then("exist", "?", 2),
+        {"operation": operation, "argument": argument, "dependencies": dependencies}
+        for operation, argument, *dependencies in case["steps"]
     ]
-    for answer, expected in (("yes", (["1"], ["2"])), ("no", ([], ["2", "1"]))):
-        assert referenced_objects({"semantic": program, "annotations": {}, "answer": answer}) == expected
+    record = {"semantic": program, "annotations": case.get("annotations", {}), "answer": case.get("solution")}
+    assert referenced_objects(record) == (case.get("answer", []), case.get("evidence", []))
 
 
-def test_annotated_answer_goes_before_the_program_and_is_no_evidence():
-    record = {
-        "semantic": [select("man (1)"), select("lady (2) "), then("choose younger", "", 0, 1)],
-        "annotations": {"answer": {"0": "1"}, "question": {"6": "2", "9:11": "1,3"}, "fullAnswer": {}},
-    }
-    assert referenced_objects(record) == (["1"], ["2", "3"])
-
-
-@pytest.mark.parametrize(
-    "semantic",
-    [
-        None,
-        ["select: cup (1)"],
-        [{"operation": "select", "argument": "cup (1)"}],
-        [then("query", "name", 0)],
-        [select("cup (1)"), then("query", "name", 7)],
-        [select("cup (1)"), then("query", "name", -1)],
-    ],
-)
+@pytest.mark.parametrize("semantic", CASES["broken"])
 def test_broken_programs_are_named(semantic):
     with pytest.raises(RejectedError, match="malformed_record"):
         referenced_objects({"semantic": semantic, "annotations": {}})
@@ -167,3 +105,21 @@ def test_files_in_the_format_of_gqa_have_a_licence_of_their_own(make_gqa):
     assert gqa.summary()["licenses"] == {"CC0-1.0": 2}
     assert "Hudson" not in (gqa.root / "out" / "README.md").read_text()
     assert gqa.prepare().exit_code == 2  # another licence is another setting
+
+
+def test_the_release_of_sayo_picks_wrong_objects_and_drops_questions_that_we_keep():
+    """The script behind the README's table: the release's rule takes the last object of a program, or the first."""
+    cup, frame = "select: cup (1)", "relate: _,on,s"
+    for text, pick in {
+        f"{cup}->query: color [0]": "1",
+        f"{cup}->{frame} (2) [0]": "2",
+        f"{cup}->{frame} (2) [0]->{frame} (3) [1]": "1",  # the first of three
+        "select: shark (-)->exist: ? [0]": None,
+        "select: scene->query: place [0]": None,
+    }.items():
+        assert gqa_objects.release_pick({"semanticStr": text}) == pick
+    rows = gqa_objects.compare(json.loads(gqa_objects.SAMPLES.read_text()))
+    table = {row["GQA questions"]: (row["SAYO release"], row["sayo"]) for row in rows}
+    assert table["questions kept"][1] == 33 and table["dropped"][0] > 0
+    release, ours = table["answer annotated, wrong object"]
+    assert release > 0 == ours

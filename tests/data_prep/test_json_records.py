@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from data_prep import json_records
 from data_prep.examples import PrepareError
-from data_prep.store import database, newness_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -66,10 +65,3 @@ def test_lists_of_a_coco_file_are_read_one_by_one(tmp_path_factory, images, anno
     expected = [("info", {"x": info}), *(("images", value) for value in images)]
     assert [entry[:2] for entry in members] == [*expected, *(("annotations", value) for value in annotations)]
     assert all(json.loads(text) == value for _, value, text in members)
-
-
-@given(st.lists(st.text(max_size=3) | st.just("\ud800"), max_size=60))
-def test_repeated_ids_are_told_from_new_ones_as_by_a_set(ids: list[str]):
-    with database() as connection:
-        is_new = newness_of(connection)
-        assert [is_new(row_id) for row_id in ids] == [row_id not in ids[:at] for at, row_id in enumerate(ids)]

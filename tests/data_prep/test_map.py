@@ -1,35 +1,25 @@
 """`sayo map`: the tokens of another processor on rows that are there already."""
 
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-
-@pytest.fixture
-def qwen25_dir(tmp_path: Path) -> Path:
-    """28-pixel cells."""
-    folder = tmp_path / "qwen25"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
-    settings = {"patch_size": 14, "merge_size": 2, "min_pixels": 3136, "max_pixels": 12845056}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return folder
+from tests.data_prep.conftest import SAMPLES
 
 
 def mapped(gqa, processor, out: str, *more, data="plain"):
     return gqa.run("map", gqa.root / data, "--processor", processor, "--out", gqa.root / out, *more)
 
 
-def test_prepare_then_map_is_prepare_with_processor(make_gqa, processor_dir, qwen25_dir):
+def test_prepare_then_map_is_prepare_with_processor(make_gqa, processor_dir):
     gqa = make_gqa(7)
     (gqa.images / "3.jpg").unlink()
     gqa.prepare("--rows-per-shard", "3", out="plain")
     gqa.prepare("--rows-per-shard", "3", "--processor", str(processor_dir), out="direct")
     assert mapped(gqa, processor_dir, "mapped").exit_code == 0
     assert gqa.contents("mapped") == gqa.contents("direct")
-    assert mapped(gqa, qwen25_dir, "other", data="direct").exit_code == 0  # replaces those that are there
+    assert mapped(gqa, SAMPLES / "qwen2_5_vl", "other", data="direct").exit_code == 0  # replaces those that are there
     other = gqa.rows("other")
     assert {row["num_visual_tokens"][0] for row in other} == {11 * 7}
     assert mapped(gqa, processor_dir, "back", data="other").exit_code == 0

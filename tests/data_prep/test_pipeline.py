@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from PIL import Image
-from toy_runs import TRAINER
+from PIL import Image, ImageOps
+
+from data_prep import pipeline
 
 REPOSITORY = Path(__file__).parents[2]
 COLUMNS = (
@@ -65,8 +66,6 @@ def test_processor_fills_token_columns(make_gqa, processor_dir: Path):
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_exif_rotated_image(make_gqa, orientation: int, drawn_on: str, suffix: str):
     """A white rectangle must fill the box of the loaded picture, wherever the annotation was drawn."""
-    from PIL import ImageOps
-
     gqa = make_gqa(1)
     stored = Image.new("RGB", (160, 96))
     stored.paste((255, 255, 255), (16, 32, 64, 80))
@@ -89,25 +88,8 @@ def test_exif_rotated_image(make_gqa, orientation: int, drawn_on: str, suffix: s
     assert picture.sum() == (x2 - x1) * (y2 - y1)
 
 
-def test_loads_by_folder_and_by_file(make_gqa):
-    gqa = make_gqa(5)
-    gqa.prepare("--rows-per-shard", "2")
-    assert [path.name for path in sorted((gqa.root / "out" / "data").iterdir())] == [
-        f"train-{index:05d}-of-00003.parquet" for index in range(3)
-    ]
-    files = str(gqa.root / "out" / "data" / "*.parquet")
-    by_file = load_dataset("parquet", data_files=files, split="train", cache_dir=str(gqa.root / "cache"))
-    for rows in (load(gqa.root / "out"), by_file):
-        assert rows["id"][:] == ["q0", "q1", "q2", "q3", "q4"]
-        assert rows[3]["images"][0].size == (320, 200)
-
-
-def test_a_picture_is_stored_once_whatever_the_order_of_the_questions(
-    make_gqa, processor_dir: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_picture_is_stored_once_whatever_the_order_of_the_questions(make_gqa, processor_dir, monkeypatch):
     """GQA's balanced files have the questions about a picture in a hundred places."""
-    from data_prep import pipeline
-
     monkeypatch.setattr(pipeline, "ROWS_PER_GROUP", 10)
     gqa = make_gqa(6)
     for index in range(6, 60):
@@ -150,19 +132,6 @@ def test_other_settings_name_the_flag_and_overwrite_helps(make_gqa):
     assert gqa.contents() == before
     assert gqa.prepare("--overwrite").exit_code == 0
     assert load(gqa.root / "out")[0]["solution"] == "blue"
-
-
-def test_finished_shards_are_left_alone(make_gqa):
-    gqa = make_gqa(4)
-    gqa.prepare("--rows-per-shard", "2")
-    first, second = sorted((gqa.root / "out" / "data").iterdir())
-    stamp, whole = first.stat().st_mtime_ns, gqa.contents()
-    second.unlink()
-    (gqa.root / "out" / "data" / f".{second.name}.123.tmp").write_bytes(b"half a shard")
-    result = gqa.prepare("--rows-per-shard", "2")
-    assert "1 of 2 shards are there already" in result.output
-    assert first.stat().st_mtime_ns == stamp
-    assert gqa.contents() == whole
 
 
 def command(gqa, out: str, *more: str) -> list[str]:
@@ -249,42 +218,3 @@ def test_linked_images_load_from_where_they_are(make_gqa):
     (gqa.images / "0.jpg").symlink_to(gqa.root / "elsewhere.jpg")
     assert gqa.prepare("--link-images", out="linked").exit_code == 0
     assert gqa.summary("linked")["rejected_by_reason"] == {"path_outside_image_dir": 1}
-
-
-def test_rows_are_conversational_with_one_image_each(make_gqa):
-    from trl.data_utils import is_conversational, prepare_multimodal_messages
-
-    gqa = make_gqa(2)
-    gqa.prepare()
-    rows = load(gqa.root / "out")
-    assert is_conversational(rows[0])
-    (message,) = prepare_multimodal_messages(rows[0]["prompt"], images=rows[0]["images"])
-    assert [part["type"] for part in message["content"]] == ["image", "text"]
-    assert message["content"][1]["text"] == "What color is mug 0?"
-
-
-@pytest.mark.slow
-def test_trl_trains_on_the_files(toy, tmp_path: Path):
-    """One GRPO step of a tiny policy on the three columns, read with `datasets` alone."""
-    from transformers import AutoProcessor
-    from trl import GRPOConfig, GRPOTrainer
-
-    files = str(toy.prepared / "data" / "train-*.parquet")
-    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    seen: list[str] = []
-
-    def reward(completions: list, solution: list[str], **kwargs) -> list[float]:
-        seen.extend(solution)
-        return [float(index % 2) for index in range(len(completions))]
-
-    changes = {"per_device_train_batch_size": 2, "max_steps": 1, "output_dir": str(tmp_path / "run")}
-    trainer = GRPOTrainer(
-        model=str(toy.policy),
-        reward_funcs=reward,
-        args=GRPOConfig(**{**TRAINER, **changes}),
-        train_dataset=rows.select_columns(["prompt", "images", "solution"]).select([0]),
-        processing_class=AutoProcessor.from_pretrained(toy.policy),
-    )
-    trainer.train()
-    assert seen == [rows[0]["solution"]] * 2
-    assert trainer.state.global_step == 1

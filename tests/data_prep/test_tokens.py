@@ -1,34 +1,25 @@
 """Regions -> the token columns of rows, for one grid, tiles, a crop and newline tokens, and any picture and option."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.examples import RejectedError
 from data_prep.tokens import COLUMNS, TokenMapper
 from sayo.geometry import Region, VisualLayout
+from tests.data_prep import source_files
 
-VIT = {"image_size": 112, "patch_size": 14}
-POINTS = [[h, w] for h in (112, 224, 336) for w in (112, 224, 336)]
-CROP = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
-# (image processor, config) of each family, small enough to be quick
-FAMILIES = {
-    "qwen2_5_vl": ({"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 400}, "patch_size": 14}, {}),
-    "internvl": (
-        {"size": {"height": 112, "width": 112}, "crop_to_patches": True, "max_patches": 6, "min_patches": 1},
-        {"vision_config": VIT, "downsample_ratio": 0.5},
-    ),
-    "llava": (CROP, {"vision_config": VIT}),
-    "llava_next": (CROP, {"vision_config": VIT, "image_grid_pinpoints": POINTS}),
-}
+CASES = yaml.safe_load(Path(__file__).with_name("tokens.yaml").read_text())
 
 
 @cache
 def mapper(family: str, threshold: float | None = None, soft: bool = True) -> TokenMapper:
-    image_processor, config = FAMILIES[family]
+    image_processor, config = CASES["families"][family]
     layout = VisualLayout._from_settings(image_processor, {"model_type": family, **config}, {})
     return TokenMapper(layout, threshold, soft)
 
@@ -51,7 +42,7 @@ def pictures(draw):
     return size, Region(box, weight=draw(st.sampled_from([0.5, 1.0])), mask=mask).fit(size).row()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES["families"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(picture=pictures(), soft=st.booleans(), threshold=st.sampled_from([None, 0.0, 0.3, 0.99]))
 def test_tokens_of_any_region(family: str, picture, soft: bool, threshold: float | None):
@@ -84,29 +75,11 @@ def test_tokens_of_any_region(family: str, picture, soft: bool, threshold: float
     assert TokenMapper(again, threshold, soft)([size], [region]) == row
 
 
-def test_tiles_and_thumbnail_both_get_tokens():
-    row = mapper("internvl")([(600, 400)], [Region((200.0, 100.0, 400.0, 300.0))])
-    views = mapper("internvl").layout.cells(600, 400).views[row["region_tokens"]]
-    assert set(views.tolist()) == {0, 1}
-
-
-def test_the_defaults_are_those_of_the_geometry(bench, processor_dir):
-    """A box over 3 % and 60 % of two cells: soft keeps the second (5 %), hard keeps it too (50 %), 0 keeps both."""
+@pytest.mark.parametrize(("options", "tokens", "weights"), CASES["options"], ids=str)
+def test_the_defaults_are_those_of_the_geometry(bench, processor_dir, options, tokens, weights):
     line = {"image": "a.jpg", "question": "?", "answer": "x", "regions": [{"box": [31, 0, 51.2, 33.3]}]}
-    bench.picture("a.jpg")
-    file = bench.lines(line)
-    expected = {
-        (): ([1], [0.6]),
-        ("--threshold", "0"): ([0, 1], [0.03125, 0.6]),
-        ("--hard",): ([1], [1.0]),
-        ("--hard", "--threshold", "0.7"): ([1], [1.0]),  # none is covered that much: the largest overlap
-        ("--threshold", "0.01", "--hard"): ([0, 1], [1.0, 1.0]),
-    }
-    for number, (options, (tokens, weights)) in enumerate(expected.items()):
-        out = f"out{number}"
-        more = ("--processor", processor_dir, *options)
-        result = bench.prepare("jsonl", "--questions", file, "--images", bench.images, *more, out=out)
-        assert result.exit_code == 0, result.output
-        (row,) = bench.rows(out)
-        assert row["region_tokens"] == tokens
-        assert row["region_weights"] == pytest.approx(weights, abs=0.005)
+    result = source_files.prepare(bench, "jsonl", [line], "--processor", processor_dir, *options)
+    assert result.exit_code == 0, result.output
+    (row,) = bench.rows()
+    assert row["region_tokens"] == tokens
+    assert row["region_weights"] == pytest.approx(weights, abs=0.005)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from toy_runs import TRAINER
 
 from sayo.recipes import size_words
 
@@ -68,24 +69,10 @@ def make_data(folder: Path, policy: Path, limits: dict[str, int] | None) -> Path
 
 def write_recipe(folder: Path, policy: Path, data: Path, *, model: dict | None = None, **trainer: Any) -> Path:
     """GRPO with a region reward and a colocated vLLM; three steps of eight completions."""
-    settings = {
-        "output_dir": str(folder / "run"),
-        "max_steps": 3,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "learning_rate": 1e-3,
-        "bf16": False,
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_steps": 1,
-        "report_to": "none",
-        "use_vllm": True,
-        "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": 0.1,
-        "vllm_max_model_length": 8192,
-    }
+    settings = {**TRAINER, "output_dir": str(folder / "run"), "max_steps": 3, "max_completion_length": 8}
+    settings |= {"per_device_train_batch_size": 8, "num_generations": 4, "save_strategy": "steps", "save_steps": 1}
+    settings |= {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1}
+    settings |= {"vllm_max_model_length": 8192, "lr_scheduler_type": "linear"}
     recipe = {
         "model": {"name_or_path": str(policy), "dtype": "float32", **(model or {})},
         "data": {"path": str(data)},

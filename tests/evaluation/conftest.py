@@ -1,4 +1,4 @@
-"""A small data set, and the records of an evaluation."""
+"""A small data set, answers that are given, and the records of an evaluation."""
 
 import datasets
 import numpy as np
@@ -6,6 +6,20 @@ import pytest
 from PIL import Image
 
 from sayo.evaluation.journal import read_records
+from sayo.evaluation.records import Reply
+
+
+class Parrot:
+    """Answers question i with `texts[i]` in a form (None: it fails) and remembers what it was asked."""
+
+    def __init__(self, texts, form="<answer>{}</answer>"):
+        self.texts, self.form, self.asked = texts, form, []
+
+    def answer(self, rows, attention=False):
+        for row in rows:
+            self.asked.append(row["index"])
+            text = self.texts[row["index"]]
+            yield row, [Reply(error="timeout") if text is None else Reply(self.form.format(text), length=1)]
 
 
 @pytest.fixture

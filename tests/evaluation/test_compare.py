@@ -5,7 +5,7 @@ import shutil
 
 import datasets
 import pytest
-from evaluation.parrot import Parrot
+from evaluation.conftest import Parrot
 from PIL import Image
 
 from sayo.evaluation.compare import CompareError, compare_results

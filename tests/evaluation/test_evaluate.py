@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from evaluation.parrot import Parrot
+from evaluation.conftest import Parrot
 
 from sayo.evaluation.evaluate import evaluate
 from sayo.evaluation.journal import JournalError, files_mark

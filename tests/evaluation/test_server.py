@@ -1,14 +1,9 @@
 """`--server`: answers over real HTTP on the loopback, attention from the local weights, failures that are counted."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from synthesize.stub_server import StubServer
 
 from sayo.client import ChatClient, ServerUnusable
 from sayo.evaluation.evaluate import evaluate
@@ -16,16 +11,6 @@ from sayo.evaluation.local import LocalModel
 from sayo.evaluation.records import Reply
 from sayo.evaluation.server import ServerModel
 from sayo.rollout import Completions
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    stub = StubServer()
-    stub.roles["toy"] = lambda body: "<answer>B</answer>"
-    yield stub
-    stub.close()
 
 
 def asking(server, reader=None, timeout=5.0, **kwargs):
@@ -113,27 +98,3 @@ def test_command_line(toy, server, tmp_path, sayo_command):
         result = sayo_command(*words, "--max-failed", share, "--concurrency", 1)
         assert result.exit_code == status and "a-label" in result.output
         assert ("samples failed: 1 http 400" in result.output) == bool(status)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_killed_for_real_it_resumes(toy, server, tmp_path, sent):
-    """SIGKILL of the command between two answers, or Ctrl-C while a request hangs; then the same command again."""
-    server.delay = 0.2
-    words = ["evaluate", "toy", "--data", str(toy.prepared), "--no-attention", "--server", server.url]
-    words += ["--limit", "8", "--num-samples", "1", "--concurrency", "1", "--out", str(tmp_path)]
-    command = [sys.executable, "-c", "from sayo.cli import app; app()", *words]
-    results = tmp_path / "samples.jsonl"
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (results.is_file() and results.read_text().count("\n") >= 3) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if sent == signal.SIGINT:
-        server.delay = 90.0
-        time.sleep(0.5)
-    first.send_signal(sent)
-    first.wait(timeout=45)  # long before the request would end; most of it is Python taking torch down
-    server.delay, done = 0.0, results.read_text().count("\n")
-    assert 3 <= done < 8
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert [json.loads(line)["index"] for line in results.read_text().splitlines()] == list(range(8))

@@ -60,9 +60,8 @@ def hub(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
-def test_a_refused_upload_keeps_the_export_and_an_accepted_one_has_every_file(
-    hub, full_checkpoint, sayo_command, tmp_path
-):
+def test_a_refused_upload_keeps_the_export(hub, full_checkpoint, sayo_command, tmp_path):
+    """And an accepted one has every file."""
     out, hub.refuse = tmp_path / "out", True
     arguments = ("export", full_checkpoint, "--out", out, "--push-to-hub", "someone/policy", "--overwrite")
     result = sayo_command(*arguments)

@@ -108,22 +108,6 @@ def test_mask_coverage_is_the_mean_over_the_cell(image, seed):
     np.testing.assert_allclose(coverage_of_mask(single_grid(width, height, columns, rows), mask), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("box", "soft", "expected"),
-    [
-        ([5, 0, 20.4, 10], True, {0: 0.5, 1: 1.0}),  # half of cell 0, cell 1, 4 percent of cell 2: a sliver
-        ([5, 0, 24.9, 10], False, {0: 1.0, 1: 1.0}),  # hard: covered by half
-        ([19.5, 3, 20.2, 4], True, {1: 0.005}),  # smaller than a cell: the cell of the largest overlap
-        ([19.5, 3, 20.2, 4], False, {1: 1.0}),
-    ],
-)
-def test_tokens_by_hand(box, soft, expected):
-    tokens, weights = region_tokens(GRID, [box], soft=soft)
-    assert (tokens.dtype, weights.dtype) == (np.int64, np.float32)
-    np.testing.assert_array_equal(tokens, list(expected))
-    np.testing.assert_allclose(weights, list(expected.values()), rtol=1e-6)
-
-
 @pytest.mark.parametrize("soft", [True, False])
 def test_threshold_0_takes_every_cell_that_a_mask_touches_and_no_other(soft: bool):
     """Cells of 5.7 x 2.9 pixels: in some that the mask does not touch, the rounded shares add up to 5e-17."""

@@ -6,12 +6,10 @@ from steering.reference import generate
 from tiny_models import teacher_forced
 from transformers import AutoModelForImageTextToText
 
-from sayo.evaluation.evaluate import evaluate
-from sayo.evaluation.local import LocalModel
 from sayo.processors import load_auto_processor
 from sayo.prompts import with_suffix
 from sayo.rollout import processor_inputs
-from sayo.steering import AttentionSteering, ScoreScaling
+from sayo.steering import AttentionSteering
 from sayo.steering.calls import template_tail
 
 
@@ -53,21 +51,6 @@ def test_generation_and_the_pass_behind_it_are_one_call(chat):
     with torch.no_grad():
         plain = model(**full, use_cache=False).logits[:, length - 1 : -1]
     assert torch.allclose(logits, chosen, atol=1e-4) and (plain - chosen).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    "steering",
-    [lambda *policy: AttentionSteering(*policy, gamma=4.0), lambda model, _: ScoreScaling(model, 2.0)],
-    ids=["VRGA", "AVAR"],
-)
-def test_evaluation(chat, steering, tmp_path):
-    model, processor, rows = chat
-    answerer = LocalModel(model, processor, num_samples=2, temperature=1.0, max_new_tokens=4, layers="all")
-    plain = evaluate(answerer, rows, tmp_path / "plain")
-    with steering(model, processor):
-        changed = evaluate(answerer, rows, tmp_path / "steered")
-    again = evaluate(answerer, rows, tmp_path / "again")
-    assert changed["region_ratio"] != plain["region_ratio"] == again["region_ratio"]
 
 
 def test_a_prompt_of_another_form(chat):

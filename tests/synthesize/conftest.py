@@ -1,20 +1,84 @@
-"""A server on loopback, and the commands that ask it about small prepared data."""
+"""Small prepared data, the commands that ask the stub server about them, and what a run makes of them."""
 
+import io
+import json
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from synthesize.prepared import command, run_command, write_prepared
-from synthesize.stub_server import StubServer
+from PIL import Image
+from typer.testing import CliRunner
+
+from data_prep.rows import features
+from sayo.cli import app
+
+COLOURS = ("red", "blue", "green")
 
 
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    stub = StubServer()
-    yield stub
-    stub.close()
+def picture(colour: str, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def row(index: int, **changes: object) -> dict:
+    """A row whose picture is a field of the colour that is the answer."""
+    colour = COLOURS[index % 3]
+    topic = " ".join(f"w{index}{letter}" for letter in "abcdef")  # so that no two completions are near duplicates
+    question = str(changes.get("question", f"{topic}, what fills field {index}?"))
+    return {
+        **dict.fromkeys(features()),
+        "id": f"q{index}",
+        "prompt": [{"role": "user", "content": question}],
+        "images": [{"bytes": picture(colour), "path": f"{index}.png"}],
+        "question": question,
+        "solution": colour,
+        "answers": [colour],
+        "regions": [],
+        "has_region": False,
+        "image_sizes": [[8, 6]],
+        "license": "CC-BY-4.0",
+        "split": "train",
+        **changes,
+    }
+
+
+def write_prepared(rows: list[dict], folder: Path) -> Path:
+    """Write rows as `sayo prepare` stores them, over two files, unless that was done before."""
+    if not folder.exists():
+        (folder / "data").mkdir(parents=True)
+        half = (len(rows) + 1) // 2
+        for number, part in enumerate((rows[:half], rows[half:])):
+            table = pa.Table.from_pylist(part, schema=features().arrow_schema)
+            pq.write_table(table, folder / f"data/train-0000{number}-of-00002.parquet")
+    return folder
+
+
+def command(method: str, prepared: Path, out: Path, url: str, *more: object) -> list[str]:
+    roles = {"visual-anchors": ("describe", "reason", "anchor"), "look-back": ("cot", "back")}[method]
+    models = ",".join(f"{role}={role}" for role in roles)
+    line = ("synthesize", method, prepared, "--out", out, "--server", url, "--model", models, *more)
+    return [str(argument) for argument in line]
+
+
+def run_command(arguments: list[str]) -> SimpleNamespace:
+    """Its exit code and output, and what lies in OUT."""
+    result = CliRunner().invoke(app, arguments)
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    out = Path(arguments[arguments.index("--out") + 1])
+    rejected, summary = out / "rejected.jsonl", out / "summary.json"
+    return SimpleNamespace(
+        exit_code=result.exit_code,
+        output=" ".join(result.output.split()),
+        out=out,
+        rows=[row for path in sorted(out.glob("data/*.parquet")) for row in pq.read_table(path).to_pylist()],
+        rejected=[json.loads(line) for line in rejected.read_text().splitlines()] if rejected.exists() else [],
+        summary=json.loads(summary.read_text()) if summary.exists() else None,
+    )
 
 
 def _run(method, server, tmp_path, rows, *more):

@@ -68,7 +68,11 @@ def back(body: dict) -> str:
     )
 
 
-ROLES = {"describe": describe, "reason": reason, "anchor": anchor, "cot": cot, "back": back}
+def toy(body: dict) -> str:
+    return "<answer>B</answer>"
+
+
+ROLES = {role.__name__: role for role in (describe, reason, anchor, cot, back, toy)}
 
 
 LATE = "I gather what there is to know about it and weigh it. Then I look back at the field."

@@ -1,10 +1,12 @@
 """`sayo ground`: regions for rows without any, from a server that sees the picture or from a tiny Grounding-DINO."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageOps
 from synthesize.stub_server import pictures_of, text_of
 from transformers import (
@@ -16,8 +18,9 @@ from transformers import (
     SwinConfig,
 )
 
-from tests.data_prep.conftest import QWEN3_VL, Bench
+from tests.data_prep.conftest import SAMPLES, Bench
 
+TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text())
 BOX = (30, 40, 90, 80)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "what", "is", "there", "red", "mug"]
 
@@ -70,10 +73,7 @@ def ground(tmp_path, server):
 def test_rows_without_a_region_get_what_the_model_sees_and_say_so(ground, server):
     own = {"regions": [{"box": [0, 0, 50, 50], "label": "mine"}]}
     ground({}, own, {"image": "turned.jpg"}, {"images": ["turned.jpg", "1.png"], "question": "Both?"})
-    (ground.root / "qwen3_vl").mkdir()
-    for name, content in QWEN3_VL.items():
-        ground.json(content, f"qwen3_vl/{name}")
-    processor, sheet = ("--processor", ground.root / "qwen3_vl"), ground.root / "sheet.png"
+    processor, sheet = ("--processor", SAMPLES / "qwen3_vl"), ground.root / "sheet.png"
     result = ground.ground(*processor, "--sheet", sheet)
     assert result.exit_code == 0, result.output
     assert "4 of 4 questions kept, 4 with a region" in result.output and Image.open(sheet).size[0] > 200
@@ -92,17 +92,7 @@ def test_rows_without_a_region_get_what_the_model_sees_and_say_so(ground, server
     assert ground.rows("mapped") == ground.rows()
 
 
-@pytest.mark.parametrize(
-    ("replies", "scores"),
-    [
-        (([(0, 0, 500, 500)], [(0, 0, 500, 500)], [(0, 0, 500, 250)]), [0.75]),  # agreement of 1 and .5
-        (([(0, 0, 500, 500)], [(500, 500, 900, 900)], []), []),
-        (([(0, 0, 500, 500), (600, 0, 900, 90)], [(600, 0, 900, 90)], [(600, 0, 900, 90)]), [1.0]),
-        (([], [(0, 0, 500, 500)], [(0, 0, 500, 500)]), []),
-        (([(500, 0, 0, 500)],) * 3, []),  # reversed
-        (([(1500, 0, 1600, 500)],) * 3, []),  # outside
-    ],
-)
+@pytest.mark.parametrize(("replies", "scores"), TEXTS["replies"])
 def test_boxes_count_as_far_as_the_replies_agree(ground, server, replies, scores):
     ground({})
     server.roles["ground"] = lambda body: boxes(*replies[body["seed"]])
@@ -151,16 +141,9 @@ def detector(tmp_path):
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
     sides = {"shortest_edge": 64, "longest_edge": 96}
     GroundingDinoProcessor(GroundingDinoImageProcessor(size=sides), tokenizer).save_pretrained(folder)
-    swin = SwinConfig(
-        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    small = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 32}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5, "max_text_len": 16}
-    bert = {"model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}  # fmt: skip
+    swin, sizes = SwinConfig(**TEXTS["detector"]["swin"]), TEXTS["detector"]["model"]
     torch.manual_seed(0)
-    config = GroundingDinoConfig(backbone_config=swin, text_config=bert, **small, **heads)
+    config = GroundingDinoConfig(backbone_config=swin, text_config=TEXTS["detector"]["bert"], **sizes)
     GroundingDinoForObjectDetection(config).eval().save_pretrained(folder)
     return folder
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from synthesize.prepared import command, row, run_command, write_prepared
+from synthesize.conftest import command, row, run_command, write_prepared
 
 from data_prep.examples import PrepareError
 from data_prep.synthesize.roles import ReplyJournal

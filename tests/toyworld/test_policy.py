@@ -1,8 +1,5 @@
 """Tiny policies: ordinary checkpoints of the real model classes, loaded by the Auto classes."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -54,19 +51,8 @@ def test_a_token_is_16_by_16_pixels(loaded, size):
     assert processor._get_num_multimodal_tokens(image_sizes=[size[::-1]]).num_image_tokens == [count]
 
 
-def test_generates_from_a_padded_batch_and_stops_at_the_end_of_the_turn(loaded):
-    _, processor, model = loaded
-    inputs = make_inputs(processor, [(64, 64), (48, 48)])
-    assert (inputs["attention_mask"] == 0).any()
-    generated = model.generate(**inputs, max_new_tokens=4)
-    assert generated.shape[0] == 2 and generated.shape[1] > inputs["input_ids"].shape[1]
-    assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-
-
-def test_every_text_survives_the_tokenizer_and_a_word_of_the_world_is_one_token():
+def test_a_word_of_the_world_is_one_token():
     tokenizer = make_tokenizer()
-    for text in (ANSWER, "Zürich, 12 km? <answer>no</answer>\n\tend", "".join(WORDS)):
-        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
     assert len(tokenizer(ANSWER)["input_ids"]) == 14
     assert all(len(tokenizer(word)["input_ids"]) == 1 for word in WORDS)
 
@@ -83,9 +69,3 @@ def test_template_marks_what_the_assistant_says(loaded):
     )
     said = encoded["input_ids"][0][torch.as_tensor(encoded["assistant_masks"][0]).bool()]
     assert processor.tokenizer.decode(said) == ANSWER + "<|im_end|>"
-
-
-def test_importing_the_toy_world_is_light():
-    code = "import sys, sayo.toyworld.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr

@@ -157,13 +157,20 @@ def counting(column, missing=None):
     return reward
 
 
+class Remember:
+    """A shaper that keeps the batches and spreads nothing."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, batch):
+        self.batches.append(batch)
+        return batch.advantages[:, None].expand(batch.completion_mask.shape)
+
+
 def test_parts_in_a_run(make_trainer, monkeypatch):
     """With a reward that does not apply to some, another to nobody, and completions that nothing applies to."""
-    seen = []
-
-    def remember(batch):
-        seen.append(batch)
-        return batch.advantages[:, None].expand(batch.completion_mask.shape)
+    remember = Remember()
 
     def never(completions, **kwargs):
         return [None] * len(completions)
@@ -173,7 +180,7 @@ def test_parts_in_a_run(make_trainer, monkeypatch):
         [counting(0, missing=4), counting(1, missing=2), never], advantage_shaper=remember, max_steps=1, **fields
     )
     trainer.train()
-    batch = seen[0]
+    batch = remember.batches[0]
     assert list(batch.parts) == ["reward_0", "reward_1", "never"] and not batch.parts["never"].any()
     assert batch.advantages.abs().min() == 0 and batch.advantages.abs().max() > 0.1
     torch.testing.assert_close(sum(batch.parts.values()), batch.advantages, atol=1e-6, rtol=1e-5)
@@ -187,16 +194,11 @@ def test_parts_in_a_run(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
 def test_rewards_of_one_name_are_one_part(make_trainer, floor):
-    seen = []
-
-    def remember(batch):
-        seen.append(batch)
-        return batch.advantages[:, None].expand(batch.completion_mask.shape)
-
-    rewards = [counting(0), counting(1), counting(0, missing=3)]
+    rewards, remember = [counting(0), counting(1), counting(0, missing=3)], Remember()
     make_trainer(rewards, advantage_shaper=remember, advantage_std_floor=floor, max_steps=1).train()
-    assert list(seen[0].parts) == ["reward_0", "reward_1"] and seen[0].advantages.abs().max() > 0.1
-    torch.testing.assert_close(sum(seen[0].parts.values()), seen[0].advantages, atol=1e-6, rtol=1e-5)
+    batch = remember.batches[0]
+    assert list(batch.parts) == ["reward_0", "reward_1"] and batch.advantages.abs().max() > 0.1
+    torch.testing.assert_close(sum(batch.parts.values()), batch.advantages, atol=1e-6, rtol=1e-5)
 
 
 def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
@@ -213,9 +215,8 @@ def test_floor_gate_and_names_through_a_recipe(toys, tmp_path):
     trainer._generate_and_score_completions = lambda inputs: generated.append(make(inputs)) or generated[-1]
     trainer.train()
     log = trainer.state.log_history[0]
-    assert trainer.reward_weights.tolist() == [0.0, 0.5, 1.0] and {"attention/coverage", "rewards/shape/std"} <= set(
-        log
-    )
+    assert trainer.reward_weights.tolist() == [0.0, 0.5, 1.0]
+    assert {"attention/coverage", "rewards/shape/std"} <= set(log)
     assert log["rewards/accuracy/mean"] == 0 and log["rewards/where/mean"] == 0 == log["rewards/where/std"]
     assert log["rewards/where/frac_zero_std"] == 1.0
     assert list(trainer._logs["advantages"]) == generated[-1]["advantages"].tolist()

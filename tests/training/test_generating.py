@@ -5,25 +5,11 @@ import pytest
 import torch
 from tiny_models import FAMILIES, IMAGE, build, prompts, teacher_forced
 from torch.distributions import Categorical
-from toy_runs import rollout
+from toy_runs import Probe, rollout, rollouts
 
 from sayo.attention import AttentionCapture
 from sayo.rollout import Completions, processor_inputs, rollout_groups
 from sayo.training.generating import GenerationReading
-
-
-class Probe:
-    """A reward function that keeps the traces."""
-
-    __name__ = "probe"
-
-    def __init__(self):
-        self.traces, self.ids = [], []
-
-    def __call__(self, completions, attention, completion_ids, **kwargs):
-        self.traces += attention
-        self.ids += completion_ids
-        return [float(len(trace)) for trace in attention]
 
 
 def early_eos(trainer):
@@ -122,16 +108,9 @@ def test_tokens_of_others_are_no_response(make_trainer):
     """Traces, the response and the objective's rows hold the tokens that the policy chose, and no result of a tool."""
     answer, mask = [20, 21, 22, 23, 24, 25], [1, 0, 0, 1, 1, 0]
 
-    def rollouts(prompts, trainer, **more):
-        ids = trainer.processing_class.apply_chat_template(
-            prompts, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        ids = {"prompt_ids": ids["input_ids"], "completion_ids": [answer] * len(prompts), "logprobs": None}
-        return ids | more
-
     seen = {}
     for name, more in {"all": {}, "chosen": {"env_mask": [mask] * 4}}.items():
-        fields = {"rollout_func": lambda *args, more=more: rollouts(*args, **more), "objective_weight": 0.1}
+        fields = {"rollout_func": rollouts([answer], **more), "objective_weight": 0.1}
         trainer = make_trainer(Probe(), edit=lambda rows: rows.filter(lambda row: row["has_region"]), **fields)
         seen[name] = (trainer.reward_funcs[0].__wrapped__.traces, rollout(trainer)["objective_row_weights"])
     is_chosen = np.array(mask, bool)
@@ -150,15 +129,8 @@ def test_images_of_tools_are_a_group(toy_policy, toy_rows):
     inputs = processor_inputs(processor, rows, "cpu")
     image = model.config.image_token_id
     ids, chosen = torch.tensor([[20, image, image, 21]]), torch.tensor([[1, 0, 0, 1]])
-    groups, index = rollout_groups(
-        model, processor, inputs, Completions(ids, torch.ones_like(ids), chosen=chosen), rows
-    )
-    assert groups["tool_image"][0, -4:].tolist() == [0, 1, 1, 0] and groups["response"][0, -4:].tolist() == [
-        1,
-        0,
-        0,
-        1,
-    ]
-    assert groups["tool_image"].sum() == 2 and groups["image"].sum() == index.shape[1] == sum(
-        rows[0]["num_visual_tokens"]
-    )
+    completions = Completions(ids, torch.ones_like(ids), chosen=chosen)
+    groups, index = rollout_groups(model, processor, inputs, completions, rows)
+    assert groups["tool_image"][0, -4:].tolist() == [0, 1, 1, 0] and groups["tool_image"].sum() == 2
+    assert groups["response"][0, -4:].tolist() == [1, 0, 0, 1]
+    assert groups["image"].sum() == index.shape[1] == sum(rows[0]["num_visual_tokens"])

@@ -8,40 +8,25 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from peft import LoraConfig
-from toy_runs import TRAINER
+from toy_runs import TRAINER, Probe, rollouts
 
 from sayo.attention import AttentionNotCaptured
 from sayo.rewards import format_reward, region_attention_reward, visual_share_reward
 from sayo.training.config import RegionGRPOConfig
 
 
-class Probe:
-    """A reward function that keeps what it was given."""
-
-    __name__ = "probe"
-
-    def __init__(self):
-        self.calls = []
-
-    def __call__(self, completions, attention, **kwargs):
-        self.calls.append({"completions": completions, "attention": attention, **kwargs})
-        return [float(len(trace)) for trace in attention]
-
-
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize(
-    "sizes",
+    ("family", "sizes"),
     [
-        {},  # aligned: TRL would skip its scoring pass
-        {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
-        {"num_iterations": 2},
+        ("qwen3_vl", {}),  # aligned: TRL would skip its scoring pass
+        ("qwen2_5_vl", {"gradient_accumulation_steps": 2, "steps_per_generation": 4}),
+        ("qwen3_vl", {"num_iterations": 2}),
     ],
     ids=["aligned", "more steps per generation", "more iterations"],
 )
 def test_one_trace_per_completion(make_trainer, family, sizes):
     probe = Probe()
-    trainer = make_trainer(probe, family, **sizes)
-    trainer.train()
+    make_trainer(probe, family, **sizes).train()
     generations = {4: 1}.get(sizes.get("steps_per_generation"), 2 // sizes.get("num_iterations", 1))
     rows = 4 * sizes.get("steps_per_generation", 1)
     assert [len(call["attention"]) for call in probe.calls] == [rows] * generations
@@ -53,12 +38,8 @@ def test_one_trace_per_completion(make_trainer, family, sizes):
 
 
 def outside_rollouts(prompts, trainer):
-    """A rollout function whose tokens come from no model at all: the words of a fixed sentence."""
-    processor = trainer.processing_class
-    prompt_ids = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
-    sentence = processor.tokenizer("I look at the red one").input_ids
-    completion_ids = [sentence[: 3 + index % 3] for index in range(len(prompts))]
-    return {"prompt_ids": prompt_ids["input_ids"], "completion_ids": completion_ids, "logprobs": None}
+    sentence = trainer.processing_class.tokenizer("I look at the red one").input_ids
+    return rollouts([sentence[:3], sentence[:4], sentence[:5]])(prompts, trainer)
 
 
 @pytest.mark.parametrize("rollout_func", [None, outside_rollouts], ids=["sampled", "ids from outside the model"])
@@ -125,15 +106,6 @@ def test_rows_without_region(make_trainer):
     assert all(math.isfinite(line["loss"]) for line in trainer.state.log_history if "loss" in line)
 
 
-def test_data_of_another_processor_are_refused(make_trainer, toys):
-    def other_processor(rows):
-        return rows.map(lambda row: {"processor_fingerprint": row["processor_fingerprint"].replace("8", "9")})
-
-    with pytest.raises(ValueError, match="another processor") as caught:
-        make_trainer(Probe(), edit=other_processor)
-    assert f"--processor {toys.policy['qwen3_vl']}" in str(caught.value)
-
-
 def test_a_cut_prompt_is_detected(make_trainer):
     """Pixel limits that differ from the prepared ones leave another number of visual tokens in the prompt."""
     trainer = make_trainer(Probe())
@@ -165,9 +137,8 @@ def test_vision_tokens_are_neither_sampled_nor_scored(make_trainer, peft_config)
 
 def test_batch_that_cannot_be_divided(tmp_path):
     fields = {**TRAINER, "output_dir": str(tmp_path), "num_generations": 4}
-    with pytest.raises(
-        ValueError, match=r"num_generations in \[2, 3, 6\], .* per_device_train_batch_size in \["
-    ) as caught:
+    told = r"num_generations in \[2, 3, 6\], .* per_device_train_batch_size in \["
+    with pytest.raises(ValueError, match=told) as caught:
         RegionGRPOConfig(**{**fields, "per_device_train_batch_size": 6})
     for size in json.loads(str(caught.value).rpartition("in ")[2].rstrip(".")):
         RegionGRPOConfig(**{**fields, "per_device_train_batch_size": size})
@@ -180,19 +151,6 @@ def test_overlay_is_written(make_trainer, tmp_path):
     pictures = sorted((tmp_path / "run" / "overlays").iterdir())
     assert [path.name for path in pictures] == ["overlay_00000.png", "overlay_00002.png"]
     assert np.asarray(Image.open(pictures[0]).convert("RGB")).std() > 10
-
-
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
-def test_lora(make_trainer, family):
-    """Only the adapter moves, with a reference pass (adapters off) that must not be taken for the policy's."""
-    probe = Probe()
-    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
-    trainer = make_trainer([probe, region_attention_reward], family, peft_config=lora, beta=0.1, max_steps=3)
-    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-    trainer.train()
-    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
-    assert moved and all("lora_" in name for name in moved)
-    assert all(len(call["attention"]) == 4 for call in probe.calls)
 
 
 def test_rewards_see_the_words_of_the_prompt(make_trainer):

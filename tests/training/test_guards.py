@@ -18,23 +18,16 @@ from sayo.training.callbacks import WINDOW, WarnWhenFading, fading
 from sayo.training.guards import NonFiniteError, OutOfMemory, check_dataset, out_of_memory_named
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_reward(make_trainer, value):
+def test_reward(make_trainer):
     def broken_reward(completions, **kwargs):
-        return [1.0, None, value, 0.0]
+        return [1.0, None, math.nan, 0.0]
 
     trainer = make_trainer(broken_reward)
-    with pytest.raises(NonFiniteError, match=f"'broken_reward' returned {value} for completion 2"):
+    with pytest.raises(NonFiniteError, match="'broken_reward' returned nan for completion 2"):
         trainer.train()
     (file,) = Path(trainer.args.output_dir, "broken_batch").glob("*.json")
     saved = json.loads(file.read_text())
     assert len(saved["completions"]) == 4 and saved["samples"][0]["question"]
-
-
-def test_no_reward_function(make_trainer):
-    """TRL's own sentence; an environment may bring its reward, which TRL adds."""
-    with pytest.raises(ValueError, match="No reward source provided"):
-        make_trainer(None)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])

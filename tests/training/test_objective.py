@@ -168,15 +168,7 @@ def test_settings_that_cannot_work(tmp_path, fields, message):
         config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **fields)
 
 
-# Losses of attention masses
-
 EVEN = torch.tensor([[0.5, 0.5]])
-
-
-def test_region_objective_is_the_reward():
-    # pooled a .04, v .03125 -> r_v .241965
-    target, image = torch.tensor([[0.04, 0.04]]), torch.tensor([[0.025, 0.0375]])
-    assert region_objective(target, image, EVEN).item() == pytest.approx(-0.241965, abs=1e-6)
 
 
 def test_samples_without_a_region_take_no_part():

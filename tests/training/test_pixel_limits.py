@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from sayo.rollout import processor_inputs
 from sayo.training.setup import load_data, load_processor
 from sayo.viz.look import look_at
 
+REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
 LARGER = {"shortest_edge": 112 * 112}
 """A picture of 64 x 64 pixels is scaled up: 49 visual tokens of 16 x 16 pixels where the saved limits make 16."""
 
@@ -124,17 +126,7 @@ def test_a_folder_wins_and_edges_of_ones_own_come_first(road, monkeypatch, tmp_p
     assert model_section("owner/large", "height=8, width=9").size == {"height": 8, "width": 9}
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "message"),
-    [
-        ("qwen3_vl_8", None, "nor a shipped model .*Did you mean `qwen3_vl_8b`"),
-        ("runs/demo/none", None, "neither a folder here"),
-        ("./none", None, "neither a folder here"),
-        ("owner/model", "1048576", "is not EDGE=NUMBER"),
-        ("owner/model", "longest_edge=1e6", "is not EDGE=NUMBER"),
-        ("owner/model", "longest_edge=0", "is not EDGE=NUMBER"),
-    ],
-)
+@pytest.mark.parametrize(("name", "size", "message"), REFUSED["sizes"])
 def test_a_model_that_cannot_be_meant(name, size, message):
     with pytest.raises(RecipeError, match=message):
         model_section(name, size)

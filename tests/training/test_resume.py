@@ -61,18 +61,21 @@ def assert_equal(state, expected) -> None:
 
 CASES = {  # family, dtype of the adapters or None for full fine-tuning, step of the checkpoint
     "in a block": ("qwen3_vl", None, 3),
-    "between blocks": ("qwen3_vl", None, 4),
     "in the second epoch": ("qwen3_vl", None, 6),
-    "qwen2.5": ("qwen2_5_vl", None, 3),
     "qwen2.5, lora": ("qwen2_5_vl", torch.float32, 3),
-    "lora": ("qwen3_vl", torch.float32, 3),
     "lora of a quantized policy": ("qwen3_vl", torch.bfloat16, 3),  # so TRL trains it; peft would load it as float32
+}
+SLOW_CASES = {
+    "between blocks": ("qwen3_vl", None, 4),
+    "qwen2.5": ("qwen2_5_vl", None, 3),
+    "lora": ("qwen3_vl", torch.float32, 3),
 }
 
 
-@pytest.mark.parametrize(("family", "adapters", "step"), CASES.values(), ids=CASES)
-def test_exact(make_trainer, family, adapters, step):
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_CASES)])
+def test_exact(make_trainer, case):
     """Both families, full with a reference model that moves, and LoRA with dropout."""
+    family, adapters, step = (CASES | SLOW_CASES)[case]
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.1)
     fields = {**BLOCKS, **SAVING, "save_steps": step, "max_steps": 5 if step == 3 else 10}
     if adapters is None:

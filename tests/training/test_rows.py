@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value, config, load_dataset
 from PIL import Image as Pillow
 
-from sayo.recipes import DataSection
+from sayo.recipes import DataSection, RecipeError
 from sayo.training.setup import load_data
 
 ROWS_PER_PICTURE, PICTURES = 10, 4
@@ -42,9 +42,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_rows_are_those_of_load_dataset_and_a_picture_is_stored_once(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_rows_are_those_of_load_dataset_and_a_picture_is_stored_once(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rows = load_data(DataSection(path=str(prepared)), "train")
     files = sorted(map(str, prepared.glob("data/*.parquet")))
@@ -58,13 +56,37 @@ def test_rows_are_those_of_load_dataset_and_a_picture_is_stored_once(
     assert size_of(tmp_path / "cache") < 1.5 * once < ROWS_PER_PICTURE * once < size_of(tmp_path / "plain")
 
 
-def test_the_same_files_are_the_same_rows_and_changed_files_are_others(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    first, second = (load_data(DataSection(path=str(prepared)), "train") for _ in range(2))
-    assert first._fingerprint == second._fingerprint
-    Dataset.from_dict({"id": ["new"], "images": [[]]}, first.features).to_parquet(
-        prepared / "data" / "train-00000-of-00002.parquet"
+def write(folder, values, column="solution"):
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict({column: values}).to_parquet(folder / "data/train-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
     )
-    assert load_data(DataSection(path=str(prepared)), "train")["id"][0] == "new"
+
+
+def test_a_folder_is_read_as_it_is_now(tmp_path):
+    """`load_dataset(folder)` takes one `prepared` for another, and for what it was before it was prepared again."""
+    for run, answers in (("a", ["yes", "no"]), ("b", ["red"]), ("a", ["blue"])):
+        write(tmp_path / run / "prepared", answers)
+        rows, again = (load_data(DataSection(path=str(tmp_path / run / "prepared")), "train") for _ in range(2))
+        assert rows["solution"][:] == answers and rows._fingerprint == again._fingerprint
+
+
+def test_missing_split_and_folder(tmp_path):
+    write(tmp_path / "prepared", ["yes"])
+    with pytest.raises(RecipeError, match="no split 'test'"):
+        load_data(DataSection(path=str(tmp_path / "prepared")), "test")
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_data(DataSection(path=str(tmp_path / "nothing")), "train")
+
+
+def test_system_prompt_comes_first_and_user_suffix_under_the_question_once(tmp_path):
+    prompts = [[{"role": "user", "content": "What?"}], [{"role": "user", "content": "What?\nLook twice."}]]
+    write(tmp_path, prompts, column="prompt")
+    rows = load_data(DataSection(path=str(tmp_path), user_suffix="Look twice.", system_prompt="Look."), "train")
+    expected = [{"role": "system", "content": "Look."}, {"role": "user", "content": "What?\nLook twice."}]
+    assert rows["prompt"][:] == [expected] * 2
+    named = load_data(DataSection(path=str(tmp_path), user_suffix="semantic-back"), "train")
+    assert "<back>" in named[0]["prompt"][-1]["content"]
+    with pytest.raises(RecipeError, match=r"data.user_suffix.*semantic-back, solution-back"):
+        load_data(DataSection(path=str(tmp_path), user_suffix="semantic"), "train")

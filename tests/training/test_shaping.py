@@ -83,10 +83,9 @@ def test_causal_credit_in_a_run(make_trainer):
 
 @pytest.mark.parametrize("loss", ["grpo", "luspo"])
 def test_a_shaper_at_sequence_level_is_refused(make_trainer, loss):
+    fields = {**ONE, "importance_sampling_level": "sequence", "loss_type": loss}
     with pytest.raises(RecipeError, match="would do nothing"):
-        make_trainer(
-            lengths, advantage_shaper=lambda batch: None, importance_sampling_level="sequence", loss_type=loss, **ONE
-        )
+        make_trainer(lengths, advantage_shaper=lambda batch: None, **fields)
 
 
 def test_vppo_measures_the_image(make_trainer):
@@ -147,14 +146,12 @@ def test_maps_are_read_for_a_shaper_that_needs_them_and_only_within_the_budget(m
     assert not [name for name in trainer.state.log_history[0] if "sink_free" in name]
 
 
-# The shapers
-
-
-def trace(entropy, maps=None):
-    length = len(entropy)
-    masses = {"image": np.full((1, length + 1), 0.5, np.float32)}
-    masses["region"] = np.linspace(0.1, 0.3, length + 1, dtype=np.float32)[None]
-    return AttentionTrace(masses, {"image": 4.0, "region": 1.0}, np.array(entropy, np.float32), (0,), maps)
+def trace(entropy, maps=None, region=None, num_visual=4.0):
+    """One layer; a quarter of the visual tokens is the region."""
+    rows, length = np.linspace(0.1, 0.3, len(entropy) + 1) if region is None else region, len(entropy)
+    masses = {"image": np.full((1, length + 1), 0.5, np.float32), "region": np.array([rows], np.float32)}
+    sizes = {"image": num_visual, "region": num_visual / 4}
+    return AttentionTrace(masses, sizes, np.array(entropy, np.float32), (0,), maps)
 
 
 def shaping_batch(advantages, traces, parts=None, dependency=None, gather=lambda tensor: tensor, **more):
@@ -181,9 +178,8 @@ def every_response(rows, closed=()):
         tuple(prefix): rng.uniform(0.05, 0.4) for n in range(5) for prefix in itertools.product((0, 1), repeat=n)
     }
     for response in responses.tolist():
-        region = np.array([[of_prefix[tuple(response[:n])] for n in range(5)]])
-        masses = {"region": region.astype(np.float32), "image": np.full((1, 5), 0.5, np.float32)}
-        traces.append(AttentionTrace(masses, {"image": 16.0, "region": 4.0}, np.ones(4, np.float32), (0,)))
+        region = [of_prefix[tuple(response[:n])] for n in range(5)]
+        traces.append(trace([1.0] * 4, region=region, num_visual=16.0))
     rewards = torch.tensor(region_attention_reward([""] * 16, traces, rows=rows, select="all"))[:, None]
     paid = torch.ones(16, dtype=torch.bool)
     paid[list(closed)] = False
@@ -218,14 +214,8 @@ def test_causal_credit_takes_nothing_from_a_reward_that_was_not_paid():
 
 def test_equal_rewards_of_unequal_rows_are_not_blown_up():
     """Rewards that hardly differ have a tiny standard deviation; what rows contributed may differ far more."""
-    early, late = [[0.4, 0.4, 0.1, 0.1]], [[0.1, 0.1, 0.4, 0.4001]]
-    traces = [
-        AttentionTrace(
-            {"region": np.array(region, np.float32), "image": np.full((1, 4), 0.5, np.float32)},
-            {"image": 16.0, "region": 4.0}, np.ones(4, np.float32), (0,),
-        )
-        for region in (early, late)
-    ]  # fmt: skip
+    early, late = [0.4, 0.4, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4001]
+    traces = [trace([1.0] * 3, region=region, num_visual=16.0) for region in (early, late)]
     batch = shaping_batch([-1.0, 1.0], traces, {"attention": torch.tensor([-1.0, 1.0])}, scales=torch.full((2,), 1e4))
     shaped = causal_credit(batch, select="all")
     assert 0.5 < shaped.abs().max() < 2
@@ -241,6 +231,8 @@ def test_token_perception_worked_numbers():
     dependency = [[0.5, 0.5], [0.1, 0.1], [0.3, 0.3], [0.1, 0.1]]
     batch = shaping_batch([1.0, -1.0, 1.0, -1.0], [trace([1.0, 1.0])] * 4, dependency=dependency)
     shaped = token_perception(batch, share=1.0)
+    alike = shaping_batch([1.0, -1.0], [trace([1.0, 1.0])] * 2, dependency=[[0.2, 0.2]] * 2)
+    assert token_perception(alike, share=1.0).tolist() == [[1.0, 1.0], [-1.0, -1.0]]
     assert shaped[:, 0].tolist() == pytest.approx([1.166667, -0.9, 1.033333, -0.9], abs=1e-6)
     # [1.135335, .106531, 0, .049859, .004837]: len 5, k = .4 -> tokens {0, 1}
     batch = shaping_batch([1.0], [trace([1.0] * 5)], dependency=[[1.135335, 0.106531, 0.0, 0.049859, 0.004837]])
@@ -257,6 +249,8 @@ def test_anchors_follow_the_image():
     expected = 2 * np.array([1.75, 0.583333, 0.708333, 1.333333, 0.625])
     assert shaped[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     assert shaped.mean().item() == pytest.approx(2.0, abs=1e-5)
+    alike = shaping_batch([2.0], [trace([1.0] * 5, np.full((1, 6, 4), 0.05, np.float32))])
+    assert perceptual_anchors(alike, min_tokens=1).tolist() == [[2.0] * 5]
 
 
 def test_short_responses_keep_their_advantage():

@@ -7,7 +7,7 @@ import torch
 import yaml
 from datasets import load_dataset
 from peft import LoraConfig
-from toy_runs import TRAINER
+from toy_runs import TRAINER, rollouts
 from transformers import AutoModelForImageTextToText
 from trl import GRPOConfig, GRPOTrainer
 
@@ -31,13 +31,10 @@ def lengths(completions, completion_ids, **kwargs):
 def words(prompts, trainer, env_mask=False):
     """A rollout function; with `env_mask`, the second and third token of a completion are not the policy's."""
     assert type(trainer.args.gradient_accumulation_steps) is int and trainer.args.gradient_accumulation_steps == 1
-    inputs = trainer.processing_class.apply_chat_template(
-        prompts, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
     sentence = trainer.processing_class.tokenizer("I look at the red one").input_ids
-    answers = [sentence[: 4 + index % 3] for index in range(len(prompts))]
-    output = {"prompt_ids": inputs["input_ids"], "completion_ids": answers, "logprobs": None}
-    return output | ({"env_mask": [[1, 0, 0] + [1] * (len(ids) - 3) for ids in answers]} if env_mask else {})
+    output = rollouts([sentence[:4], sentence[:5], sentence[:6]])(prompts, trainer)
+    masks = [[1, 0, 0] + [1] * (len(ids) - 3) for ids in output["completion_ids"]]
+    return output | ({"env_mask": masks} if env_mask else {})
 
 
 def two_images(row):
@@ -87,6 +84,5 @@ def test_parameters_are_trls(toys, tmp_path, case):
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     for line, trls in zip(log, trls_log, strict=True):
-        assert {key: line.get(key) for key in trls if key in ("loss", "grad_norm", "entropy", "eval_loss")} == {
-            key: trls[key] for key in trls if key in ("loss", "grad_norm", "entropy", "eval_loss")
-        }
+        names = [name for name in ("loss", "grad_norm", "entropy", "eval_loss") if name in trls]
+        assert [line.get(name) for name in names] == [trls[name] for name in names]

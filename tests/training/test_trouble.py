@@ -1,4 +1,4 @@
-"""What goes wrong in a run is said in words that name it: rewards, weights, pictures, settings, signals."""
+"""What a run says: what goes wrong in words that name it, a bar, and what is next at the end."""
 
 import asyncio
 import functools
@@ -31,9 +31,6 @@ from scripts.trl_tests import make_dataset, make_model
 REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
 
 
-# Rewards
-
-
 def swallowing(**kwargs):
     for _ in range(2):
         try:
@@ -44,11 +41,6 @@ def swallowing(**kwargs):
 
 async def waiting(**kwargs):
     await asyncio.sleep(60)
-
-
-class Judge:
-    async def __call__(self, **kwargs):
-        return [0.5, None]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +71,7 @@ def test_what_trl_takes_is_taken_under_its_own_name(make_trainer):
     def generator(completions, scale, **kwargs):
         yield from (scale * value for value in length(completions))
 
-    class Judged(Judge):
+    class Judged:
         async def __call__(self, completions, **kwargs):
             return [0.5 if index % 2 else None for index in range(len(completions))]
 
@@ -103,9 +95,6 @@ def test_a_policy_that_reads_no_pictures_is_trained_as_by_trl(prompts, tmp_path)
     )
     trainer.train()
     assert trainer.state.log_history[0]["attention/coverage"] == 0 < trainer.state.log_history[0]["grad_norm"]
-
-
-# Weights and activations
 
 
 def test_weights_that_the_optimizer_broke_are_named_and_not_saved(make_trainer):
@@ -142,9 +131,6 @@ def test_a_scaled_gradient_that_overflows_is_left_to_the_scaler(make_trainer):
     trainer.train()
     norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
     assert not math.isfinite(norms[0])
-
-
-# Pictures
 
 
 @pytest.fixture
@@ -189,9 +175,6 @@ def test_a_picture_that_the_processor_refuses(toys, tmp_path, sayo_command):
     assert done.exit_code == 2 and "error: Row 2 of the data" in done.stderr and "aspect ratio" in done.stderr
 
 
-# Settings
-
-
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "training"])
 @pytest.mark.parametrize(("overrides", "message"), REFUSED["commands"].values(), ids=REFUSED["commands"])
 def test_settings_that_cannot_work_are_one_line(overrides, message, dry_run, toys, tmp_path, sayo_command):
@@ -213,9 +196,6 @@ def test_deepspeed_without_a_gpu_says_so_before_it_compiles(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(RecipeError, match=r"no GPU is visible.*trainer.use_cpu=true trainer.bf16=false"):
         launch.prepare_environment({})
-
-
-# Signals
 
 
 @pytest.mark.slow
@@ -247,3 +227,20 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 1024)
     except OSError:  # its process has ended
         return b""
+
+
+def test_a_run_shows_a_bar_and_ends_with_commands_that_work(toys, tmp_path, sayo_command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"disable_tqdm": False, "gradient_checkpointing": True, "save_strategy": "steps", "save_steps": 1}
+    recipe = write_recipe(tmp_path, recipe_values(toys, tmp_path / "run", **options))
+    done = sayo_command("train", "--config-name", recipe)
+    assert done.exit_code == 0
+    assert "reward " in done.stderr and "(attention " in done.stderr and " TAS " in done.stderr
+    assert "{" not in done.stderr and "FutureWarning" not in done.stderr
+    table, _, commands = done.stderr.partition("next:\n")
+    assert "attention/tas" in table and f"model: {tmp_path / 'run'}\n" in table
+    lines = [line.split()[1:] for line in commands.splitlines()]
+    assert [words[0] for words in lines] == ["report", "export", "evaluate"]
+    for words in lines:
+        small = ["--limit", "2", "--max-new-tokens", "2"] if words[0] == "evaluate" else []
+        assert sayo_command(*words, *small).exit_code == 0

@@ -1,9 +1,13 @@
-"""Boxes as answers."""
+"""Rewards of the answer: words, numbers and letters, and boxes."""
 
+import threading
+import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from PIL import Image
 
 from sayo.recipes import DataSection, RecipeError
@@ -11,22 +15,87 @@ from sayo.rewards.accuracy import accuracy_reward
 from sayo.rewards.iou import iou_reward
 from sayo.training.setup import load_data
 
+CASES, TEXTS = (yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text()) for name in ("answers", "texts"))
+NASTY = [piece * count + "".join(end) for piece, count, *end in TEXTS["nasty"]]
+RIGHT, WRONG = (
+    [(gold, answer) for gold, answers in CASES[kind].items() for answer in answers] for kind in ("right", "wrong")
+)
+
+
+def score(gold, answer, **options):
+    return accuracy_reward([f"<answer>{answer}</answer>"], [gold], **options)[0]
+
+
+@pytest.mark.parametrize(("gold", "answer"), RIGHT)
+def test_right_answers(gold, answer):
+    assert score(gold, answer) == 1.0
+
+
+@pytest.mark.parametrize(("gold", "answer"), WRONG)
+def test_wrong_answers(gold, answer):
+    assert score(gold, answer) == 0.0
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES["read"])
+def test_where_the_answer_is_read(text, expected):
+    assert accuracy_reward([text], ["cat"]) == [expected]
+
+
+def test_the_whole_text_counts_only_on_request():
+    assert accuracy_reward(["cat", "I see a cat and a dog"], ["cat", "cat"], whole_text=True) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("completion", "expected"), TEXTS["completions"])
+def test_every_shape_of_completion(completion, expected):
+    assert accuracy_reward([completion], ["cat"]) == [expected]
+
+
+@pytest.mark.parametrize("gold", [None, "", "   ", float("nan"), [], [None, ""]])
+def test_no_reference_is_not_a_wrong_answer(gold):
+    assert accuracy_reward(["<answer>cat</answer>"], [gold]) == [None]
+
+
+def test_several_accepted_answers():
+    completions = ["<answer>sofa</answer>", "<answer>couch</answer>", "<answer>chair</answer>"]
+    assert accuracy_reward(completions, ["couch"] * 3, [["couch", "sofa"]] * 3) == [1.0, 1.0, 0.0]
+    assert accuracy_reward(completions, [None] * 3, [["couch", "sofa"], None, []]) == [1.0, None, None]
+
+
+def test_the_extracted_answer_is_logged():
+    logged = {}
+    accuracy_reward(["<answer>cat</answer>", "?"], ["cat", "cat"], log_extra=logged.__setitem__)
+    assert logged == {"extracted_answer": ["cat", None]}
+
+
+@pytest.mark.parametrize("gold", ["5", "x^2+1", "cat", "B. cat"])
+def test_nothing_crashes_or_hangs(gold):
+    started = time.process_time()  # another process may have the machine
+    rewards = accuracy_reward([f"<answer>{text}</answer>" for text in NASTY], [gold] * len(NASTY))
+    rewards += accuracy_reward(NASTY, [gold] * len(NASTY), whole_text=True)
+    assert set(rewards) == {0.0}
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_a_nasty_reference_does_not_crash(nasty):
+    assert score(nasty, "5") in (0.0, None)
+
+
+def test_works_outside_the_main_thread():
+    """math-verify's alarm needs the main thread; async rewards and servers do not run there."""
+    golds, answers = zip(*RIGHT, *WRONG, strict=True)
+    completions = [f"<answer>{answer}</answer>" for answer in answers]
+    rewards = []
+    thread = threading.Thread(target=lambda: rewards.extend(accuracy_reward(completions, list(golds))))
+    thread.start()
+    thread.join(timeout=60)
+    assert rewards == accuracy_reward(completions, list(golds))
+
+
 SOLUTION = "[100, 50, 300, 250]"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[100, 50, 300, 250]",
-        "<answer>[100,50,300,250]</answer>",
-        '```json\n[{"bbox_2d": [100, 50, 300, 250], "label": "dog"}]\n```',
-        "<|box_start|>(100,50),(300,250)<|box_end|>",
-        "<box>[[100, 50, 300, 250]]</box>",
-        "<think>[1, 2, 3, 4]?</think> The box is [100.0, 50.0, 300.0, 250.0].",
-        "x1=100, y1=50, x2=300, y2=250",
-        "100, 50, 300, 250",
-    ],
-)
+@pytest.mark.parametrize("text", TEXTS["boxes"])
 def test_forms_of_a_box(text):
     assert iou_reward([text], [SOLUTION]) == [1.0]
 

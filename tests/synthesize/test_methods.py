@@ -1,13 +1,21 @@
-"""`sayo synthesize visual-anchors` against a real server on loopback."""
+"""`sayo synthesize visual-anchors` and `look-back` against a real server on loopback."""
 
 import base64
+from pathlib import Path
 
 import pytest
+import yaml
 from datasets import load_dataset
 from PIL import Image
-from synthesize.prepared import command, picture, row, run_command, write_prepared
-from synthesize.stub_server import LATE, completion, pictures_of, reasoned, text_of
+from synthesize import stub_server
+from synthesize.conftest import command, picture, row, run_command, write_prepared
+from synthesize.stub_server import LATE, completion, pictures_of, reasoned, response, text_of
 from trl import is_conversational
+
+from sayo.prompts import suffix_text, with_suffix
+from sayo.rewards import accuracy_reward, look_back_reward
+
+TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text())
 
 
 def test_rows_become_sft_data_with_the_prepared_columns(anchors):
@@ -121,15 +129,7 @@ def test_hostile_characters_in_questions(anchors):
     assert result.exit_code == 0 and "q1" in [line["id"] for line in result.rows]
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--server", "localhost:8000"), "is not the address of a server"),
-        (("--model", "describe=x"), "one for each of describe, reason, anchor"),
-        (("--extra", "[]"), "must be a JSON object"),
-        (("--split", "test"), "no split 'test'"),
-    ],
-)
+@pytest.mark.parametrize(("more", "message"), TEXTS["options"])
 def test_wrong_options_say_what_to_do(anchors, more, message):
     result = anchors([row(0)], *more)
     assert result.exit_code == 2 and message in result.output
@@ -141,3 +141,40 @@ def test_other_data_are_not_overwritten(server, tmp_path):
     result = run_command(command("visual-anchors", prepared, prepared, server.url))
     assert result.exit_code == 2 and "choose another --out" in result.output
     assert {path: path.read_bytes() for path in prepared.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize("style", ["semantic", "solution"])
+def test_rows_earn_the_rewards_that_rl_will_pay(look_back, server, style):
+    result = look_back([row(i) for i in range(6)], "--style", style)
+    assert result.exit_code == 0, result.output
+    completions = [line["completion"] for line in result.rows]
+    assert len(completions) == 6 and look_back_reward(completions) == [1.0] * 6
+    assert accuracy_reward(completions, [line["solution"] for line in result.rows]) == [1.0] * 6
+    assert [line["prompt"] for line in result.rows] == [
+        with_suffix(row(i)["prompt"], suffix_text(f"{style}-back")) for i in range(6)
+    ]
+    assert all(pictures_of(body) for body in server.requests)
+    instructions = [text_of(body) for body in server.requests if body["model"] == "back"]
+    assert all(("midst" in text) == (style == "semantic") for text in instructions)
+
+
+def test_the_rows_own_objects_and_the_questions_words_can_be_seen(look_back, server):
+    server.roles["back"] = response("I go over it once more: the zebra is there, and it is striped, as before.")
+    region = {"image": 0, "box": [0, 0, 1, 1], "rle": None, "role": "answer", "weight": 1.0, "label": "Zebra"}
+    rows = [row(0, regions=[region]), row(3, question="What is the zebra like?"), row(6)]
+    assert [line["id"] for line in look_back(rows, "--max-overlap", "1").rows] == ["q0", "q3"]
+
+
+@pytest.mark.parametrize(("role", "kind", "fields", "reason"), TEXTS["rejections"])
+def test_what_comes_back_is_checked(anchors, look_back, server, role, kind, fields, reason):
+    answer = (lambda body: fields) if kind == "text" else getattr(stub_server, kind)(**fields)
+    good, name = server.roles[role], row(0)["question"]
+    server.roles[role] = lambda body: answer(body) if name in text_of(body) else good(body)
+    result = (look_back if role == "back" else anchors)([row(0), row(1)])
+    assert [line["id"] for line in result.rows] == ["q1"], "the other row is untouched"
+    [rejected] = result.rejected
+    assert (rejected["id"], rejected["index"], rejected["split"], rejected["reason"]) == ("q0", 0, "train", reason)
+    assert role in rejected["detail"]
+    assert result.summary["rejected_by_reason"] == {reason: 1} and result.summary["rejected"] == 1
+    tries = sum(body["model"] == role and name in text_of(body) for body in server.requests)
+    assert tries == (1 if role == "describe" else 2), "all but the description are sampled again"

