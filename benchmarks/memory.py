@@ -123,10 +123,10 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 def main() -> None:
     parser = options_of(__doc__)
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="cases whose name contains this, or another case")
     options = parser.parse_args()
     more = [] if options.quick else _FILE["more"] + _FILE["gpu"] * torch.cuda.is_available()
-    cases = [case for case in _FILE["quick"] + more if options.only in case]
+    cases = [case for case in _FILE["quick"] + more if options.only in case] or [options.only]
     measured = (own_process("benchmarks.memory:measure_case", case) for case in cases)
     rows = collect(options, measured, tolerance=TOLERANCE)
     shown = [

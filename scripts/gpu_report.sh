@@ -10,32 +10,34 @@
 # Exit status: 1 when a target was missed, or there was no time left for a part.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-benchmarks/results/gpu${QUICK:+_quick}}
+out=${OUT:-${QUICK:+${TMPDIR:-/tmp}/sayo_gpu_report}}
+out=${out:-benchmarks/results/gpu}
 end=$((SECONDS + 60 * ${MINUTES:-9}))
 status=0
 mkdir -p "$out"
 
-command_of() {
+choose() { # the words of a part; none where a quick one is as tiny as another part
     case $1${QUICK:+ quick} in
-        kernels*) echo gpu --parts kernels ;;
-        engines*) echo gpu --parts engines ;;
-        "capture_4b quick") echo capture --shape toy ;;
-        capture_4b) echo capture --shape 4B --parts scoring update memory --lengths 2048 8192 ;;
-        capture_8b) echo capture --shape 8B --parts scoring update memory --lengths 2048 8192 ;;
-        step) echo capture --shape 4B --parts step ;;
-        "preflight quick") echo memory --only LoRA ;;
-        preflight) echo memory --only GPU ;;
+        kernels*) words=(gpu --parts kernels) ;;
+        engines*) words=(gpu --parts engines) ;;
+        "capture_4b quick") words=(capture --shape toy) ;;
+        capture_4b) words=(capture --shape 4B --parts scoring update memory --lengths 2048 8192) ;;
+        capture_8b) words=(capture --shape 8B --parts scoring update memory --lengths 2048 8192) ;;
+        step) words=(capture --shape 4B --parts step) ;;
+        "preflight quick") words=(memory --only "qwen3_vl toy") ;;
+        preflight) words=(memory --only GPU) ;;
+        *" quick") words=() ;;
+        *) echo "there is no part $1" >&2 && exit 2 ;;
     esac
 }
 
 [ $# -gt 0 ] || set -- kernels capture_4b capture_8b step preflight engines
 for part; do
-    words=$(command_of "$part")
-    [ -n "$words" ] || continue # as tiny as another part
+    choose "$part"
+    [ ${#words[@]} -gt 0 ] || continue
     if ! grep -qs '"missed"' "$out/$part.json"; then
-        # shellcheck disable=SC2086
         timeout $((end > SECONDS ? end - SECONDS : 1)) \
-            python -m benchmarks.$words --out "$out/$part.json" --check ${QUICK:+--quick} >/dev/null
+            python -m "benchmarks.${words[0]}" "${words[@]:1}" --out "$out/$part.json" --check ${QUICK:+--quick} >/dev/null
         grep -qs '"missed"' "$out/$part.json" || echo "$part was cut off or failed: start the same command again"
     fi
     grep -qs '"missed": \[\]' "$out/$part.json" || status=1
