@@ -51,7 +51,7 @@ def test_quick_table_and_nothing_twice(toy, tmp_path):
     table = json.loads((tmp_path / "out.json").read_text())
     assert [row["arm"] for row in table["rows"]] == ["cold start", "both"]
     trained = table["rows"][1]
-    assert trained["passes_per_step"] == [3.0], "prefill, scoring, loss"
+    assert trained["passes_per_step"] == [2.0], "prefill and loss: attention is read while generating"
     assert len(trained["curve"]["by_seed"][0]["attention/tas"]) == 4
     results = sorted((tmp_path / "runs").glob("*/result.json"))
     times = [path.stat().st_mtime_ns for path in results]
