@@ -44,7 +44,6 @@ def make_toy(
 
 
 TRAINER: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("toy_trainer.yaml").read_text())
-"""Fields of a run of two steps; two prompts with two completions each."""
 
 
 def recipe_values(

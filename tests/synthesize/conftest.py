@@ -82,9 +82,8 @@ def run_command(arguments: list[str]) -> SimpleNamespace:
 
 
 def _run(method, server, tmp_path, rows, *more):
-    return run_command(
-        command(method, write_prepared(rows, tmp_path / "prepared"), tmp_path / "out", server.url, *more)
-    )
+    prepared = write_prepared(rows, tmp_path / "prepared")
+    return run_command(command(method, prepared, tmp_path / "out", server.url, *more))
 
 
 @pytest.fixture

@@ -181,7 +181,11 @@ def answers(toys, tmp_path_factory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", recipe_names())
+LIKE_SAYO = ("look_back", "ease_style", "sayo_recommended")  # as many pixels as `sayo`: seconds each
+DRY_RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_SAYO)) for name in recipe_names()]
+
+
+@pytest.mark.parametrize("name", DRY_RUNS)
 def test_dry_run(name, toys, answers, tmp_path, sayo_command):
     recipe = load_recipe(name, [DATA, *layer_of(name)])
     family = "qwen2_5_vl" if "Qwen2.5-VL" in recipe.model.name_or_path else "qwen3_vl"
