@@ -75,7 +75,11 @@ def spotlight(cells: VisualCells, values: np.ndarray, peak: float | None = None)
 
 
 def draw_picture(
-    axes: "Axes", image: Image.Image, regions: Sequence[Mapping[str, Any]] = (), veil: Image.Image | None = None
+    axes: "Axes",
+    image: Image.Image,
+    regions: Sequence[Mapping[str, Any]] = (),
+    veil: Image.Image | None = None,
+    linewidth: float = 1.8,
 ) -> None:
     """The picture, below a `spotlight` if there is one, with its regions outlined in the colour of their role.
 
@@ -91,8 +95,10 @@ def draw_picture(
     for region in sorted(regions, key=lambda region: region.get("role") == "answer"):  # the answer on top
         left, top, right, bottom = region["box"]
         color = REGION_COLORS.get(region.get("role"), "white")
-        outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.8)
-        outline.set_path_effects([withStroke(linewidth=3.4, foreground="white")])  # on things of the same colour, too
+        outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=linewidth)
+        outline.set_path_effects(
+            [withStroke(linewidth=1.9 * linewidth, foreground="white")]
+        )  # on things of the same colour, too
         axes.add_patch(outline)
     axes.set_axis_off()
 

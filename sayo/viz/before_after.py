@@ -14,6 +14,7 @@ from sayo.viz.look import Look
 from sayo.viz.trend import Response
 
 SIDE_INCHES = 1.75
+OUTLINE = 0.8  # thinner than usual: the pictures are small
 COLORS = {True: "#15803d", False: "#b91c1c"}  # of a right answer and a wrong one
 
 
@@ -79,8 +80,8 @@ def save_before_after(pairs: Sequence[Sequence[tuple[Look, Named]]], text: str, 
         figure.supxlabel(plain(text, wrap=92), fontsize=7)
         for pair, line in zip(pairs, figure.subplots(len(pairs), 3, squeeze=False), strict=True):
             first = pair[0][0]
-            regions = [region for region in first.regions if region["image"] == 0]
-            draw_picture(line[0], first.images[0], [{**region, "role": "answer"} for region in regions])
+            regions = [{**region, "role": "answer"} for region in first.regions if region["image"] == 0]
+            draw_picture(line[0], first.images[0], regions, linewidth=OUTLINE)
             line[0].set_title(plain(first.question, wrap=30), fontsize=8)
             views = [(look.views()[0], look.trace.map("deciding").mean(axis=0)[named.token]) for look, named in pair]
             lit = [(view.cells, values[view.tokens]) for view, values in views]
@@ -88,8 +89,7 @@ def save_before_after(pairs: Sequence[Sequence[tuple[Look, Named]]], text: str, 
             for axes, label, (look, named), (cells, values) in zip(
                 line[1:], ("before", "after"), pair, lit, strict=True
             ):
-                lit_up = spotlight(cells, values, peak)
-                draw_picture(axes, look.images[0], [{**region, "role": "answer"} for region in regions], lit_up)
+                draw_picture(axes, look.images[0], regions, spotlight(cells, values, peak), OUTLINE)
                 verdict = "right" if named.right else "wrong"
                 title = f"{label}: “{plain(named.answer, 24)}” ({verdict})\n{named.share:.1%} on the target"
                 axes.set_title(title, fontsize=8, color=COLORS[named.right])
