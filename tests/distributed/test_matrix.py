@@ -109,8 +109,9 @@ def test_same_completions_and_parameters(runs, kind, job, toys):
     ours, reference = runs(kind) / job, runs("ddp") / job
     assert completions(ours) == completions(reference)
     ours, reference = (load_file(folder / "trained.safetensors") for folder in (ours, reference))
-    # Each rank computes the same gradients, and a sum of two is the same in either order; ZeRO-3 runs other kernels.
-    assert apart(ours, reference) <= (ROUNDING if kind == "zero3" else 0.0)
+    # Each rank computes the same gradients, and a sum of two is the same in either order. ZeRO-3 runs other kernels;
+    # under FSDP2 the attention is read in another pass, which moves the last bits of its reward.
+    assert apart(ours, reference) <= (ROUNDING if kind in ("zero3", "fsdp2") else 0.0)
 
 
 @pytest.mark.parametrize("job", JOBS)
