@@ -96,9 +96,8 @@ def draw_picture(
         left, top, right, bottom = region["box"]
         color = REGION_COLORS.get(region.get("role"), "white")
         outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=linewidth)
-        outline.set_path_effects(
-            [withStroke(linewidth=1.9 * linewidth, foreground="white")]
-        )  # on things of the same colour, too
+        stroke = withStroke(linewidth=1.9 * linewidth, foreground="white")  # seen on things of the same colour, too
+        outline.set_path_effects([stroke])
         axes.add_patch(outline)
     axes.set_axis_off()
 

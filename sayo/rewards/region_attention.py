@@ -3,7 +3,7 @@
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows
-from sayo.metrics.region import Select, pooled_attention, region_score, tas
+from sayo.metrics.region import RegionAttention, Select, pooled_attention, region_score, tas
 
 
 def region_attention_reward(
@@ -32,14 +32,20 @@ def region_attention_reward(
         positive: return the target attention score `(1 + r_v) / 2` in (0, 1), so that in a gated reward a right
             answer never scores less than a wrong one, which scores 0.
     """
+    score = tas if positive else region_score
+    pooled = pooled_regions(completions, attention, rows, select, top_share)
+    return [None if of_row is None else score(of_row.region, of_row.image, eps) for of_row in pooled]
+
+
+def pooled_regions(
+    completions: list, attention: list[AttentionTrace | None], rows: Rows, select: Select, top_share: float
+) -> list[RegionAttention | None]:
+    """`metrics.region.pooled_attention` of every completion; None without a region or without a token."""
     if len(attention) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(attention)} attention traces; one each is needed")
-    score = tas if positive else region_score
-    rewards: list[float | None] = []
-    for trace in attention:
-        if trace is None or not trace.has_region or len(trace) == 0:
-            rewards.append(None)
-        else:
-            pooled = pooled_attention(trace, rows, select, top_share)
-            rewards.append(score(pooled.region, pooled.image, eps))
-    return rewards
+    return [
+        pooled_attention(trace, rows, select, top_share)
+        if trace is not None and trace.has_region and len(trace)
+        else None
+        for trace in attention
+    ]

@@ -3,8 +3,9 @@
 from typing import Any
 
 from sayo.attention.trace import AttentionTrace, Rows
-from sayo.metrics.region import Select, pooled_attention
+from sayo.metrics.region import Select
 from sayo.rewards.format import format_reward
+from sayo.rewards.region_attention import pooled_regions
 
 
 def region_share_reward(
@@ -31,11 +32,8 @@ def region_share_reward(
         None without a region, without a token, and where the image gets no attention at all.
     """
     well_formed = format_reward(completions, min_tokens=None, max_tokens=None, think=think)
-    rewards: list[float | None] = []
-    for trace, formed in zip(attention, well_formed, strict=True):
-        if trace is None or not trace.has_region or len(trace) == 0:
-            rewards.append(None)
-            continue
-        pooled = pooled_attention(trace, rows, select, top_share)
-        rewards.append(formed * pooled.region_mass / pooled.image_mass if pooled.image_mass > 0 else None)
-    return rewards
+    pooled = pooled_regions(completions, attention, rows, select, top_share)
+    return [
+        formed * of_row.region_mass / of_row.image_mass if of_row is not None and of_row.image_mass > 0 else None
+        for of_row, formed in zip(pooled, well_formed, strict=True)
+    ]
