@@ -21,14 +21,17 @@ TOKEN_MEAN_LOSSES = ("grpo", "sapo")
 TOKEN_SUM_LOSSES = ("bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo")
 
 
-def check_gates(gates: Sequence[str], names: Sequence[str]) -> None:
+def check_gates(gates: Sequence[str], names: Sequence[str], objective_gate: str = "always") -> None:
     """RecipeError for gates that could not open: an unknown one, one is missing, no accuracy reward opens them."""
+    has_accuracy = bool(set(ACCURACY_NAMES) & set(names))
+    if objective_gate != "always" and not has_accuracy:
+        raise RecipeError("objective_gate=correct needs a reward named 'accuracy'; with weight 0 it only gates.")
     if len(gates) != len(names):
         raise RecipeError(f"reward_gates has {len(gates)} entries, but there are {len(names)} rewards: {names}")
     for name, gate in zip(names, gates, strict=True):
         if gate not in get_args(Gate):
             raise RecipeError(f"The gate of the reward {name!r} must be one of {get_args(Gate)}; got {gate!r}.")
-        if gate != "always" and (name in ACCURACY_NAMES or not set(ACCURACY_NAMES) & set(names)):
+        if gate != "always" and (name in ACCURACY_NAMES or not has_accuracy):
             raise RecipeError(
                 f"The gate {gate!r} of the reward {name!r} is opened by another reward named 'accuracy', but the "
                 f"rewards are {list(names)}. Add one; with weight 0 it stays out of the sum."

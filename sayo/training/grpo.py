@@ -85,9 +85,7 @@ class RegionGRPOTrainer(ExactResume, GuardedSteps, RegionObjective, ReadRollouts
             )
         self.advantage_shaper: AdvantageShaper | None = advantage_shaper
         self._reward_gates = self.args.reward_gates or ["always"] * len(self.reward_func_names)
-        credit.check_gates(self._reward_gates, self.reward_func_names)
-        if self.args.objective_gate == "correct" and not set(credit.ACCURACY_NAMES) & set(self.reward_func_names):
-            raise RecipeError("objective_gate=correct needs a reward named 'accuracy'; with weight 0 it only gates.")
+        credit.check_gates(self._reward_gates, self.reward_func_names, self.args.objective_gate)
         self._obstacle = obstacle(self)
 
     def _ban_vision_tokens(self) -> None:

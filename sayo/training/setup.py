@@ -52,7 +52,8 @@ def check_recipe(recipe: Recipe) -> None:
         for name in given:
             if name not in known:
                 raise RecipeError(f"Unknown recipe key `{path}.{name}`.{did_you_mean(name, known)}")
-    check_gates([section.gate for section in recipe.rewards.values()], list(recipe.rewards))
+    gates = [section.gate for section in recipe.rewards.values()]
+    check_gates(gates, list(recipe.rewards), recipe.trainer.get("objective_gate", "always"))
 
 
 def _check_trainer(recipe: Recipe) -> None:
